@@ -1,0 +1,46 @@
+# What each target does without make is in README.md. The second use of a target starts in seconds: .venv/.* are stamps.
+PYTHON ?= python3
+LESSON ?= 01_representations
+BIN := .venv/bin
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
+ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
+
+.PHONY: help lab test run site test-colab
+.DEFAULT_GOAL := help
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr)
+	@echo "JupyterLab starts; open the address below that ends in a token (Ctrl-C twice stops it)."
+	$(BIN)/jupyter lab $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/$(LESSON).ipynb
+
+test: .venv/.test  ## Every check, 25 minutes or less on two cores
+	$(BIN)/python tests/stages.py
+
+run: .venv/.lab  ## Execute all notebooks, store their outputs, print seconds and claims held
+	$(BIN)/python -m replearn.lesson run
+
+site: .venv/.site  ## Build the site from the stored outputs into _build/html
+	$(BIN)/jupyter-book build . -W --keep-going
+	@echo "Open _build/html/index.html"
+
+test-colab:  ## Set-up cell and lessons with the package versions of Colab
+	bash tests/colab.sh
+
+# --- the virtual environment ------------------------------------------------------------------------------------------
+
+.venv/.lab .venv/.site .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(UV) pip install --python $(BIN)/python -e ".[$*]" -c constraints.txt
+	@touch $@
+
+$(BIN)/python: | $(filter .venv-uv/bin/uv,$(UV))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Python 3.10 or newer is needed; found $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.11 ..."; exit 1; }
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+
+# uv into a folder of its own; pip's --target also works where the system's Python is externally managed (PEP 668).
+.venv-uv/bin/uv:
+	@{ $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet uv; } >/dev/null 2>&1 \
+		|| $(PYTHON) -m pip install --quiet --target .venv-uv uv \
+		|| { echo "uv could not be installed: Python needs venv or pip (Debian: apt-get install python3-venv)."; exit 1; }

@@ -1,0 +1,152 @@
+"""Frozen features -> accuracy. Dimensions: N pictures to fit on, M to test on, d feature size, C classes."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+from replearn import _check
+
+
+@torch.no_grad()
+def extract_features(encoder, images, *, batch_size=512):
+    """Return h = encoder(images), (N, d) float32 on the encoder's device, in eval mode; leave the encoder as it was.
+
+    images: (N, 3, H, W), uint8 (scaled to [0, 1] here) or float; vectors (N, n) pass too. Weights, buffers and every
+    module's train/eval flag are the same afterwards. Raises: TypeError, ValueError if images or features are not so."""
+    byte, axes = getattr(images, "dtype", None) == torch.uint8, 2 if getattr(images, "ndim", 4) == 2 else 4
+    _check.finite("images", images[:1].float() if byte else images, ndim=axes)
+    like = [*encoder.parameters(), *encoder.buffers(), torch.empty(0, device=images.device)][0]
+    flags = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()  # BatchNorm in train mode would mix the batch into every feature and move its running statistics
+    try:
+        h = torch.cat([encoder(x.to(like) / (255 if byte else 1)).float() for x in images.split(batch_size)])
+    finally:
+        for module, training in flags:  # one by one: .train() would also wake the parts that were frozen on purpose
+            module.training = training
+    _length("features", _check.finite("features", h), len(images))
+    return h
+
+
+class LinearProbe:
+    """Softmax regression fitted to convergence: minimize mean cross-entropy + l2/2 ||W||^2, bias not penalized.
+
+    As scikit-learn's LogisticRegression(C=1/(N l2)); two classes keep a row of W each, so C=2/(N l2). standardize: each
+    feature to unit variance first, so l2 means the same at any scale. coef_ (C, d), intercept_ (C,) take z as given."""
+
+    def __init__(self, *, l2=1e-3, max_iter=500, standardize=True):
+        self.l2, self.max_iter, self.standardize = l2, max_iter, standardize
+
+    def fit(self, z, y):
+        """Fit z (N, d) to integer labels y (N,); return self. Raises: ValueError for l2 <= 0 or a single class."""
+        y = _check.labels("y", y, len(_check.finite("z", z, min_rows=2)))
+        self.classes_, target = y.to(z.device).unique(return_inverse=True)
+        if (c := len(self.classes_)) < 2:
+            raise ValueError(f"y: expected two or more classes, found only {self.classes_.tolist()}")
+        # At W = 0 the loss curves as x^T x/(NC) + l2. Where that is the identity, L-BFGS needs some 20 steps for any
+        # spectrum of the features; in their own coordinates it can need a thousand.
+        u, basis, penalty, mean = _whiten(z, 1 / c, self.l2, self.standardize)
+        u, penalty = F.pad(u, (0, 1), value=c**0.5), F.pad(penalty, (0, 1, 0, 1))  # (N, r + 1), last column for the bias
+        v = _minimize(u, F.one_hot(target, c).to(u), penalty, self.max_iter)  # (C, r + 1)
+        self.coef_ = v[:, :-1] @ basis.T
+        self.intercept_ = v[:, -1] * c**0.5 - self.coef_ @ mean
+        return self
+
+    def predict_proba(self, z):
+        """Return class probabilities (M, C), columns as in classes_."""
+        _length("columns of z", _check.finite("z", z).T, self.coef_.shape[1])
+        return (z.to(self.coef_) @ self.coef_.T + self.intercept_).softmax(1)
+
+    def predict(self, z):
+        """Return the most probable label (M,) of each row of z (M, d)."""
+        return self.classes_[self.predict_proba(z).argmax(1)]
+
+    def score(self, z, y):
+        """Return the accuracy (fraction) on z (M, d), y (M,); a label never seen in training counts as wrong."""
+        return _accuracy(self.predict(z), y)
+
+
+def linear_probe(z_train, y_train, z_test, y_test, *, l2=1e-3):
+    """Return the test accuracy (fraction) of a LinearProbe. Source: Alain & Bengio 2016."""
+    return LinearProbe(l2=l2).fit(z_train, y_train).score(z_test, y_test)
+
+
+def linear_regression_r2(z_train, y_train, z_test, y_test, *, l2=1e-3):
+    """Return the held-out R^2 (1 is perfect) of ridge regression: mean (y - Wz - b)^2 + l2 ||W||^2, z standardized.
+
+    y: float (N,), or (N, k) for a mean over k; an angle: its sine and cosine. Raises: ValueError for a constant y_test."""
+    y_train, y_test = (y[:, None] if getattr(y, "ndim", 2) == 1 else y for y in (y_train, y_test))
+    for name, z, y in (("y_train", z_train, y_train), ("y_test", z_test, y_test)):
+        _length(name, _check.finite(name, y), len(_check.finite(f"z of {name}", z, min_rows=2)))
+    _length("columns of z_test", z_test.T, z_train.shape[1])
+    _length("columns of y_test", y_test.T, y_train.shape[1])
+    u, basis, _, mean = _whiten(z_train, 1, l2, True)
+    y, y_test = y_train.to(u), y_test.to(u)
+    w = basis @ (u.T @ (y - y.mean(0))) / len(u)  # (d, k)
+    error, spread = y_test - y.mean(0) - (z_test.to(u) - mean) @ w, y_test.var(0, correction=0)
+    if not spread.all():
+        raise ValueError("y_test: expected targets that vary, found a constant one, for which R^2 is undefined")
+    return (1 - error.square().mean(0) / spread).mean().item()
+
+
+def knn_predict(z_train, y_train, z_test, *, k=20, temperature=0.1):
+    """Return labels (M,) voted by the k training features nearest in cosine, each with weight exp(cosine/temperature).
+
+    1 <= k <= N, temperature > 0; a zero vector has cosine 0 to all. Source: Wu et al. 2018, section 3.4."""
+    _check.labels("y_train", y_train, len(_check.finite("z_train", z_train)))
+    _length("columns of z_test", _check.finite("z_test", z_test).T, z_train.shape[1])
+    if not 1 <= k <= len(z_train) or not temperature > 0:
+        raise ValueError(f"expected 1 <= k <= N = {len(z_train)} and temperature > 0, found k = {k}, {temperature}")
+    classes, target = y_train.to(z_train.device).unique(return_inverse=True)  # the classes of the training labels
+    bank, votes = F.normalize(z_train.float()).T, []
+    for chunk in z_test.to(bank).split(max(1, 2**24 // max(len(z_train), k * len(classes)))):  # 64 MB of cosines a time
+        cosine, nearest = (F.normalize(chunk) @ bank).topk(k)  # (m, k)
+        weight = ((cosine - cosine[:, :1]) / temperature).exp()  # relative to the nearest: cannot overflow
+        votes.append((weight[:, :, None] * F.one_hot(target[nearest], len(classes))).sum(1))  # (m, C)
+    return classes[torch.cat(votes).argmax(1)]
+
+
+def knn_accuracy(z_train, y_train, z_test, y_test, *, k=20, temperature=0.1):
+    """Return the accuracy (fraction) of knn_predict; a test label never seen in training counts as wrong."""
+    return _accuracy(knn_predict(z_train, y_train, z_test, k=k, temperature=temperature), y_test)
+
+
+def _accuracy(predicted, y):
+    return (predicted == _check.labels("y", y, len(predicted)).to(predicted.device)).double().mean().item()
+
+
+def _length(name, x, expected):
+    if len(x) != expected:
+        raise ValueError(f"{name}: expected {expected}, found {len(x)}")
+
+
+def _whiten(z, curvature, l2, standardize):
+    # Returns u = (z - mean) B (N, r), B (d, r), P (r, r), mean with curvature u^T u/N + P = I and l2 ||W||^2 = tr(V P V^T).
+    if not l2 > 0:
+        raise ValueError(f"l2: expected > 0 (without it separable classes have no optimum), found {l2}")
+    x = z.detach().to(torch.float32 if z.device.type == "mps" else torch.float64)
+    mean, std = x.mean(0), x.std(0, correction=0)
+    # A feature that is constant up to rounding (a dead unit) must stay so, not become amplified noise.
+    scale = torch.where(std > 1e-6 * mean.abs(), 1 / std, 1.0) if standardize else torch.ones_like(std)
+    x = (x - mean) * scale
+    rows = torch.linalg.qr(x.T).Q if len(x) < x.shape[1] else torch.eye(x.shape[1]).to(x)  # W lies in the span of x
+    x = x @ rows
+    root = torch.linalg.cholesky(curvature * x.T @ x / len(x) + l2 * torch.eye(x.shape[1]).to(x))
+    whiten = torch.linalg.inv(root).T
+    return x @ whiten, scale[:, None] * (rows @ whiten), l2 * whiten.T @ whiten, mean
+
+
+def _minimize(u, onehot, penalty, max_iter):
+    # V (C, r + 1) that minimizes mean cross-entropy(u V^T) + tr(V P V^T)/2, to convergence and always from zero.
+    v, tolerance = torch.zeros(onehot.shape[1], u.shape[1]).to(u), 1e-7 if u.dtype == torch.float64 else 1e-5
+
+    def loss_and_gradient():
+        log_p, pull = (u @ v.T).log_softmax(1), v @ penalty
+        v.grad = (log_p.exp() - onehot).T @ u / len(u) + pull
+        return -(log_p * onehot).sum() / len(u) + (pull * v).sum() / 2
+
+    torch.optim.LBFGS([v], max_iter=max_iter, tolerance_grad=tolerance, tolerance_change=1e-14,
+                      line_search_fn="strong_wolfe").step(loss_and_gradient)
+    if loss_and_gradient() and v.grad.abs().max() > 100 * tolerance:
+        warnings.warn(f"LinearProbe: not converged after max_iter = {max_iter} steps", stacklevel=3)
+    return v
