@@ -1,6 +1,6 @@
 """Train the small encoders that the package ships, and write each with its card to replearn/checkpoints/.
 
-    python benchmarks/checkpoints.py            # all of them, about 12 minutes on 2 CPU cores
+    python benchmarks/checkpoints.py            # all of them, about 5 minutes on 2 CPU cores
     python benchmarks/checkpoints.py shapes_vae # one of them
 """
 
@@ -30,8 +30,8 @@ def simclr(encoder, images, labels):
         views = torch.cat(augment.two_views(x, crop=(0.3, 1.0)))
         return losses.nt_xent(*head(encoder(views)).chunk(2), temperature=0.2)
 
-    train.fit(loss, [encoder, head], images, steps=2000, batch_size=256, lr=2e-3)
-    return dict(loss="NT-Xent, temperature 0.2", steps=2000, batch_size=256, lr=2e-3,
+    train.fit(loss, [encoder, head], images, steps=600, batch_size=256, lr=2e-3)
+    return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3,
                 augmentation="crop (0.3, 1), flip 0.5, jitter 1.0, grayscale 0.2", projector="512-256-64, thrown away")
 
 
@@ -45,8 +45,8 @@ def vae(encoder, images, labels):
         reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") / len(x)
         return reconstruction + losses.kl_normal(mu, logvar).mean()
 
-    train.fit(loss, [encoder, heads, decoder], images, steps=2000, batch_size=128, lr=1e-3)
-    return dict(loss="negative ELBO, beta 1, Bernoulli likelihood", steps=2000, batch_size=128, lr=1e-3, latent_dim=64, augmentation="none")
+    train.fit(loss, [encoder, heads, decoder], images, steps=600, batch_size=256, lr=1e-3)
+    return dict(loss="negative ELBO, beta 1, Bernoulli likelihood", steps=600, batch_size=256, lr=1e-3, latent_dim=64, augmentation="none")
 
 
 def scores(encoder, train_set, test_set):

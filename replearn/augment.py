@@ -1,8 +1,8 @@
 """SimCLR's augmentations (Chen et al. 2020, appendix A) for a whole batch: every image draws its own parameters.
 
-Images are (N, 3, H, W), uint8 or floats in [0, 1]; results are new float32 images in [0, 1] on their device, without
-gradient. Given the same parameters they equal torchvision's within 1e-5 (coarser on a GPU allowed to use TF32). What does
-not fit raises an error. Draws come from `generator`, a CPU one for images on any device (None: torch's global one).
+Images are (N, 3, H, W), uint8 or floats in [0, 1]; results are new float32 images in [0, 1] on the same device, without
+gradient. Given the same parameters they equal torchvision's within 1e-5 (coarser on a GPU allowed TF32); bad parameters
+raise ValueError. Draws come from `generator`, a CPU one for images on any device (None: torch's global one).
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 
 def to_float(images):
     """Return images (N, 3, H, W) as contiguous float32 in [0, 1]: uint8 is divided by 255, floats have to be there."""
-    images = torch.as_tensor(images)
+    images = torch.as_tensor(images).detach()
     if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
         raise ValueError(f"images: expected shape (N, 3, H, W) with no empty axis, found {tuple(images.shape)}")
     if images.dtype == torch.uint8:
@@ -21,11 +21,10 @@ def to_float(images):
     low, high = torch.stack(images.aminmax()).tolist()
     if not (images.is_floating_point() and low >= 0 and high <= 1):  # NaN fails every comparison
         raise ValueError(f"images: expected uint8 or floats in [0, 1], found {images.dtype}, {low:.8g} to {high:.8g}")
-    return images.detach().float().contiguous()
+    return images.float().contiguous()
 
 
-def _on_copy(change):
-    """Let `change`, which works in place on floats, take any images and keep them; `.bare` is `change` as it was."""
+def _on_copy(change):  # `change` works in place on checked floats (as .bare); for others it gets a copy of any images
     checked = functools.wraps(change)(lambda images, *args, **kw: change(to_float(images).clone(), *args, **kw))
     checked.bare = change
     return checked
@@ -51,7 +50,7 @@ def _separable(x, rows, columns):  # (N, 3, H, W), (N, h, H), (N, w, W) -> (N, 3
 
 @_on_copy
 def resized_crop(images, boxes, size=None, *, flip=False):
-    """Resize a box (top, left, height, width) of each image, (N, 4), to `size`: an int or (h, w), None: the images' own.
+    """Resize a box (top, left, height, width) of each image, (N, 4), to `size`, an int or (h, w); None keeps the size.
 
     Bilinear, antialiased: Y = A X B^T with triangle weights in A and B. `flip`, a bool or (N,), mirrors B at no cost.
     """
@@ -65,22 +64,23 @@ def resized_crop(images, boxes, size=None, *, flip=False):
         center = start + step * torch.where(mirror, new - index, index)  # (N, h)
         width = step.clamp(min=1)  # wider than a pixel when shrinking: antialias
         pixel = (pixel / width).masked_fill((pixel < start) | (pixel >= start + length), math.inf)  # weight 0 outside
-        weight = (pixel.to(images)[:, None] - (center / width).to(images)[..., None]).abs_().neg_().add_(1).clamp_(min=0)
+        weight = (pixel.to(images)[:, None] - (center / width).to(images)[..., None]).abs_().sub_(1).clamp_(max=0)
         weights.append(weight.div_(weight.sum(2, keepdim=True)))  # (N, h, H)
     return _separable(images, *weights)
 
 
 @_on_copy
 def random_resized_crop(images, *, size=None, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0, generator=None):
-    """Crop `scale` of the area at log-uniform `ratio` width / height, resize to `size`, mirror with probability `flip`.
+    """Crop `scale` of the area (None: all) at log-uniform `ratio` width / height, resize, flip with that probability.
 
-    As torchvision: the first of 10 tries that fits in the image, else the largest box, centered.
+    As torchvision's RandomResizedCrop: the first of 10 tries that fits, else the largest box, centered.
     """
-    n, full, ratio = len(images), torch.tensor(images.shape[2:]), _within("ratio", ratio, 1e-6, 1e6, (2,), rising=True)
-    u = torch.rand((n, 23), generator=generator, dtype=torch.float64)
-    area = full.prod() * torch.lerp(*_within("scale", scale, 1e-6, 1, (2,), rising=True), u[:, None, :10])
-    aspect = torch.lerp(*ratio.log(), u[:, None, 10:20]).exp()
-    largest = torch.minimum(full, torch.stack((full[1] / ratio[0], full[0] * ratio[1]))).expand(n, 2)[..., None]
+    n, _, h, w = images.shape
+    u, full = torch.rand((n, 23), generator=generator, dtype=torch.float64), torch.tensor((h, w))
+    low, high = _within("ratio", ratio if scale else w / h, 1e-6, 1e6, (2,), rising=True)
+    area = h * w * torch.lerp(*_within("scale", scale or 1, 1e-6, 1, (2,), rising=True), u[:, None, :10])
+    aspect = torch.lerp(low.log(), high.log(), u[:, None, 10:20]).exp()
+    largest = torch.minimum(full, torch.stack((w / low, h * high))).expand(n, 2)[..., None]
     tries = torch.cat((torch.cat((area / aspect, area * aspect), 1).sqrt(), largest), 2).round()  # (N, 2, 11)
     first = ((tries > 0) & (tries <= full[:, None])).all(1).int().argmax(1)[:, None]
     sides = tries.take_along_dim(first[..., None], 2)[..., 0]  # height, width (N, 2)
@@ -88,15 +88,58 @@ def random_resized_crop(images, *, size=None, scale=(0.2, 1.0), ratio=(3 / 4, 4 
     return resized_crop.bare(images, torch.cat((corner, sides), 1), size, flip=u[:, 22] < _within("flip", flip, 0, 1))
 
 
-@_on_copy
 def random_horizontal_flip(images, *, p=0.5, generator=None):
     """Mirror each image left to right with probability `p`."""
-    rows = _chosen(images, p, generator)
-    return images.index_copy_(0, rows, images.index_select(0, rows).flip(3))
+    return random_resized_crop(images, scale=None, flip=p, generator=generator)
 
 
 def _gray(x):  # luma, rounded as in torchvision: (N, 3, H, W) -> (N, 1, H, W)
     return (x[:, :1] * 0.2989).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
+
+
+def _blend(other):
+    @_on_copy
+    def adjust(images, factor):
+        """Return clamp(f x + (1 - f) y), y black (brightness), mean gray (contrast) or gray; f >= 0, one or (N,)."""
+        factor = _within("factor", factor, 0, math.inf, images.shape[:1]).to(images)[:, None, None, None]
+        rest = (1 - factor) * other(images)
+        return images.mul_(factor).add_(rest).clamp_(0, 1)
+
+    return adjust
+
+
+adjust_brightness, adjust_saturation = _blend(lambda x: 0), _blend(_gray)
+adjust_contrast = _blend(lambda x: _gray(x.mean((2, 3), keepdim=True)))
+
+
+@_on_copy
+def adjust_hue(images, factor):
+    """Turn the hue, as through HSV, by `factor`, a number or (N,) in [-0.5, 0.5]; 1 would be once around."""
+    turn = _within("factor", factor, -0.5, 0.5, images.shape[:1]).to(images)[:, None, None]
+    (r, g, b), low, chroma = images.unbind(1), images.amin(1), images.amax(1)
+    chroma.sub_(low)
+    # Hue in sextants, 0 red, 2 green, -2 blue. With r, g, b stretched to [0, 1] its size is 1 - r + g + b in every
+    # sextant and its sign that of g - b: no branches. A gray pixel gets any hue, multiplied by its chroma of 0.
+    hue = (g - r).add_(b).sub_(low).div_(chroma.clamp(min=1e-30)).add_(1).copysign_(g - b).add_(turn, alpha=6)
+    hue.sub_(hue.div(6).round_(), alpha=6)  # back to [-3, 3]
+    torch.sub(hue[:, None], hue.new_tensor((0, 2, -2))[:, None, None], out=images)
+    images.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)  # share of the chroma: 1 within a sextant of a channel's own hue
+    return images.mul_(chroma[:, None]).add_(low[:, None]).clamp_(0, 1)
+
+
+@_on_copy
+def color_jitter(images, *, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8, generator=None):
+    """With probability `p` adjust all four in random order, by factors uniform in 1 -/+ strength (hue: 0 -/+)."""
+    most, u = torch.tensor((math.inf, math.inf, math.inf, 0.5)), torch.rand((len(images), 9), generator=generator)
+    spread = _within("strengths", (brightness, contrast, saturation, hue), 0, most, (4,))
+    factors = torch.lerp((1 - spread).clamp(min=0), 1 + spread, u[:, :4].double()) - torch.tensor((0, 0, 0, 1))
+    order = torch.where(u[:, 8:] < _within("p", p, 0, 1), u[:, 4:8].argsort(1), -1)  # (N, 4): 1st, 2nd, ... adjustment
+    for step in order.T:
+        for k, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
+            rows = ((step == k) & (spread[k] > 0)).nonzero()[:, 0]
+            there = rows.to(images.device)
+            images.index_copy_(0, there, adjust.bare(images.index_select(0, there), factors[rows, k]))
+    return images
 
 
 @_on_copy
@@ -107,19 +150,15 @@ def random_grayscale(images, *, p=0.2, generator=None):
 
 
 @_on_copy
-def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=None, generator=None):
-    """Blur each image with probability `p`, border reflected; `sigma` in pixels: a range to draw from, or a tensor (N,).
-
-    `kernel_size` is odd; None: 10 % of the height, 3 or more.
-    """
-    most, rows = 2 * min(images.shape[2:]) - 1, _chosen(images, p, generator)
-    kernel_size = max(3, images.shape[2] // 20 * 2 + 1) if kernel_size is None else kernel_size
+def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=3, generator=None):
+    """Blur with probability `p`, borders reflected; `sigma` in pixels: a range to draw from, or a tensor (N,)."""
+    rows, n, most = _chosen(images, p, generator), len(images), 2 * min(images.shape[2:]) - 1
     if kernel_size not in range(1, most + 1, 2):
         raise ValueError(f"kernel_size: expected an odd integer from 1 to {most}, found {kernel_size}")
     if not isinstance(sigma, torch.Tensor):
-        sigma = _within("sigma", sigma, 1e-3, 1e3, (2,), rising=True)
-        sigma = torch.lerp(*sigma, torch.rand(len(images), generator=generator).double())
-    sigma, half = _within("sigma", sigma, 1e-3, 1e3, images.shape[:1])[rows.cpu(), None], kernel_size // 2
+        ends = _within("sigma", sigma, 1e-3, 1e3, (2,), rising=True)
+        sigma = torch.lerp(*ends, torch.rand(n, generator=generator, dtype=torch.float64))
+    sigma, half = _within("sigma", sigma, 1e-3, 1e3, (n,))[rows.cpu(), None], kernel_size // 2
     taps, weights = torch.softmax(-0.5 * (torch.arange(-half, half + 1) / sigma) ** 2, 1), []  # (n, K)
     for side in images.shape[2:]:
         eye = torch.nn.functional.pad(torch.eye(side, dtype=taps.dtype)[None], (half, half), mode="reflect")[0]
@@ -127,73 +166,23 @@ def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=None, generato
     return images.index_copy_(0, rows, _separable(images.index_select(0, rows), *weights))
 
 
-def _blend(other, doc):
-    def adjust(images, factor):
-        factor = _within("factor", factor, 0, math.inf, images.shape[:1]).to(images)[:, None, None, None]
-        rest = (1 - factor) * other(images)
-        return images.mul_(factor).add_(rest).clamp_(0, 1)
-
-    adjust.__doc__ = f"{doc}: clamp(f x + (1 - f) other); `factor` f >= 0 is a number or (N,)."
-    return _on_copy(adjust)
-
-
-adjust_brightness = _blend(lambda x: 0, "Blend with black")
-adjust_contrast = _blend(lambda x: _gray(x.mean((2, 3), keepdim=True)), "Blend with the image's mean gray")
-adjust_saturation = _blend(_gray, "Blend with the gray image")
-
-
-@_on_copy
-def adjust_hue(images, factor):
-    """Turn the hue, as through HSV, by `factor`: a number or (N,) in [-0.5, 0.5], where 1 is once around."""
-    turn = _within("factor", factor, -0.5, 0.5, images.shape[:1]).to(images)[:, None, None]
-    (r, g, b), low = images.unbind(1), images.amin(1)
-    chroma = images.amax(1).sub_(low)
-    # Hue in sextants, 0 red, 2 green, -2 blue. With r, g, b stretched to [0, 1] its size is 1 - r + g + b in every
-    # sextant and its sign that of g - b: no branches. A gray pixel gets any hue, multiplied by its chroma of 0.
-    hue = (g - r).add_(b).sub_(low).div_(chroma.clamp(min=1e-30)).add_(1).copysign_(g - b).add_(turn, alpha=6)
-    hue.sub_(hue.div(6).round_(), alpha=6)  # back to [-3, 3]
-    torch.sub(hue[:, None], hue.new_tensor((0, 2, -2))[:, None, None], out=images)
-    images.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)  # share of the chroma: 1 within a sextant of the channel's own hue
-    return images.mul_(chroma[:, None]).add_(low[:, None]).clamp_(0, 1)
-
-
-@_on_copy
-def color_jitter(images, *, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8, generator=None):
-    """With probability `p` adjust all four in random order, by factors uniform in 1 -/+ strength (hue: 0 -/+ strength)."""
-    limits, shape = torch.tensor((math.inf, math.inf, math.inf, 0.5)), (len(images), 4)
-    spread = _within("strengths", (brightness, contrast, saturation, hue), 0, limits, (4,))
-    factors = torch.lerp((1 - spread).clamp(min=0), 1 + spread, torch.rand(shape, generator=generator).double())
-    factors[:, 3] -= 1
-    order = torch.rand(shape, generator=generator).argsort(1)  # each image's first, second, ... adjustment; -1: none
-    order[torch.rand(len(images), generator=generator) >= _within("p", p, 0, 1)] = -1
-    for step in order.T:
-        for k, adjust in enumerate((adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)):
-            rows = ((step == k) & (spread[k] > 0)).nonzero()[:, 0]
-            there = rows.to(images.device)
-            images.index_copy_(0, there, adjust.bare(images.index_select(0, there), factors[rows, k]))
-    return images
-
-
 def two_views(images, *, crop=(0.2, 1.0), jitter=1.0, grayscale=0.2, blur=0.0, flip=0.5, size=None, generator=None):
     """Return two independent views of every image: crop, flip, color jitter, grayscale, blur, in this order.
 
     `crop` is the range of areas, `jitter` multiplies the strengths (0.4, 0.4, 0.4, 0.1), the others are probabilities;
-    0 or None switches one off. `size` as in `resized_crop`.
+    0 or None switches one off. `size` as in `resized_crop`; the blur's kernel is 10 % of the height, 3 or more.
     """
-    images, strengths, views = to_float(images), dict(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1), []
+    images, s, views = to_float(images), 0.4 * (jitter or 0), []
     for _ in range(2):
         x = random_resized_crop.bare(images, size=size, scale=crop, flip=flip, generator=generator)
-        color_jitter.bare(x, **{k: v * (jitter or 0) for k, v in strengths.items()}, generator=generator)
+        color_jitter.bare(x, brightness=s, contrast=s, saturation=s, hue=s / 4, generator=generator)
         random_grayscale.bare(x, p=grayscale, generator=generator)
-        views.append(gaussian_blur.bare(x, p=blur, generator=generator))
+        views.append(gaussian_blur.bare(x, p=blur, kernel_size=max(3, x.shape[2] // 20 * 2 + 1), generator=generator))
     return tuple(views)
 
 
 def multi_crop(images, *, n_small=4, small_size=None, small_crop=(0.05, 0.14), crop=(0.14, 1.0), **options):
-    """Return a list of 2 large and `n_small` small views (`small_size` None: half the side); `options` as in `two_views`.
-
-    Source: SwAV, Caron et al. 2020, section 3.3.
-    """
+    """Return 2 large and `n_small` small views, `options` as in `two_views` (SwAV, Caron et al. 2020, section 3.3)."""
     small_size = tuple(-(-side // 2) for side in images.shape[2:]) if small_size is None else small_size
     small = (two_views(images, crop=small_crop, size=small_size, **options) for _ in range(0, n_small, 2))
     return [view for pair in (two_views(images, crop=crop, **options), *small) for view in pair][: 2 + n_small]

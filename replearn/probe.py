@@ -24,7 +24,8 @@ def extract_features(encoder, images, *, batch_size=512):
     finally:
         for module, training in flags:  # one by one: .train() would also wake the parts that were frozen on purpose
             module.training = training
-    _length("features", _check.finite("features", h), len(images))
+    if len(_check.finite("features", h)) != len(images):
+        raise ValueError(f"encoder: expected {len(images)} rows, one a picture, found features {tuple(h.shape)}")
     return h
 
 
@@ -43,10 +44,10 @@ class LinearProbe:
         self.classes_, target = y.to(z.device).unique(return_inverse=True)
         if (c := len(self.classes_)) < 2:
             raise ValueError(f"y: expected two or more classes, found only {self.classes_.tolist()}")
-        # At W = 0 the loss curves as x^T x/(NC) + l2. Where that is the identity, L-BFGS needs some 20 steps for any
+        # At W = 0 the loss curves as z^T z/(NC) + l2. Where that is the identity, L-BFGS needs some 20 steps for any
         # spectrum of the features; in their own coordinates it can need a thousand.
         u, basis, penalty, mean = _whiten(z, 1 / c, self.l2, self.standardize)
-        u, penalty = F.pad(u, (0, 1), value=c**0.5), F.pad(penalty, (0, 1, 0, 1))  # (N, r + 1), last column for the bias
+        u, penalty = F.pad(u, (0, 1), value=c**0.5), F.pad(penalty, (0, 1, 0, 1))  # the last column is for the bias
         v = _minimize(u, F.one_hot(target, c).to(u), penalty, self.max_iter)  # (C, r + 1)
         self.coef_ = v[:, :-1] @ basis.T
         self.intercept_ = v[:, -1] * c**0.5 - self.coef_ @ mean
@@ -54,7 +55,7 @@ class LinearProbe:
 
     def predict_proba(self, z):
         """Return class probabilities (M, C), columns as in classes_."""
-        _length("columns of z", _check.finite("z", z).T, self.coef_.shape[1])
+        _check.same_shape("z[0]", _check.finite("z", z)[0], "coef_[0]", self.coef_[0])
         return (z.to(self.coef_) @ self.coef_.T + self.intercept_).softmax(1)
 
     def predict(self, z):
@@ -63,7 +64,7 @@ class LinearProbe:
 
     def score(self, z, y):
         """Return the accuracy (fraction) on z (M, d), y (M,); a label never seen in training counts as wrong."""
-        return _accuracy(self.predict(z), y)
+        return (self.predict(z) == _check.labels("y", y, len(z)).to(z.device)).double().mean().item()
 
 
 def linear_probe(z_train, y_train, z_test, y_test, *, l2=1e-3):
@@ -74,12 +75,13 @@ def linear_probe(z_train, y_train, z_test, y_test, *, l2=1e-3):
 def linear_regression_r2(z_train, y_train, z_test, y_test, *, l2=1e-3):
     """Return the held-out R^2 (1 is perfect) of ridge regression: mean (y - Wz - b)^2 + l2 ||W||^2, z standardized.
 
-    y: float (N,), or (N, k) for a mean over k; an angle: its sine and cosine. Raises: ValueError for a constant y_test."""
+    y: float (N,), or (N, k) for the mean over k; an angle is its sine and cosine. Raises: ValueError, TypeError."""
     y_train, y_test = (y[:, None] if getattr(y, "ndim", 2) == 1 else y for y in (y_train, y_test))
-    for name, z, y in (("y_train", z_train, y_train), ("y_test", z_test, y_test)):
-        _length(name, _check.finite(name, y), len(_check.finite(f"z of {name}", z, min_rows=2)))
-    _length("columns of z_test", z_test.T, z_train.shape[1])
-    _length("columns of y_test", y_test.T, y_train.shape[1])
+    for part, z, y in (("train", z_train, y_train), ("test", z_test, y_test)):
+        z, y = _check.finite(f"z_{part}", z, min_rows=2), _check.finite(f"y_{part}", y)
+        _check.same_shape(f"z_{part}[:, 0]", z[:, 0], f"y_{part}[:, 0]", y[:, 0])
+    _check.same_shape("z_train[0]", z_train[0], "z_test[0]", z_test[0])
+    _check.same_shape("y_train[0]", y_train[0], "y_test[0]", y_test[0])
     u, basis, _, mean = _whiten(z_train, 1, l2, True)
     y, y_test = y_train.to(u), y_test.to(u)
     w = basis @ (u.T @ (y - y.mean(0))) / len(u)  # (d, k)
@@ -94,12 +96,12 @@ def knn_predict(z_train, y_train, z_test, *, k=20, temperature=0.1):
 
     1 <= k <= N, temperature > 0; a zero vector has cosine 0 to all. Source: Wu et al. 2018, section 3.4."""
     _check.labels("y_train", y_train, len(_check.finite("z_train", z_train)))
-    _length("columns of z_test", _check.finite("z_test", z_test).T, z_train.shape[1])
+    _check.same_shape("z_train[0]", z_train[0], "z_test[0]", _check.finite("z_test", z_test)[0])
     if not 1 <= k <= len(z_train) or not temperature > 0:
         raise ValueError(f"expected 1 <= k <= N = {len(z_train)} and temperature > 0, found k = {k}, {temperature}")
     classes, target = y_train.to(z_train.device).unique(return_inverse=True)  # the classes of the training labels
     bank, votes = F.normalize(z_train.float()).T, []
-    for chunk in z_test.to(bank).split(max(1, 2**24 // max(len(z_train), k * len(classes)))):  # 64 MB of cosines a time
+    for chunk in z_test.float().split(max(1, 2**24 // max(len(z_train), k * len(classes)))):  # 64 MB of cosines a time
         cosine, nearest = (F.normalize(chunk) @ bank).topk(k)  # (m, k)
         weight = ((cosine - cosine[:, :1]) / temperature).exp()  # relative to the nearest: cannot overflow
         votes.append((weight[:, :, None] * F.one_hot(target[nearest], len(classes))).sum(1))  # (m, C)
@@ -108,20 +110,12 @@ def knn_predict(z_train, y_train, z_test, *, k=20, temperature=0.1):
 
 def knn_accuracy(z_train, y_train, z_test, y_test, *, k=20, temperature=0.1):
     """Return the accuracy (fraction) of knn_predict; a test label never seen in training counts as wrong."""
-    return _accuracy(knn_predict(z_train, y_train, z_test, k=k, temperature=temperature), y_test)
-
-
-def _accuracy(predicted, y):
-    return (predicted == _check.labels("y", y, len(predicted)).to(predicted.device)).double().mean().item()
-
-
-def _length(name, x, expected):
-    if len(x) != expected:
-        raise ValueError(f"{name}: expected {expected}, found {len(x)}")
+    predicted = knn_predict(z_train, y_train, z_test, k=k, temperature=temperature)
+    return (predicted == _check.labels("y_test", y_test, len(predicted)).to(predicted.device)).double().mean().item()
 
 
 def _whiten(z, curvature, l2, standardize):
-    # Returns u = (z - mean) B (N, r), B (d, r), P (r, r), mean with curvature u^T u/N + P = I and l2 ||W||^2 = tr(V P V^T).
+    # u = (z - mean) B, basis B (d, r), penalty P, mean: curvature u^T u/N + P = I, and W = V B^T costs l2 as tr(V P V^T)
     if not l2 > 0:
         raise ValueError(f"l2: expected > 0 (without it separable classes have no optimum), found {l2}")
     x = z.detach().to(torch.float32 if z.device.type == "mps" else torch.float64)
@@ -137,10 +131,9 @@ def _whiten(z, curvature, l2, standardize):
 
 
 def _minimize(u, onehot, penalty, max_iter):
-    # V (C, r + 1) that minimizes mean cross-entropy(u V^T) + tr(V P V^T)/2, to convergence and always from zero.
     v, tolerance = torch.zeros(onehot.shape[1], u.shape[1]).to(u), 1e-7 if u.dtype == torch.float64 else 1e-5
 
-    def loss_and_gradient():
+    def loss_and_gradient():  # mean cross-entropy(u V^T) + tr(V P V^T)/2
         log_p, pull = (u @ v.T).log_softmax(1), v @ penalty
         v.grad = (log_p.exp() - onehot).T @ u / len(u) + pull
         return -(log_p * onehot).sum() / len(u) + (pull * v).sum() / 2

@@ -210,6 +210,13 @@ def test_a_function_that_never_ends_is_cut_off(monkeypatch):
     time.sleep(0.4)
 
 
+def test_a_function_that_only_waits_is_cut_off_later(monkeypatch):
+    monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.2)
+    started = time.perf_counter()
+    assert "it does not come to an end" in text(lambda x, k: time.sleep(60))
+    assert 0.7 < time.perf_counter() - started < 10
+
+
 def test_an_import_is_not_cut_in_two(monkeypatch, tmp_path):
     monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.2)
     (tmp_path / "slow_to_import.py").write_text("import time\nfor i in range(60):\n    time.sleep(0.01)\nk = 1\n")

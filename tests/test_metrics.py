@@ -201,8 +201,9 @@ def test_mcc_ignores_order_sign_and_scale_and_is_low_for_noise():
     assert metrics.mcc(z, z_true) == pytest.approx(1)
     assert metrics.mcc(random(2000, 4, seed=1), z_true) < 0.06
     assert metrics.mcc(z_true @ torch.linalg.qr(random(4, 4, seed=2))[0], z_true) < 0.9  # a rotation is not recovery
-    cubed = z_true**9
-    assert metrics.mcc(cubed, z_true, method="spearman") == pytest.approx(1) > metrics.mcc(cubed, z_true) + 0.1
+    curved = z_true**9
+    assert metrics.mcc(curved, z_true, method="spearman") == pytest.approx(1)  # any monotone map, by rank
+    assert metrics.mcc(curved, z_true) < 0.9
 
 
 def test_mcc_spearman_equals_scipy_with_ties():

@@ -119,7 +119,8 @@ class Lesson:
         """
         if np.shape(holds) != () or "bool" not in str(getattr(holds, "dtype", type(holds))):
             raise TypeError(f"claim: expected one True or False, found {holds!r}; compare first, or use .all()")
-        pairs = {name: value if isinstance(value, tuple) else (value, "") for name, value in numbers.items()}
+        pairs = {name: value if isinstance(value, tuple) and isinstance(value[-1], str) else (value, "")
+                 for name, value in numbers.items()}  # fmt: skip
         values = {name: plain.plain(value) for name, (value, _) in pairs.items()}
         holds = bool(holds) and not any(map(plain.has_nan, values.values()))
         shown = ", ".join(f"{name.replace('_', ' ')} {plain.text(values[name], pairs[name][1])}" for name in values)

@@ -28,7 +28,7 @@ class Frames:
     """
 
     def __init__(self, pictures, *, labels=None, title="", alt="", slider="frame", start=None, width=None,
-                 dpi=100, colors=64):  # fmt: skip
+                 dpi=80, colors=64):  # fmt: skip
         pictures = [_to_pil(picture, dpi) for picture in pictures]
         count = len(pictures)
         if count == 0:

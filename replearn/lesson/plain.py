@@ -24,9 +24,9 @@ def has_nan(value):
 def text(value, unit=""):
     """A plain value in 3 digits, with its unit: text(0.8137) = "0.814", text(0.8137, "%") = "81.4 %"."""
     if isinstance(value, list):
-        shown = [text(item) for item in value[:8]] + ["…"] * (len(value) > 8)
+        shown = [text(100.0 * item if unit == "%" else item) for item in value[:8]] + ["…"] * (len(value) > 8)
         return f"[{', '.join(shown)}]" + (f" {unit}" if unit else "")
-    if unit == "%" and not isinstance(value, (str, bool)):
+    if unit == "%":
         value = 100.0 * value
     if isinstance(value, float):
         # Four digits before the point stay whole: 12345, not 1.23e+04.
