@@ -25,7 +25,7 @@ site: .venv/.site  ## Build the site from the stored outputs into _build/html
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo "Open _build/html/index.html"
 
-test-colab:  ## Set-up cell and lessons with the package versions of Colab
+test-colab: .venv/.lab  ## Set-up cell and lessons with the package versions of Colab
 	bash tests/colab.sh
 
 # --- the virtual environment ------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class LinearProbe:
             raise ValueError(f"y: expected two or more classes, found only {self.classes_.tolist()}")
         # At W = 0 the loss curves as z^T z/(NC) + l2. Where that is the identity, L-BFGS needs some 20 steps for any
         # spectrum of the features; in their own coordinates it can need a thousand.
-        u, basis, penalty, mean = _whiten(z, 1 / c, self.l2, self.standardize)
+        u, basis, penalty, mean = _whiten(z, 1, self.l2, self.standardize)
         u, penalty = F.pad(u, (0, 1), value=c**0.5), F.pad(penalty, (0, 1, 0, 1))  # the last column is for the bias
         v = _minimize(u, F.one_hot(target, c).to(u), penalty, self.max_iter)  # (C, r + 1)
         self.coef_ = v[:, :-1] @ basis.T
@@ -115,7 +115,7 @@ def knn_accuracy(z_train, y_train, z_test, y_test, *, k=20, temperature=0.1):
 
 
 def _whiten(z, curvature, l2, standardize):
-    # u = (z - mean) B, basis B (d, r), penalty P, mean: curvature u^T u/N + P = I, and W = V B^T costs l2 as tr(V P V^T)
+    # u = (z - mean) B, basis B (d, r), penalty P, mean: curvature u^T u/N + P = I, W = V B^T is charged tr(V P V^T)
     if not l2 > 0:
         raise ValueError(f"l2: expected > 0 (without it separable classes have no optimum), found {l2}")
     x = z.detach().to(torch.float32 if z.device.type == "mps" else torch.float64)

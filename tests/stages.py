@@ -22,6 +22,7 @@ NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/n
 STAGES = {  # name: command, variables
     "lint": ([sys.executable, "-m", "ruff", "check", "."], {}),
     "units": ([*PYTEST, "tests", *(f"--ignore={path}" for path in HOUSE), "-n", "2"], {"OMP_NUM_THREADS": "1"}),
+    "colab": (["bash", "tests/colab.sh"], {}),
     "house": ([*PYTEST, *HOUSE[:2]], {}),
     "site": ([*PYTEST, "tests/test_site.py"], {}),
     # The lesson as it is read: on the embedded pictures, strictly, whatever lies in this machine's cache folder.

@@ -140,6 +140,7 @@ def test_kl_normal_equals_torch_distributions_one_number_a_sample():
 # ---------------------------------------------------------------- other libraries, where installed
 
 
+@pytest.mark.slow  # imports of several seconds
 def test_nt_xent_equals_lightly_and_pytorch_metric_learning():
     z1, z2 = random(32, 16, seed=3, dtype=torch.float32), random(32, 16, seed=4, dtype=torch.float32)
     ours = losses.nt_xent(z1, z2, temperature=0.3)
@@ -149,6 +150,7 @@ def test_nt_xent_equals_lightly_and_pytorch_metric_learning():
     torch.testing.assert_close(lightly.NTXentLoss(temperature=0.3)(z1, z2), ours)
 
 
+@pytest.mark.slow
 def test_the_other_losses_equal_lightly():
     lightly = pytest.importorskip("lightly.loss")
     z1, z2 = random(32, 16, seed=3, dtype=torch.float32), random(32, 16, seed=4, dtype=torch.float32)
@@ -167,6 +169,7 @@ def test_the_other_losses_equal_lightly():
     torch.testing.assert_close(dino([2 * z1, 2 * z2], [z1, z2]), both)
 
 
+@pytest.mark.slow
 def test_clip_loss_equals_open_clip():
     open_clip = pytest.importorskip("open_clip.loss")
     a, b = (F.normalize(random(32, 16, seed=s, dtype=torch.float32), dim=1) for s in (3, 4))

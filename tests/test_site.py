@@ -164,6 +164,8 @@ def errors(browser, address):
 
 
 def test_pages_open_without_a_console_error(site, browser):
+    if sys.version_info < (3, 11):
+        pytest.skip("the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://")
     if not course.fetch_mathjax():
         pytest.skip("MathJax has no local copy here: it is fetched with npm")
     found = {}

@@ -10,11 +10,13 @@ import numpy as np
 from replearn.lesson.display import KEEP_KEYS
 
 # An inline handler, not a <script>: it works in a notebook, in Colab's frame, on the site and in a second view.
+# The first frame stays; another one is laid over it and holds only the pixels that differ.
 _MOVE = (
-    "var f=this.closest('figure'),p=f.querySelector('img'),o=f.querySelector('output'),i=+this.value,"
-    "d=f.frames||(f.frames=JSON.parse(f.dataset.frames));"
-    "if(!d.sources[d.start])d.sources[d.start]=p.src;"
-    "p.src=d.sources[i];p.alt=d.alts[i];o.textContent=d.labels[i];this.setAttribute('aria-valuetext',d.labels[i])"
+    "var f=this.closest('figure'),d=f.frames||(f.frames=JSON.parse(f.dataset.frames)),i=+this.value,"
+    "p=f.querySelector('img'),q=p.nextElementSibling;"
+    "if(!q){q=p.cloneNode();q.alt='';q.style.cssText+=';position:absolute;inset:0;width:100%;height:100%';p.after(q)}"
+    "q.hidden=!d.sources[i];if(!q.hidden)q.src=d.sources[i];q.style.display=q.hidden?'none':'block';"
+    "p.alt=d.alts[i];f.querySelector('output').textContent=d.labels[i];this.setAttribute('aria-valuetext',d.labels[i])"
 )
 
 
@@ -28,7 +30,7 @@ class Frames:
     """
 
     def __init__(self, pictures, *, labels=None, title="", alt="", slider="frame", start=None, width=None,
-                 dpi=80, colors=64):  # fmt: skip
+                 dpi=100, colors=64):  # fmt: skip
         pictures = [_to_pil(picture, dpi) for picture in pictures]
         count = len(pictures)
         if count == 0:
@@ -45,7 +47,7 @@ class Frames:
         self.title, self.slider, self.size = title, slider, sizes[0]
         # Tiny pictures (32 x 32) are enlarged by the page in whole steps, which costs no bytes.
         self.width = width or self.size[0] * max(1, 256 // self.size[0])
-        self.png = [_to_png(picture, colors) for picture in pictures]
+        self.png = _encode(pictures, self.start, min(colors, 255))
 
     @classmethod
     def from_function(cls, fn, values, *, labels=None, **options):
@@ -63,9 +65,9 @@ class Frames:
 
     def _repr_html_(self):
         first = self.start
-        # The frame in view stands in the <img> only, so that it is not stored twice and shows where scripts do not run.
+        # The first frame stands in the <img>, so that it shows where scripts do not run.
         sources = [None if i == first else _data_uri(png) for i, png in enumerate(self.png)]
-        data = json.dumps(dict(sources=sources, labels=self.labels, alts=self.alts, start=first))
+        data = json.dumps(dict(sources=sources, labels=self.labels, alts=self.alts))
         safe = {name: html.escape(str(text)) for name, text in dict(
             data=data, title=self.title, slider=self.slider, label=self.labels[first], alt=self.alts[first],
         ).items()}  # fmt: skip
@@ -73,8 +75,9 @@ class Frames:
         pixelated = "image-rendering:pixelated;" if self.width >= 2 * self.size[0] else ""
         return (
             f'<figure data-frames="{safe["data"]}" {KEEP_KEYS} style="margin:.5em 0">{caption if self.title else ""}'
+            '<div style="position:relative;display:inline-block;max-width:100%;background:#fff">'
             f'<img src="{_data_uri(self.png[first])}" alt="{safe["alt"]}" width="{self.width}" '
-            f'style="display:block;max-width:100%;height:auto;background:#fff;border-radius:4px;{pixelated}">'
+            f'style="display:block;max-width:100%;height:auto;{pixelated}"></div><br>'
             f'<label style="display:inline-flex;align-items:center;gap:.6em;margin-top:.4em">{safe["slider"]} '
             f'<input type="range" min="0" max="{len(self) - 1}" step="1" value="{first}" autocomplete="off" '
             f'aria-valuetext="{safe["label"]}" oninput="{html.escape(_MOVE)}" '
@@ -120,10 +123,23 @@ def _to_pil(picture, dpi):
     return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array).convert("RGB")
 
 
-def _to_png(picture, colors):
-    buffer = io.BytesIO()
-    picture.quantize(colors, dither=0).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+def _encode(pictures, start, colors):
+    """PNGs on one palette: frame `start` whole, of each other frame what differs from it, the rest transparent."""
+    from PIL import Image, ImageFilter
+
+    sheet = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures]))
+    sheet = sheet.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=0)  # keeps colors that are rare
+    frames = np.asarray(sheet).reshape(len(pictures), *pictures[0].size[::-1])  # (frames, H, W) palette indices
+    encoded, palette = [], [*sheet.getpalette(), *[255] * 768][: 3 * colors + 3]
+    for i, frame in enumerate(frames):
+        # Two pixels more on every side: a page that scales the pictures mixes neighbors, and the edges must not show.
+        changed = Image.fromarray(frame != frames[start]).convert("L").filter(ImageFilter.MaxFilter(5))
+        picture = Image.fromarray(np.where((np.asarray(changed) > 0) | (i == start), frame, colors).astype(np.uint8))
+        picture.putpalette(palette)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True, **({} if i == start else {"transparency": colors}))
+        encoded.append(buffer.getvalue())
+    return encoded
 
 
 def _data_uri(png):

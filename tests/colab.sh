@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The lesson layer with the package versions of Colab (2026-08): ipywidgets 7.7.1, IPython 7.34, matplotlib 3.10.
+# An environment of its own, .venv-colab; torch is the release of .venv, from uv's cache: seconds on the second use.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+main=.venv/bin/python
+colab=.venv-colab/bin/python
+uv=$(command -v uv || echo .venv-uv/bin/uv)
+pins="ipywidgets==7.7.1 ipython==7.34.0 ipykernel==6.17.1 traitlets==5.7.1 jupyter-client==7.4.9 tornado==6.4.2 matplotlib==3.10.0"
+torch=$("$main" -c 'from importlib.metadata import version as v; print("torch==" + v("torch"), "torchvision==" + v("torchvision"))')
+
+export UV_LINK_MODE=hardlink  # torch is 5 GB
+
+stamp=.venv-colab/.pins
+if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch" ]; then
+    "$uv" venv --quiet --allow-existing --python "$main" .venv-colab
+    "$uv" pip install --python "$colab" $pins $torch -e . nbclient nbformat pytest selenium
+    "$colab" -m ipykernel install --sys-prefix >/dev/null
+    echo "$pins $torch" >"$stamp"
+fi
+
+export OMP_NUM_THREADS=1
+exec "$colab" -m pytest -q -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"
