@@ -12,6 +12,7 @@ help:  ## This list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr)
+	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
 	@echo "JupyterLab starts; open the address below that ends in a token (Ctrl-C twice stops it)."
 	$(BIN)/jupyter lab $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/$(LESSON).ipynb
 

@@ -41,7 +41,8 @@ def peers(images):
 
         pictures = [v1.functional.to_pil_image(image) for image in images]
         transform = SimCLRTransform(input_size=32, cj_strength=0.5, min_scale=0.2, gaussian_blur=0.5, normalize=None)
-        found["lightly SimCLRTransform, PIL"] = lambda: [torch.stack(v) for v in zip(*map(transform, pictures), strict=True)], 2
+        both = lambda: [torch.stack(views) for views in zip(*map(transform, pictures), strict=True)]  # noqa: E731
+        found["lightly SimCLRTransform, PIL"] = both, 2
     except ImportError:
         pass
     try:
@@ -107,7 +108,7 @@ def main():
                 seconds.setdefault(name, []).append((time.perf_counter() - started) / views)
         print(f"\rround {turn} of {options.rounds}", end="", flush=True, file=sys.stderr)
     ours, *others = seconds
-    fastest = min((name for name in others if name.startswith("torchvision")), key=lambda n: statistics.median(seconds[n]))
+    fastest = min((n for n in others if n.startswith("torchvision")), key=lambda n: statistics.median(seconds[n]))
     rows = {}
     for name, times in seconds.items():
         ratios = sorted(theirs / mine for theirs, mine in zip(times, seconds[ours], strict=True))

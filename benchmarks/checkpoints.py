@@ -27,12 +27,12 @@ def simclr(encoder, images, labels):
     head = models.projector(512)
 
     def loss(x):
-        views = torch.cat(augment.two_views(x, crop=(0.3, 1.0)))
+        views = torch.cat(augment.two_views(x, crop=(0.5, 1.0), jitter=(0.4, 0.4, 0.4, 0.5)))
         return losses.nt_xent(*head(encoder(views)).chunk(2), temperature=0.2)
 
     train.fit(loss, [encoder, head], images, steps=600, batch_size=256, lr=2e-3)
     return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3,
-                augmentation="crop (0.3, 1), flip 0.5, jitter 1.0, grayscale 0.2", projector="512-256-64, thrown away")
+                augmentation="crop (0.5, 1), flip 0.5, jitter (0.4, 0.4, 0.4, 0.5), grayscale 0.2", projector="512-256-64, thrown away")
 
 
 def vae(encoder, images, labels):

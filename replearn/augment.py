@@ -11,15 +11,16 @@ from torch.nn.functional import pad
 
 def to_float(images):
     """Return images (N, 3, H, W) as contiguous float32 in [0, 1]: uint8 is divided by 255, floats have to be there."""
-    images = torch.as_tensor(images).detach()
+    images = torch.as_tensor(images)
     if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
         raise ValueError(f"images: expected shape (N, 3, H, W) with no empty axis, found {tuple(images.shape)}")
+    x = images.detach().float().contiguous()
     if images.dtype == torch.uint8:
-        return images.contiguous().float().div_(255)
-    low, high = torch.stack(images.aminmax()).tolist()
+        return x.div_(255)
+    low, high = torch.stack(x.aminmax()).tolist()
     if not (images.is_floating_point() and low >= 0 and high <= 1):  # NaN fails every comparison
         raise ValueError(f"images: expected uint8 or floats in [0, 1], found {images.dtype}, {low:.8g} to {high:.8g}")
-    return images.float().contiguous()
+    return x
 
 
 def _on_copy(change):  # `change` works in place on checked floats; this is for any images, `.__wrapped__` for our own
@@ -156,12 +157,14 @@ def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=3, generator=N
 
 def two_views(images, *, crop=(0.2, 1.0), jitter=1.0, grayscale=0.2, blur=0.0, flip=0.5, size=None, generator=None):
     """Return two independent views of every image: crop, flip, color jitter, grayscale, blur, in this order.
-    `crop` is the range of areas, `jitter` multiplies the strengths (0.4, 0.4, 0.4, 0.1), the others are probabilities;
-    0 or None switches one off. `size` as in `resized_crop`; the blur's kernel is 10 % of the height, 3 or more."""
-    images, s, views = to_float(images), 0.4 * (jitter or 0), []
+    `crop` is the range of areas, `jitter` the four strengths of `color_jitter`, or a number that multiplies (0.4, 0.4,
+    0.4, 0.1); the others are probabilities; 0 or None switches one off. The blur's kernel is 10 % of the height."""
+    jitter = jitter if isinstance(jitter, tuple | list) else [v * (jitter or 0) for v in (0.4, 0.4, 0.4, 0.1)]
+    strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True))
+    images, views = to_float(images), []
     for _ in range(2):
         x = random_resized_crop.__wrapped__(images, size=size, scale=crop, flip=flip, generator=generator)
-        color_jitter.__wrapped__(x, brightness=s, contrast=s, saturation=s, hue=s / 4, generator=generator)
+        color_jitter.__wrapped__(x, **strengths, generator=generator)
         random_grayscale.__wrapped__(x, p=grayscale, generator=generator)
         kernel_size = 1 + 2 * max(1, x.shape[2] // 20)
         views.append(gaussian_blur.__wrapped__(x, p=blur, kernel_size=kernel_size, generator=generator) if blur else x)

@@ -44,7 +44,7 @@ def linear_cka(x, y, *, debiased=False):
     x: (N, P), y: (N, Q), N >= 2, debiased 4. Returns a float in [0, 1] (debiased: it can be negative); 0.0 if a side is
     constant. Biased upward unless N >> P, Q. Source: Kornblith et al. 2019, Sec. 3; debiased: Nguyen et al. 2021."""
     _same_rows("x", x, "y", y, min_rows=4 if debiased else 2)
-    x, y = (v.div_(v.abs().max().clamp_min(1e-30)) for v in (_centered(x), _centered(y)))  # squares must not overflow
+    x, y = (v.div_(max(v.amax(), -v.amin(), 1e-30)) for v in (_centered(x), _centered(y)))  # squares must not overflow
     xx, yy = _hsic(x, x, debiased), _hsic(y, y, debiased)
     return min(_hsic(x, y, debiased) / math.sqrt(xx * yy), 1.0) if min(xx, yy) > 0 else 0.0
 

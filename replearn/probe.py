@@ -46,7 +46,7 @@ class LinearProbe:
             raise ValueError(f"y: expected two or more classes, found only {self.classes_.tolist()}")
         # At W = 0 the loss curves as z^T z/(NC) + l2. Where that is the identity, L-BFGS needs some 20 steps for any
         # spectrum of the features; in their own coordinates it can need a thousand.
-        u, basis, penalty, mean = _whiten(z, 1, self.l2, self.standardize)
+        u, basis, penalty, mean = _whiten(z, 1 / c, self.l2, self.standardize)
         u, penalty = F.pad(u, (0, 1), value=c**0.5), F.pad(penalty, (0, 1, 0, 1))  # the last column is for the bias
         v = _minimize(u, F.one_hot(target, c).to(u), penalty, self.max_iter)  # (C, r + 1)
         self.coef_ = v[:, :-1] @ basis.T
@@ -131,7 +131,7 @@ def _whiten(z, curvature, l2, standardize):
 
 
 def _minimize(u, onehot, penalty, max_iter):
-    v, tolerance = torch.zeros(onehot.shape[1], u.shape[1]).to(u), 1e-7 if u.dtype == torch.float64 else 1e-5
+    v, tolerance = torch.zeros(onehot.shape[1], u.shape[1]).to(u), 1e-8 if u.dtype == torch.float64 else 1e-5
 
     def loss_and_gradient():  # mean cross-entropy(u V^T) + tr(V P V^T)/2
         log_p, pull = (u @ v.T).log_softmax(1), v @ penalty

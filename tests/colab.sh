@@ -16,9 +16,10 @@ stamp=.venv-colab/.pins
 if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch" ]; then
     "$uv" venv --quiet --allow-existing --python "$main" .venv-colab
     "$uv" pip install --python "$colab" $pins $torch -e . nbclient nbformat pytest selenium
-    "$colab" -m ipykernel install --sys-prefix >/dev/null
     echo "$pins $torch" >"$stamp"
 fi
 
 export OMP_NUM_THREADS=1
-exec "$colab" -m pytest -q -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"
+"$colab" -c 'import sys, IPython, ipywidgets, matplotlib, torch
+print("Python", sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (IPython, ipywidgets, matplotlib, torch)))'
+exec "$colab" -m pytest -q --disable-warnings -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"

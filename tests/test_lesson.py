@@ -271,6 +271,7 @@ CELLS = {
                   "slider.value = 0.75\nprint(seen[0], seen[-1])",
     "progress": "print(type(lesson.progress(2, 'training')).__module__)\nfor _ in lesson.progress(2, 'training'): pass",
     "finish": "lesson.finish()",
+    "python": "import sys\nprint(sys.executable)",
 }  # fmt: skip
 
 
@@ -291,6 +292,10 @@ def kinds(cell_outputs):
 
 def printed(cell_outputs):
     return "".join(output.get("text", "") for output in cell_outputs)
+
+
+def test_kernel_is_the_python_under_test(outputs):
+    assert printed(outputs["python"]).strip() == sys.executable
 
 
 def test_kernel_nothing_goes_to_stderr(outputs):
@@ -329,4 +334,5 @@ def test_kernel_live_redraws_inside_its_widget(outputs):
 
 
 def test_kernel_progress_is_a_widget(outputs):
-    assert "tqdm.notebook" in printed(outputs["progress"]) and "finish" in outputs
+    assert "tqdm.notebook" in printed(outputs["progress"])
+    assert printed(outputs["finish"]).startswith("Lesson 06: 1 of 1 claims held, ")
