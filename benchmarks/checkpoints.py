@@ -31,12 +31,12 @@ def simclr(encoder, images, labels):
         return losses.nt_xent(*head(encoder(views)).chunk(2), temperature=0.2)
 
     train.fit(loss, [encoder, head], images, steps=600, batch_size=256, lr=2e-3)
-    return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3,
-                augmentation="crop (0.5, 1), flip 0.5, jitter (0.4, 0.4, 0.4, 0.5), grayscale 0.2", projector="512-256-64, thrown away")
+    return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3, projector="512-256-64, thrown away",
+                augmentation="crop (0.5, 1), flip 0.5, jitter (0.4, 0.4, 0.4, 0.5), grayscale 0.2")
 
 
 def vae(encoder, images, labels):
-    """Evidence lower bound with a Bernoulli likelihood; what is kept is the network below the latent mean and variance."""
+    """ELBO with a Bernoulli likelihood; what is kept is the network below the latent mean and variance."""
     heads, decoder = nn.Linear(512, 2 * 64), models.decoder(64)
 
     def loss(x):
@@ -46,7 +46,8 @@ def vae(encoder, images, labels):
         return reconstruction + losses.kl_normal(mu, logvar).mean()
 
     train.fit(loss, [encoder, heads, decoder], images, steps=600, batch_size=256, lr=1e-3)
-    return dict(loss="negative ELBO, beta 1, Bernoulli likelihood", steps=600, batch_size=256, lr=1e-3, latent_dim=64, augmentation="none")
+    return dict(loss="negative ELBO, beta 1, Bernoulli likelihood", steps=600, batch_size=256, lr=1e-3, latent_dim=64,
+                augmentation="none")
 
 
 def scores(encoder, train_set, test_set):
@@ -63,9 +64,10 @@ def main():
         train.set_seed(0)
         start, encoder = time.time(), models.small_cnn(32)
         recipe = recipes[name](encoder, train_set.images, train_set.labels)
-        models.save(encoder, models.SHIPPED / name, architecture=["small_cnn", 32], data="shapes: 10,000 pictures, seed 0", recipe=recipe, seed=0,
-                    scores=scores(encoder, train_set, test_set), minutes=round((time.time() - start) / 60, 1), device="2 CPU cores",
-                    versions={"torch": torch.__version__}, license="MIT", command=f"python benchmarks/checkpoints.py {name}")
+        models.save(encoder, models.SHIPPED / name, architecture=["small_cnn", 32], data="shapes: 10,000 pictures, seed 0",
+                    recipe=recipe, seed=0, scores=scores(encoder, train_set, test_set), device="2 CPU cores",
+                    minutes=round((time.time() - start) / 60, 1), versions={"torch": torch.__version__}, license="MIT",
+                    command=f"python benchmarks/checkpoints.py {name}")
         print(name, models.card(name)["scores"], flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The ladder of `shapes`: how well each representation lets a linear probe read the class. Writes benchmarks/results/ladder.json.
+"""The ladder of `shapes`: how well a linear probe reads the class from each representation. Writes results/ladder.json.
 
     python benchmarks/ladder.py     # about 10 minutes on 2 CPU cores: 5 seeds of data, network and training
 """
@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,13 +33,14 @@ def simclr(encoder, images):
 
 def supervised(encoder, images, labels):
     head = nn.Linear(512, 10)
-    train.fit(lambda x, y: F.cross_entropy(head(encoder(augment.random_horizontal_flip(x))), y), [encoder, head], images, labels,
-              steps=500, batch_size=128, lr=2e-3)
+    loss = lambda x, y: F.cross_entropy(head(encoder(augment.random_horizontal_flip(x))), y)  # noqa: E731
+    train.fit(loss, [encoder, head], images, labels, steps=500, batch_size=128, lr=2e-3)
 
 
 def ladder(seed):
     """Linear-probe accuracy of each rung at one seed, with the seconds that training took."""
-    train_set, test_set = data.load("shapes", size=8000, seed=seed), data.load("shapes", split="test", size=2000, seed=seed)
+    train_set = data.load("shapes", size=8000, seed=seed)
+    test_set = data.load("shapes", split="test", size=2000, seed=seed)
     flat = lambda s: s.images.flatten(1).float() / 255  # noqa: E731
     accuracy = lambda z, z_test, l2=1e-3: probe.linear_probe(z, train_set.labels, z_test, test_set.labels, l2=l2)  # noqa: E731
     rungs, seconds = {"pixels": max(accuracy(flat(train_set), flat(test_set), l2) for l2 in (1e-2, 1e-1, 1.0))}, {}
@@ -60,10 +62,11 @@ def main():
         runs.append(dict(seed=seed, accuracy={name: round(value, 4) for name, value in rungs.items()}, seconds=seconds))
         print(runs[-1], flush=True)
     names = list(runs[0]["accuracy"])
-    steps = [min(run["accuracy"][b] - run["accuracy"][a] for run in runs) for a, b in zip(names, names[1:])]  # noqa: B905
-    report = dict(command="python benchmarks/ladder.py", cpu_count=os.cpu_count(), torch=torch.__version__, python=platform.python_version(),
-                  mean={name: round(statistics.mean(run["accuracy"][name] for run in runs), 4) for name in names},
-                  smallest_step={f"{a} to {b}": round(step, 4) for a, b, step in zip(names, names[1:], steps)}, runs=runs)  # noqa: B905
+    accuracy = {name: [run["accuracy"][name] for run in runs] for name in names}
+    steps = {f"{a} to {b}": min(y - x for x, y in zip(accuracy[a], accuracy[b], strict=True)) for a, b in pairwise(names)}
+    report = dict(command="python benchmarks/ladder.py", cpu_count=os.cpu_count(), torch=torch.__version__,
+                  python=platform.python_version(), mean={n: round(statistics.mean(a), 4) for n, a in accuracy.items()},
+                  smallest_step={name: round(step, 4) for name, step in steps.items()}, runs=runs)
     partial = RESULTS.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=1) + "\n")
     partial.replace(RESULTS)

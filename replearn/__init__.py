@@ -9,5 +9,5 @@ __all__ = ["augment", "data", "lesson", "losses", "metrics", "models", "plot", "
 def __getattr__(name):
     # Submodules load on first use, so that `import replearn` costs next to nothing.
     if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{'sources.' * (name == 'shapes')}{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ import torch
 
 
 def finite(name, x, *, ndim=2, min_rows=1):
-    """Return `x` if it is a finite floating-point tensor with `ndim` axes and `min_rows` rows or more; raise otherwise."""
+    """Return `x` if it is a finite float tensor with `ndim` axes and `min_rows` rows or more; raise otherwise."""
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, found {type(x).__name__}")
     if not x.is_floating_point():

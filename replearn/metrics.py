@@ -67,7 +67,7 @@ def cca_correlations(x, y, *, ridge=0.0):
 def mcc(z, z_true, *, method="pearson"):
     """Mean |correlation| of each true factor with a latent of its own, under the best one-to-one assignment.
     z: (N, D), posterior means on held-out data; z_true: (N, K); method: "pearson" or "spearman". Returns a float in
-    [0, 1]; a constant latent counts 0; compare with noise of equal shape. Source: Hyvärinen & Morioka 2016, Sec. 5."""
+    [0, 1]; a constant latent counts 0; compare with noise of equal shape. Source: Hyvärinen & Morioka 2016."""
     from scipy import optimize, stats
     _same_rows("z", z, "z_true", z_true)
     if method not in ("pearson", "spearman"):

@@ -33,7 +33,7 @@ def ema_update(target, online, *, momentum):
 
 
 def cosine(step, steps, *, start=1.0, end=0.0, warmup=0):
-    """Return the value of a cosine schedule from `start` at step 0 to `end` at `steps`, after a linear rise over `warmup` steps."""
+    """Return a cosine from `start` at step 0 to `end` at step `steps`, after a linear rise over `warmup` steps."""
     if step < warmup:
         return start * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -41,14 +41,14 @@ def cosine(step, steps, *, start=1.0, end=0.0, warmup=0):
 
 
 def amp_dtype(device):
-    """Return the dtype for mixed precision: bfloat16 from compute capability 8.0 on, float16 on older GPUs (a T4 only emulates bfloat16), None on CPU."""
+    """Return the AMP dtype: None on a CPU, bfloat16 from capability 8.0 on (a T4 only emulates it), else float16."""
     if torch.device(device).type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
 def batches(n, batch_size, steps, generator=None):
-    """Yield `steps` index tensors (batch_size,): every picture once an epoch in a fresh order, the incomplete last batch left out."""
+    """Yield `steps` index tensors (batch_size,): each picture once an epoch, shuffled; incomplete batches left out."""
     if not 2 <= batch_size <= n:
         raise ValueError(f"batch_size: expected 2 to {n}, the number of pictures, found {batch_size}")
     order = torch.empty(0, dtype=torch.long)
@@ -59,13 +59,13 @@ def batches(n, batch_size, steps, generator=None):
         order = order[batch_size:]
 
 
-def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3, weight_decay=1e-4, optimizer=None, after_step=None, generator=None,
-        text="training"):
-    """Minimize `loss_fn(x)` (with labels: `loss_fn(x, y)`) over random batches; return a dict of lists, one number a step.
+def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3, weight_decay=1e-4, optimizer=None,
+        after_step=None, generator=None, text="training"):
+    """Minimize `loss_fn(x)`, or with labels `loss_fn(x, y)`, over random batches; return {name: a number a step}.
 
-    loss_fn gets x float (batch_size, 3, H, W) in [0, 1] on the modules' device and returns a loss, or a loss and a dict of numbers to record.
-    modules: the networks to train. AdamW with a warm-up over 5 % of the steps, then a cosine to zero, unless an `optimizer` is given.
-    after_step(step) runs after each update; a dict that it returns is recorded. Raises ValueError where the loss is not finite.
+    loss_fn: x float (batch_size, 3, H, W) in [0, 1] on the modules' device -> loss, or loss and a dict to record.
+    modules: the networks to train, by AdamW (or your `optimizer`): 5 % of the steps warm-up, then a cosine to zero.
+    after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite.
     """
     from tqdm.auto import tqdm
 
@@ -77,7 +77,8 @@ def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3
     dtype = amp_dtype(device)
     scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
     history = defaultdict(list)
-    bar = tqdm(batches(len(images), batch_size, steps, generator), text, steps, leave=False, disable="REPLEARN_STATIC" in os.environ)
+    order, quiet = batches(len(images), batch_size, steps, generator), "REPLEARN_STATIC" in os.environ
+    bar = tqdm(order, text, steps, leave=False, disable=quiet)
     for step, index in enumerate(bar):
         index = index.to(device)
         x = images[index].float() / 255 if images.dtype == torch.uint8 else images[index]
@@ -85,7 +86,7 @@ def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3
             result = loss_fn(x) if labels is None else loss_fn(x, labels[index])
         loss, extra = result if isinstance(result, tuple) else (result, {})
         if not torch.isfinite(loss):
-            raise ValueError(f"step {step}: expected a finite loss, found {loss.item()}; try a smaller lr (now {lr}) or a higher temperature")
+            raise ValueError(f"step {step}: expected a finite loss, found {loss.item()}; try a smaller lr (now {lr})")
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

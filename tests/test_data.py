@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from replearn import _download as data_download
 from replearn import data
+from replearn.sources import download as data_download
+from replearn.sources import files
 
 REAL = Path(os.environ.get("REPLEARN_DATA", "absent"))
 
@@ -143,7 +144,7 @@ def test_options_are_for_shapes_only():
 
 
 def test_shapes_splits_never_share_a_seed(monkeypatch):
-    shapes = pytest.importorskip("replearn.shapes")
+    shapes = pytest.importorskip("replearn.sources.shapes")
     seen = []
     monkeypatch.setattr(shapes, "render", lambda size, *, seed, **options: seen.append((size, seed, options)))
     for split in ("train", "test"):
@@ -153,7 +154,7 @@ def test_shapes_splits_never_share_a_seed(monkeypatch):
 
 
 def test_shapes_load():
-    pytest.importorskip("replearn.shapes")
+    pytest.importorskip("replearn.sources.shapes")
     train, test = data.load("shapes", size=20), data.load("shapes", size=20, split="test")
     assert isinstance(train, data.ImageSet) and len(train) == 20 and not torch.equal(train.images, test.images)
 
@@ -310,6 +311,7 @@ def test_broken_pictures_are_named(tmp_path):
     (["train/cat/0.png", "train/dog/0.png", "test/"], "test/<class>/"),
     (["train/cat/0.png", "train/dog/0.png", "test/cow/0.png"], "test ones also in train.*cow"),
     (["cat/0.png", "dog/"], r"in every <class>/.*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
+    (["ant/0.png", "cat/0.png", "dog/"], r"found the folders \[\['ant', 'cat', 'dog'\]\]"),
     (["cat/0.png", "dog/0.heic"], r"\.jpg .*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
 ])  # fmt: skip
 def test_folders_that_cannot_be_a_data_set(tmp_path, layout, words):
@@ -342,8 +344,8 @@ def folder(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """Count how many pictures are decoded."""
-    counts, decode = [], data._decode
-    monkeypatch.setattr(data, "_decode", lambda files: counts.append(len(files)) or decode(files))
+    counts, decode = [], files._decode
+    monkeypatch.setattr(files, "_decode", lambda files: counts.append(len(files)) or decode(files))
     return counts
 
 
@@ -351,7 +353,7 @@ def test_second_load_decodes_nothing(folder, decoded, cache):
     first = [data.load(folder, split=split) for split in ("train", "test", "train")]
     assert decoded == [10] and len(list(cache.iterdir())) == 1
     assert torch.equal(first[0].images, first[2].images) and first[0].class_names == first[2].class_names == ("a", "b")
-    assert first[2].images.is_contiguous() and first[2].images.dtype == torch.uint8
+    assert all(part.images.is_contiguous() and part.images.dtype == torch.uint8 for part in first)
 
 
 def test_a_changed_folder_is_read_again(folder, decoded):
@@ -451,21 +453,21 @@ def test_threads_at_once(folder, cache):
 @pytest.mark.skipif(not (REAL / "cifar10" / "train").is_dir(), reason="no image folder cifar10/train in $REPLEARN_DATA")
 def test_real_photographs_by_the_image_folder_route(cache):
     for split, count in (("train", 100), ("test", 20)):
-        for kind in data.CIFAR10:
+        for kind in files.CIFAR10:
             (cache / "cifar10" / split / kind).mkdir(parents=True)
             for path in sorted((REAL / "cifar10" / split / kind).glob("*.jpg"))[:count]:
                 shutil.copy(path, cache / "cifar10" / split / kind)
     assert data.available("cifar10")
     train, test = data.load("cifar10"), data.load("cifar10", split="test")
-    assert train.class_names == test.class_names == data.CIFAR10
+    assert train.class_names == test.class_names == files.CIFAR10
     assert torch.bincount(train.labels).tolist() == [100] * 10 and torch.bincount(test.labels).tolist() == [20] * 10
     exact = {}
-    for kind in data.CIFAR10:
+    for kind in files.CIFAR10:
         for path in (cache / "cifar10" / "test" / kind).iterdir():
             with Image.open(path) as image:
                 exact[hashlib.sha256(tensor(image).contiguous().numpy().tobytes()).digest()] = kind
     for picture, label in zip(test.images, test.labels, strict=True):
-        assert exact[hashlib.sha256(picture.numpy().tobytes()).digest()] == data.CIFAR10[label]
+        assert exact[hashlib.sha256(picture.numpy().tobytes()).digest()] == files.CIFAR10[label]
     means = torch.stack([train.images[train.labels == y].float().mean(0).flatten() for y in range(10)])
     nearest = torch.cdist(test.images.flatten(1).float(), means).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.15  # chance is 0.10

@@ -96,7 +96,7 @@ def test_core_imports_neither_lessons_nor_simclr():
 
 
 def test_import_is_light():
-    """`import replearn`, and all of its core, adds less than a second to `import torch`: median of fresh interpreters."""
+    """`import replearn` and all of its core adds less than a second to `import torch`: median of fresh interpreters."""
     code = """import time, torch
 started = time.perf_counter()
 import replearn
@@ -231,6 +231,23 @@ def test_sync_does_not_drop_edits_of_the_notebook(sample):
     with pytest.raises(SystemExit, match="jupytext --sync"):
         build.sync(sample)
     assert "Edited in JupyterLab." in path.read_text("utf-8")
+
+
+def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(sample):
+    """After `run`, and after a checkout in any order, the notebook may be newer; jupytext must not refuse the pair."""
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class as with_jupytext
+
+    root = sample.parents[2]
+    (root / "jupytext.toml").write_text(read("jupytext.toml"), "utf-8")
+    build.sync(sample)
+    os.utime(sample, (1e9, 1e9))
+    manager = with_jupytext(LargeFileManager)(root_dir=str(root))
+    model = manager.get("notebooks/99_sample.ipynb")
+    assert [cell["source"] for cell in model["content"]["cells"]] == [cell.source for cell in build.sync(sample).cells]
+    manager.save(model, "notebooks/99_sample.ipynb")  # as the reader does: nothing of the lesson may change
+    stored = nbformat.read(sample.parents[1] / "99_sample.ipynb", as_version=4)
+    assert build.same_inputs(build.clean(stored), build.sync(sample))
 
 
 def test_sources_names_what_exists(sample):

@@ -36,7 +36,7 @@ def hsic_by_definition(k, m, *, debiased):
     if not debiased:
         h = np.eye(n) - np.ones((n, n)) / n
         return np.trace(k @ h @ m @ h) / (n - 1) ** 2
-    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))  # Song et al. 2012, Eq. 5
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))  # the unbiased estimator of Song et al. 2012
     one = np.ones(n)
     return (np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
             - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))

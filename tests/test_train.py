@@ -20,7 +20,8 @@ def test_fit_minimizes_and_records():
     images = toy()
     labels = (images.float().mean((1, 2, 3)) > 127).long()
     model = net()
-    history = train.fit(lambda x, y: (nn.functional.cross_entropy(model(x), y), {"mean": x.mean()}), [model], images, labels, steps=200, batch_size=32, lr=1e-2,
+    loss = lambda x, y: (nn.functional.cross_entropy(model(x), y), {"mean": x.mean()})  # noqa: E731
+    history = train.fit(loss, [model], images, labels, steps=200, batch_size=32, lr=1e-2,
                         after_step=lambda step: {"step": step})
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert history["step"] == list(range(200)) and len(history["mean"]) == 200
@@ -41,7 +42,8 @@ def test_fit_gives_floats_in_zero_one_and_matching_labels():
 def test_fit_is_repeatable_with_a_generator():
     def run():
         model = net()
-        train.fit(lambda x: model(x).square().mean(), [model], toy(), steps=5, batch_size=8, generator=torch.Generator().manual_seed(7))
+        generator = torch.Generator().manual_seed(7)
+        train.fit(lambda x: model(x).square().mean(), [model], toy(), steps=5, batch_size=8, generator=generator)
         return model[1].weight
 
     assert torch.equal(run(), run())
@@ -94,7 +96,8 @@ def test_ema_bad_momentum(momentum):
 def test_cosine_endpoints_and_warmup():
     assert train.cosine(0, 100) == 1.0 and train.cosine(100, 100) == pytest.approx(0, abs=1e-12)
     assert train.cosine(50, 100, start=1.0, end=0.0) == pytest.approx(0.5)
-    assert train.cosine(0, 100, start=0.996, end=1.0) == 0.996 and train.cosine(100, 100, start=0.996, end=1.0) == pytest.approx(1.0)
+    assert train.cosine(0, 100, start=0.996, end=1.0) == 0.996
+    assert train.cosine(100, 100, start=0.996, end=1.0) == pytest.approx(1.0)
     assert train.cosine(0, 100, warmup=10) == pytest.approx(0.1) and train.cosine(10, 100, warmup=10) == 1.0
 
 

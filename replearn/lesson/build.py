@@ -81,6 +81,7 @@ def regenerate(text, name):
 
     mark = r"<!-- (?P<mark>(?P<kind>badge|solution)(?: (?P<name>\w+))?) -->"
     text = re.sub(mark + r"(?:(?:(?!<!-- (?:badge|solution)).)*?<!-- /(?P=kind) -->)?", block, text, flags=re.DOTALL)
+    text = text.replace("```{code-cell} ipython3\n", "```{code-cell}\n")  # as JupyterLab saves it
     cell = re.compile(r"(```\{code-cell\}[^\n]*\n:tags: \[[^\]\n]*\bsetup\b[^\]\n]*\]\n)(.*?)(?<=\n)```", re.DOTALL)
     return cell.sub(lambda match: f"{match[1]}\n{setup_source()}\n```", text)
 
@@ -101,7 +102,7 @@ def notebook_text(nb):
 
 def clean(nb):
     """Drop what depends on the machine or the moment; ids are made from the cells' text; figures get their alt text."""
-    nb.metadata = dict(kernelspec=KERNEL, language_info=dict(name="python", pygments_lexer="ipython3"))
+    nb.metadata = dict(kernelspec=KERNEL, language_info=dict(name="python"))
     nb.nbformat, nb.nbformat_minor, seen = 4, 5, {}
     for cell in nb.cells:
         digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]

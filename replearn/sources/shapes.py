@@ -1,4 +1,4 @@
-"""`shapes`: small pictures drawn from known factors, by signed distance: distance < 0 is inside, the edge is blended over one pixel."""
+"""`shapes`: pictures drawn from known factors by signed distance: below 0 is inside, one pixel is blended."""
 
 import math
 
@@ -25,14 +25,18 @@ def _polygon(x, y, corners):
 def _regular(n, inner=None, turn=-math.pi / 2):
     """Corners of a regular polygon, or of a star when `inner` gives the radius of its notches."""
     steps = n if inner is None else 2 * n
-    radius = [1.0 if inner is None or i % 2 == 0 else inner for i in range(steps)]
-    return [(r * math.cos(turn + math.tau * i / steps), r * math.sin(turn + math.tau * i / steps)) for i, r in enumerate(radius)]
+    polar = [(1.0 if inner is None or i % 2 == 0 else inner, turn + math.tau * i / steps) for i in range(steps)]
+    return [(radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in polar]
 
 
-_HEART = [(16 * math.sin(a) ** 3 / 17, -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 17)
-          for a in (math.tau * i / 24 for i in range(24))]
-_CROSS = [(a * s, b * t) for a, b, s, t in ((0.3, 1, -1, -1), (0.3, 1, 1, -1), (0.3, 0.3, 1, -1), (1, 0.3, 1, -1), (1, 0.3, 1, 1), (0.3, 0.3, 1, 1),
-                                            (0.3, 1, 1, 1), (0.3, 1, -1, 1), (0.3, 0.3, -1, 1), (1, 0.3, -1, 1), (1, 0.3, -1, -1), (0.3, 0.3, -1, -1))]
+def _heart(a):
+    y = 5 * math.cos(2 * a) + 2 * math.cos(3 * a) + math.cos(4 * a) - 13 * math.cos(a)
+    return 16 * math.sin(a) ** 3 / 17, y / 17
+
+
+_HEART = [_heart(math.tau * i / 24) for i in range(24)]
+_CROSS = [(-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3),
+          (-1, 0.3), (-1, -0.3), (-0.3, -0.3)]
 _ARROW = [(0, -1), (0.85, 0), (0.3, 0), (0.3, 1), (-0.3, 1), (-0.3, 0), (-0.85, 0)]
 _DISTANCE = {
     "circle": lambda x, y: torch.hypot(x, y) - 0.8,
@@ -88,14 +92,15 @@ def draw(factors, generator):
 
 
 def _caption(shape, color, size, background, texture):
-    return f"a {'large' if size > 0.65 else 'small'} {COLORS[color]} {SHAPES[shape]} on a {TEXTURES[texture]} {COLORS[background]} background"
+    big, ground = "large" if size > 0.65 else "small", f"{TEXTURES[texture]} {COLORS[background]}"
+    return f"a {big} {COLORS[color]} {SHAPES[shape]} on a {ground} background"
 
 
 def render(size, *, seed=0, spurious=0.0):
     """Draw `size` pictures with random factors, the same for the same seed.
 
-    With probability `spurious` the background's hue and texture are set by the class: a shortcut to be found out in lesson 11.
-    Factors: shape, color, background, texture (integers) and hue, background_hue, size, rotation (radians), x, y (numbers).
+    With probability `spurious` the class sets the background's hue and texture: a shortcut, found out in lesson 11.
+    Factors: shape, color, background, texture (integers); hue, background_hue, size, rotation (radians), x, y.
     """
     from replearn.data import ImageSet
 
@@ -106,11 +111,13 @@ def render(size, *, seed=0, spurious=0.0):
     between = lambda low, high: low + (high - low) * torch.rand(size, generator=generator)  # noqa: E731
     shape, color, background, texture = (choose(len(kinds)) for kinds in (SHAPES, COLORS, COLORS, TEXTURES))
     shortcut = between(0, 1) < spurious
-    background = torch.where(shortcut, shape % len(COLORS), background)  # 6 and 4 give each of 10 classes a pair of its own
+    background = torch.where(shortcut, shape % len(COLORS), background)  # with 6 and 4 each class has its own pair
     texture = torch.where(shortcut, shape % len(TEXTURES), texture)
-    factors = dict(shape=shape, color=color, background=background, texture=texture, hue=(color + between(-0.3, 0.3)) / 6 % 1,
-                   background_hue=(background + between(-0.3, 0.3)) / 6 % 1, size=between(0.5, 0.8), rotation=between(0, math.tau),
+    factors = dict(shape=shape, color=color, background=background, texture=texture,
+                   hue=(color + between(-0.3, 0.3)) / 6 % 1, background_hue=(background + between(-0.3, 0.3)) / 6 % 1,
+                   size=between(0.5, 0.8), rotation=between(0, math.tau),
                    x=between(-0.25, 0.25), y=between(-0.25, 0.25))
-    images = torch.cat([draw({k: f[i : i + 2000] for k, f in factors.items()}, generator) for i in range(0, size, 2000)])
-    captions = tuple(_caption(*row) for row in zip(*(factors[k].tolist() for k in ("shape", "color", "size", "background", "texture")), strict=True))
-    return ImageSet(images, shape, SHAPES, factors, captions)
+    parts = ({name: f[i : i + 2000] for name, f in factors.items()} for i in range(0, size, 2000))  # little memory
+    images = torch.cat([draw(part, generator) for part in parts])
+    named = (factors[name].tolist() for name in ("shape", "color", "size", "background", "texture"))
+    return ImageSet(images, shape, SHAPES, factors, tuple(_caption(*row) for row in zip(*named, strict=True)))
