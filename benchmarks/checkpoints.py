@@ -31,7 +31,7 @@ def simclr(encoder, images, labels):
         return losses.nt_xent(*head(encoder(views)).chunk(2), temperature=0.2)
 
     train.fit(loss, [encoder, head], images, steps=600, batch_size=256, lr=2e-3)
-    return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3, projector="512-256-64, thrown away",
+    return dict(loss="NT-Xent, temperature 0.2", steps=600, batch_size=256, lr=2e-3, projector="512-256-64, dropped",
                 augmentation="crop (0.5, 1), flip 0.5, jitter (0.4, 0.4, 0.4, 0.5), grayscale 0.2")
 
 
@@ -64,7 +64,7 @@ def main():
         train.set_seed(0)
         start, encoder = time.time(), models.small_cnn(32)
         recipe = recipes[name](encoder, train_set.images, train_set.labels)
-        models.save(encoder, models.SHIPPED / name, architecture=["small_cnn", 32], data="shapes: 10,000 pictures, seed 0",
+        models.save(encoder, models.SHIPPED / name, architecture=["small_cnn", 32], data="shapes: 10,000, seed 0",
                     recipe=recipe, seed=0, scores=scores(encoder, train_set, test_set), device="2 CPU cores",
                     minutes=round((time.time() - start) / 60, 1), versions={"torch": torch.__version__}, license="MIT",
                     command=f"python benchmarks/checkpoints.py {name}")

@@ -63,10 +63,10 @@ def main():
         print(runs[-1], flush=True)
     names = list(runs[0]["accuracy"])
     accuracy = {name: [run["accuracy"][name] for run in runs] for name in names}
-    steps = {f"{a} to {b}": min(y - x for x, y in zip(accuracy[a], accuracy[b], strict=True)) for a, b in pairwise(names)}
+    gaps = {f"{a}-{b}": min(y - x for x, y in zip(accuracy[a], accuracy[b], strict=True)) for a, b in pairwise(names)}
     report = dict(command="python benchmarks/ladder.py", cpu_count=os.cpu_count(), torch=torch.__version__,
                   python=platform.python_version(), mean={n: round(statistics.mean(a), 4) for n, a in accuracy.items()},
-                  smallest_step={name: round(step, 4) for name, step in steps.items()}, runs=runs)
+                  smallest_step={name: round(step, 4) for name, step in gaps.items()}, runs=runs)
     partial = RESULTS.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=1) + "\n")
     partial.replace(RESULTS)

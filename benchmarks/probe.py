@@ -127,7 +127,7 @@ def main():
         fits = {str(n): linear(n, a.turns) for n in (1_000, 3_000, 10_000)}
         neighbors = knn(a.turns)
     record = {
-        "question": "a linear probe and a kNN probe on N x 512 float32 features, 10 classes: seconds, at equal objective",
+        "question": "a linear probe and a kNN probe on N x 512 float32 features, 10 classes: at equal objective",
         "command": " ".join(["python benchmarks/probe.py", *sys.argv[1:]]),
         "l2": L2,
         "linear": fits,

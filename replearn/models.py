@@ -75,7 +75,6 @@ def decoder(latent_dim, *, width=32):
 def feature_dim(encoder, side=32):
     """Return D, the number of features that an encoder gives a side x side picture."""
     from replearn.probe import extract_features
-
     return extract_features(encoder, torch.zeros(1, 3, side, side)).shape[1]
 
 
@@ -97,9 +96,9 @@ def save(encoder, path, **card):
 
 def card(name):
     """Return the card (a dict) of a shipped encoder, or of one that `save` wrote to the path `name`."""
-    path = SHIPPED / f"{name}.json" if (SHIPPED / f"{name}.json").exists() else Path(f"{name}.json")
+    shipped = sorted(p.stem for p in SHIPPED.glob("*.json"))
+    path = SHIPPED / f"{name}.json" if name in shipped else Path(f"{name}.json")
     if not path.exists():
-        shipped = sorted(p.stem for p in SHIPPED.glob("*.json"))
         raise ValueError(f"no encoder {str(name)!r}: expected one of {shipped}, or a path as it was given to save()")
     return {**json.loads(path.read_text()), "path": str(path.with_suffix(".safetensors"))}
 
@@ -107,7 +106,6 @@ def card(name):
 def load(name):
     """Return a shipped encoder, or one that `save` wrote, in eval mode; ValueError if its card says otherwise."""
     from safetensors.torch import load as from_bytes
-
     about = card(name)
     weights = Path(about["path"]).read_bytes()
     if hashlib.sha256(weights).hexdigest() != about["sha256"]:

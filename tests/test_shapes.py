@@ -48,7 +48,7 @@ def test_object_is_bright_on_dark_and_covers_what_its_size_says(kind):
 
 def test_square_has_its_exact_area():
     bright = drawn(size=0.6).amax(0) > 0.5  # half-way
-    assert bright.float().mean().item() * 4 == pytest.approx(2 * 0.6**2, rel=0.08)  # corners on the circle of radius 0.6
+    assert bright.float().mean().item() * 4 == pytest.approx(2 * 0.6**2, rel=0.08)
 
 
 def test_position_and_rotation_move_the_object():
