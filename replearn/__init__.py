@@ -6,8 +6,7 @@ __version__ = "0.1.0"
 __all__ = ["augment", "data", "lesson", "losses", "metrics", "models", "plot", "probe", "shapes", "train"]
 
 
-def __getattr__(name):
-    # Submodules load on first use, so that `import replearn` costs next to nothing.
+def __getattr__(name):  # submodules load on first use, so that `import replearn` costs next to nothing
     if name in __all__:
         return importlib.import_module(f"{__name__}.{'sources.' * (name == 'shapes')}{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -68,10 +68,8 @@ def load(name, *, split="train", size=None, seed=0, **options):
         raise ValueError(f"size: expected a whole number of 1 or more, or None for all pictures, found {size!r}")
     if name == "shapes":
         from replearn.sources import shapes
-
         return shapes.render(size or 10_000, seed=2 * seed + (split == "test"), **options)  # no seed is in both splits
     from replearn.sources import files
-
     sources = {"digits": _digits, "cifar10": files.cifar10, "pneumonia": _pneumonia}
     if name not in sources and not (isinstance(name, str | Path) and Path(name).expanduser().is_dir()):
         raise ValueError(f"name: expected shapes, digits, cifar10, pneumonia or a folder of pictures, found {name!r}")
@@ -100,7 +98,6 @@ def place(labels, seed):
 # Every source returns images uint8 (N, 3, 32, 32), labels int64 (N,), part (N,) (which of SPLITS) and class names.
 def _digits():
     from sklearn.datasets import load_digits
-
     scans, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(scans * (255 / 16)).reshape(-1, 1, 8, 8)  # 17 levels of gray
     images = torch.nn.functional.interpolate(images, size=32, mode="bilinear").round().to(torch.uint8)

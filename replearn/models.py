@@ -41,7 +41,6 @@ def resnet18(width=64):
     Width 64 is torchvision's network; a smaller one has the same layers with proportionally fewer channels.
     """
     from torchvision.models.resnet import BasicBlock, ResNet
-
     class NarrowResNet(ResNet):
         def _make_layer(self, block, planes, blocks, **options):
             if planes == 64:
@@ -80,11 +79,8 @@ def feature_dim(encoder, side=32):
 
 def save(encoder, path, **card):
     """Write weights to `path`.safetensors and the card to `path`.json, with their SHA-256, whole or not at all.
-
-    The card must hold `architecture`, for example ["small_cnn", 32]; data, recipe, seed and scores belong there too.
-    """
+    The card must hold `architecture`, for example ["small_cnn", 32]; data, recipe, seed and scores belong there too."""
     from safetensors.torch import save as to_bytes
-
     weights = to_bytes({name: value.contiguous().cpu() for name, value in encoder.state_dict().items()})
     card = json.dumps({**card, "sha256": hashlib.sha256(weights).hexdigest()}, indent=1) + "\n"
     for suffix, content in ((".safetensors", weights), (".json", card.encode())):

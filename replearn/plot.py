@@ -10,7 +10,6 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 def style():
     """Set the course's look (color-blind-safe colors, text of 9 points or more at 100 dpi) and return pyplot."""
     import matplotlib.pyplot as plt
-
     sizes = {"font.size": 10, "axes.titlesize": 11, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9}
     look = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "legend.frameon": False}
     page = {"figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True}

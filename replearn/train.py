@@ -2,18 +2,16 @@
 
 import math
 import os
+import random
 from collections import defaultdict
 
+import numpy as np
 import torch
 
 
 def set_seed(seed):
     """Seed PyTorch, NumPy and Python: for notebooks; functions of this package take a `generator` instead."""
-    import random
-
-    import numpy
-
-    for seeder in (torch.manual_seed, numpy.random.seed, random.seed):
+    for seeder in (torch.manual_seed, np.random.seed, random.seed):
         seeder(seed)
 
 
@@ -65,10 +63,8 @@ def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3
 
     loss_fn: x float (batch_size, 3, H, W) in [0, 1] on the modules' device -> loss, or loss and a dict to record.
     modules: the networks to train, by AdamW (or your `optimizer`): 5 % of the steps warm-up, then a cosine to zero.
-    after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite.
-    """
+    after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite."""
     from tqdm.auto import tqdm
-
     network = torch.nn.ModuleList(modules).train()
     device = next(network.parameters()).device
     images, labels = images.to(device), labels if labels is None else labels.to(device)
