@@ -38,8 +38,7 @@ def small_cnn(width=32):
 def resnet18(width=64):
     """ResNet-18 for 32 x 32 pictures: 3 x 3 stem of stride 1, no max-pool (Chen et al. 2020, B.9). D = 8 * width.
 
-    Width 64 is torchvision's network; a smaller one has the same layers with proportionally fewer channels.
-    """
+    Width 64 is torchvision's network; a smaller one has the same layers with proportionally fewer channels."""
     from torchvision.models.resnet import BasicBlock, ResNet
     class NarrowResNet(ResNet):
         def _make_layer(self, block, planes, blocks, **options):

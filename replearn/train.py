@@ -20,8 +20,7 @@ def ema_update(target, online, *, momentum):
     """Move a target network toward the online one: target = momentum * target + (1 - momentum) * online.
 
     Buffers (BatchNorm's running statistics) are copied, not averaged. momentum in [0, 1]; 1 leaves the target alone.
-    Source: He et al. 2020, Eq. 2; Grill et al. 2020, Eq. 1.
-    """
+    Source: He et al. 2020, Eq. 2; Grill et al. 2020, Eq. 1."""
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected a number in [0, 1], found {momentum}")
     for t, o in zip(target.parameters(), online.parameters(), strict=True):
