@@ -7,6 +7,7 @@ badge in the notebooks.
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,6 +16,9 @@ try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import generated
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "mathjax@3.2.2"
@@ -72,8 +76,9 @@ def fetch_mathjax():
 
 
 def prepare(app, docname, source):
-    """In a notebook: a cell's `alt` is the alt text of its figures, the set-up cell is folded, the badge is local."""
+    """In a notebook: alt text for figures, a folded set-up cell, a local badge. In a page: the generated tables."""
     if not docname.startswith("notebooks/"):
+        source[0] = generated.fill(source[0])
         return
     nb = json.loads(source[0].replace(BADGE, "../site/_static/colab-badge.svg"))
     for metadata in (cell["metadata"] for cell in nb["cells"]):

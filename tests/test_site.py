@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 import course  # noqa: E402
+import generated  # noqa: E402
 
 LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "embed": "src"}
 REMOTE = re.compile(r"(?:@import\s*|url\(\s*)[\"']?(?:https?:)?//[^)\"']+|unpkg\.com|cdn\.[\w.]+")
@@ -208,3 +209,20 @@ def test_dark_mode_and_phone_width(site, browser):
         shades.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
     light, dark = (sum(map(float, re.findall(r"[\d.]+", shade)[:3])) for shade in shades)
     assert dark < light, json.dumps(shades)
+
+
+def test_generated_tables_say_what_the_notebooks_printed():
+    for stem, cells in generated.notebooks():
+        printed = sum("".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ()))
+        assert 0 < printed == len(list(generated.printed_claims(cells))), stem
+        assert f"/notebooks/{stem}.ipynb" in generated.lesson_map()
+    text = generated.fill("".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs", "speed")))
+    assert "<!--" not in text and "✗" not in text
+    with pytest.raises(KeyError):
+        generated.fill("<!-- generated: nothing -->")
+
+
+def test_a_claim_is_read_as_it_was_printed():
+    cells = [{"outputs": [{"text": "✓ 10 % ± 3 (f(x) 2, b 3 %)\n✗ no numbers\nother (a 1)\n"}]}, {}]
+    found = list(generated.printed_claims(cells))
+    assert found == [("✓", "10 % ± 3", "f(x) 2, b 3 %"), ("✗", "no numbers", "")]
