@@ -70,6 +70,16 @@ def test_addresses_agree():
     assert not strangers
 
 
+def test_every_linked_paper_is_on_the_reference_page():
+    bibliography = read("site/references.bib")
+    for path in SOURCES:
+        linked = re.findall(r"\]\(https://(?:arxiv\.org/abs|doi\.org|openreview\.net)/([^\s]+?)\)(?=[\s.,;)]|$)",
+                            path.read_text("utf-8"), re.MULTILINE)  # fmt: skip
+        assert linked, path.name
+        missing = [paper for paper in linked if paper not in bibliography]
+        assert not missing, (path.name, missing)
+
+
 def test_table_of_contents_lists_every_notebook():
     toc = yaml.safe_load(read("_toc.yml"))
     files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
