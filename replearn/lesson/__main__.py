@@ -1,9 +1,10 @@
-"""`python -m replearn.lesson sync` and `run`: what the makers of the course type."""
+"""`python -m replearn.lesson sync`, `run`: what the makers of the course type; `class`, `grade`: its teachers."""
 
 import argparse
 import json
 import sys
 from copy import deepcopy
+from pathlib import Path
 
 from replearn.lesson import build
 
@@ -97,6 +98,33 @@ def summary(runs):
     ]
 
 
+def classroom(args):
+    """Write an nbgrader course and student notebooks: the exercises of every lesson."""
+    from replearn.lesson import classroom
+
+    rows = [("notebook", "exercises", "points")]
+    for name, number, worth in classroom.course(args.folder, build.sources(args.lessons), full=args.full):
+        rows.append((name, str(number), str(worth) if number else "no exercises: left out"))
+    print(build.table(rows))
+    print(f"\n{args.folder / 'source'} for nbgrader, {args.folder / 'student'} to hand out")
+    return 0
+
+
+def grade(args):
+    """Grade a folder of notebooks: exercise cells only, each in a process of its own; no server."""
+    try:
+        from replearn.lesson import grading
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"grade: needs Linux or macOS (in Windows: WSL), found no module {error.name}") from None
+    show = (lambda text: print(f"\r\033[K{text}", end="", flush=True)) if sys.stdout.isatty() else (lambda text: None)
+    grades = grading.grade(args.folder, seconds=args.seconds, memory=args.memory, tell=show)
+    show("\r")
+    path = args.csv or args.folder / "grades.csv"
+    grading.write_csv(grades, path)
+    print(f"{grading.table(grades)}\n\n{len({one.notebook for one in grades})} notebooks; {path}")
+    return 0
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m replearn.lesson", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -106,6 +134,17 @@ def main(arguments=None):
         command.set_defaults(function=function)
     command.add_argument("--profile", choices=("cpu", "gpu"), help="budgets to use (default: by the machine)")
     command.add_argument("--seeds", type=int, default=0, metavar="N", help="measure the claims at seeds 0 to N-1")
+    command = commands.add_parser("class", help=classroom.__doc__)
+    command.add_argument("folder", type=Path, help="a new folder")
+    command.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)")
+    command.add_argument("--full", action="store_true", help="the whole lessons, not their exercises only")
+    command.set_defaults(function=classroom)
+    command = commands.add_parser("grade", help=grade.__doc__)
+    command.add_argument("folder", type=Path, help="notebooks in it or its folders; the first folder is the student's")
+    command.add_argument("--csv", type=Path, help="the table as a file (default: FOLDER/grades.csv)")
+    command.add_argument("--seconds", type=float, default=10.0, help="time for one exercise (default: 10)")
+    command.add_argument("--memory", type=int, default=1024, help="MB for one exercise (default: 1024)")
+    command.set_defaults(function=grade)
     args = parser.parse_args(arguments)
     return args.function(args)
 
