@@ -49,7 +49,7 @@ class LinearProbe:
         x = (x if x.numel() <= 2**18 else x.float()).T.contiguous()  # (d, N)
         w, b = _softmax_regression(x, F.one_hot(target).to(x).T.contiguous(), self.l2, self.max_iter)
         self.coef_ = w * scale
-        self.intercept_ = b - self.coef_ @ mean
+        self.intercept_ = b.flatten() - self.coef_ @ mean
         return self
 
     def predict_proba(self, z):
@@ -152,9 +152,9 @@ def _softmax_regression(x, onehot, l2, max_iter):
         return 1e4 * loss.item(), 1e4 * gradient.double().flatten().cpu().numpy()  # 1e4 makes ftol relative
 
     with threadpool_limits(1, user_api="blas"):  # else SciPy's threads and torch's wait for each other: 40 times slower
-        result = minimize(loss_and_gradient, torch.zeros(c * (len(rows) + 1)).double().numpy(), jac=True, method="L-BFGS-B",
-                          options={"maxiter": max_iter, "ftol": 1e-12 if x.dtype == torch.float64 else 1e-6, "gtol": 0})
+        options = {"maxiter": max_iter, "ftol": 1e-12 if x.dtype == torch.float64 else 1e-6, "gtol": 0}
+        start = [0.0] * (c * (len(rows) + 1))
+        result = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
     if result.nit >= max_iter:
         warnings.warn(f"LinearProbe: not converged after max_iter = {max_iter} steps", stacklevel=3)
-    w, b = parts(result.x)
-    return w.double(), b.double().flatten()
+    return tuple(part.double() for part in parts(result.x))

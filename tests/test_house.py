@@ -95,9 +95,9 @@ def test_table_of_contents_lists_every_notebook():
 def test_core_is_thin():
     lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "replearn").glob("*.py")}
     assert sum(lines.values()) <= 1_100, lines
-    every = (ROOT / "replearn").rglob("*.py")
-    long = {str(path): n for path in every if (n := len(path.read_text("utf-8").splitlines())) >= 200}
-    assert not long
+    limit = lambda path: 300 if re.match(r"ex\d\d", path.name) else 200  # noqa: E731  (wrong answers are many lines)
+    every = [(path, len(path.read_text("utf-8").splitlines())) for path in (ROOT / "replearn").rglob("*.py")]
+    assert not {str(path): n for path, n in every if n >= limit(path)}
 
 
 def test_core_imports_neither_lessons_nor_simclr():
