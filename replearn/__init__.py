@@ -3,7 +3,7 @@
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["augment", "data", "lesson", "losses", "metrics", "models", "plot", "probe", "shapes", "train"]
+__all__ = "audit augment data lesson losses metrics models plot probe shapes simclr train".split()
 
 
 def __getattr__(name):  # submodules load on first use, so that `import replearn` costs next to nothing
