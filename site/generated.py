@@ -61,10 +61,15 @@ def photographs():
     rows = ["| Lesson | Held | Claim | As measured |", "| --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
-            numbers = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in claim["numbers"].items())
+            numbers = ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in claim["numbers"].items())
             rows.append(f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} | {escape(claim['sentence'])} "
                         f"| {escape(numbers)} |")  # fmt: skip
     return "\n".join(rows)
+
+
+def short(value):
+    """A number with three digits, or a list of such."""
+    return f"[{', '.join(map(short, value))}]" if isinstance(value, list) else f"{value:.3g}"
 
 
 def speed():

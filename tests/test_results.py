@@ -24,7 +24,8 @@ def section(number):
 def measured(path):
     """Every measured share in percent, rounded to whole numbers and to one decimal."""
     claims = json.loads(path.read_text("utf-8"))["claims"]
-    shares = [100 * value for claim in claims for value in claim["numbers"].values()]
+    values = [value for claim in claims for value in claim["numbers"].values()]
+    shares = [100 * v for value in values for v in (value if isinstance(value, list) else [value])]
     return {float(f"{share:.{digits}f}") for share in shares for digits in (0, 1)}
 
 
