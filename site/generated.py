@@ -81,6 +81,8 @@ def speed():
         rows.append(f"| two views of a batch of {augment['batch']}, one thread | {escape(name)} | {spread} |")
     for name, row in list(json.loads((RESULTS / "cka.json").read_text("utf-8"))["forms"].items())[1:]:
         rows.append(f"| linear CKA, 10,000 × 512 | {escape(name)} form | {row['times_linear_cka']:.1f} |")
+    for name, row in list(json.loads((RESULTS / "cca.json").read_text("utf-8"))["forms"].items())[1:]:
+        rows.append(f"| 40 canonical correlations, 5,000 × 40 | {escape(name)} | {row['times_cca_correlations']:.0f} |")
     for setting, solvers in json.loads((RESULTS / "probe.json").read_text("utf-8"))["linear"].items():
         for name, row in list(solvers.items())[1:]:
             rows.append(f"| linear probe, {setting} | {escape(name)} | {row['times_replearn']:.1f} |")
