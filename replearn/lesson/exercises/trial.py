@@ -96,9 +96,9 @@ def _try_again(exercise, fn, label, arguments, generator):
         found = torch.autograd.grad((found * weights).sum(), [theirs[i] for i in wanted], allow_unused=True)
     except (Exception, SystemExit) as error:
         return _crash(error, fn)
-    expected = torch.autograd.grad((expected * weights).sum(), [mine[i] for i in wanted])
+    expected = torch.autograd.grad((expected * weights).sum(), [mine[i] for i in wanted], allow_unused=True)
     for position, right, mine_too in zip(wanted, expected, found, strict=True):
-        mine_too = torch.zeros_like(right) if mine_too is None else mine_too
+        right, mine_too = (torch.zeros_like(mine[position]) if g is None else g for g in (right, mine_too))
         if sentence := difference(right, mine_too, 10 * exercise.tolerance):
             name = list(inspect.signature(exercise.solution).parameters)[position]
             return f"the value is right, but its gradient with respect to {name} is not: {sentence}"
