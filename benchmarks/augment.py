@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from shared import cpu_model
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -74,13 +75,6 @@ def contestants(images):
     }
     each = {name: ((lambda f=f, xs=xs: torch.stack([f(x) for x in xs])), 1) for name, (f, xs) in variants.items()}
     return {"replearn two_views, uint8": (lambda: two_views(images, blur=0.5), 2), **each, **peers(images)}
-
-
-def cpu_model():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def version(package):

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
+from shared import cpu_model, write_atomically
 from sklearn.cross_decomposition import CCA
 from threadpoolctl import threadpool_limits
 
@@ -52,20 +53,6 @@ def views(n, p, generator):
                   for shape in ((n, p), (n, p), (p, p), (p, p)))  # fmt: skip
     y = rho * x + (1 - rho**2).sqrt() * e
     return x @ a, y @ b
-
-
-def cpu_model():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def write_atomically(path, record):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def measure(forms, x, y, turns):

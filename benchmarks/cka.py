@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from shared import cpu_model, write_atomically
 
 from replearn.metrics import linear_cka
 
@@ -46,20 +47,6 @@ def features(n, p, generator):
     cause = torch.randn(n, 64, generator=generator)
     return [(cause @ torch.randn(64, p, generator=generator) / 8 + torch.randn(n, p, generator=generator)).relu()
             for _ in range(2)]
-
-
-def cpu_model():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def write_atomically(path, record):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def main():

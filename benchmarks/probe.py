@@ -22,6 +22,7 @@ import numpy as np
 import sklearn
 import torch
 import torch.nn.functional as F
+from shared import cpu_model, write_atomically
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
@@ -118,20 +119,6 @@ def knn(z, y, test, y_test, turns, k=20, temperature=0.1):
     for name, value in accuracy.items():
         record[name]["accuracy"] = float(value)
     return with_ratios(record)
-
-
-def cpu_model():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def write_atomically(path, record):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def main():
