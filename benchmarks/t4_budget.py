@@ -1,6 +1,6 @@
 """Seconds an epoch takes on the machine at hand, the floor computed from operations and bytes, and the ratio.
 
-Run: python benchmarks/t4_budget.py      (a minute; writes benchmarks/results/t4_budget_<device>.json)
+Run: python benchmarks/t4_budget.py      (a minute; writes benchmarks/results/t4_budget_<device>_<network>.json)
 On a GPU the recipe `course` with CIFAR-10's 50,000 pictures, on a CPU `shapes` with 10,000, on one thread; --recipe and
 the fields --network, --width, --batch-size change that. The floor: every convolution and matrix product of a step,
 backward included, at the larger of operations / peak and bytes / bandwidth, both peaks measured here (a large matrix
@@ -155,7 +155,7 @@ def main():
         result["times_the_per_sample_route"] = times["per sample"] / times["whole"]
         good = result["times_the_per_sample_route"] >= 5
     result = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.4g}"))
-    name = f"t4_budget_{device.type}{'_per_sample' * args.per_sample}.json"
+    name = f"t4_budget_{device.type}_{recipe.network}-{recipe.width}{'_per_sample' * args.per_sample}.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     sys.exit(not good)
