@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab test run site test-colab
+.PHONY: help lab test run site slides test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -26,7 +26,10 @@ site: .venv/.site  ## Build the site from the stored outputs into _build/html
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo "Open _build/html/index.html"
 
-test-colab: .venv/.lab  ## Set-up cell and lessons with the package versions of Colab
+slides: .venv/.lab  ## Slides of all lessons into build/slides, from the stored notebooks
+	$(BIN)/python -m replearn.lesson slides
+
+test-colab: .venv/.lab  ## The lesson layer and three notebooks with the package versions of Colab
 	bash tests/colab.sh
 
 # --- the virtual environment ------------------------------------------------------------------------------------------

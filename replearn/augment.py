@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 def to_float(images):
     """Return images (N, 3, H, W) as contiguous float32 in [0, 1]: uint8 is divided by 255, floats have to be there."""
-    images = torch.as_tensor(images)
+    images = torch.as_tensor(() if images is None else images)
     if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
         raise ValueError(f"images: expected shape (N, 3, H, W) with no empty axis, found {tuple(images.shape)}")
     x = images.detach().float().contiguous()
@@ -173,5 +173,5 @@ def two_views(images, *, crop=(0.2, 1.0), jitter=1.0, grayscale=0.2, blur=0.0, f
 
 def multi_crop(images, *, n_small=4, small_size=16, small_crop=(0.05, 0.14), crop=(0.14, 1.0), **options):
     """Return 2 large and `n_small` small views, `options` as in `two_views` (SwAV, Caron et al. 2020, section 3.3)."""
-    small = (two_views(images, crop=small_crop, size=small_size, **options) for _ in range(0, n_small, 2))
+    small = (two_views(images, crop=small_crop, **options | {"size": small_size}) for _ in range(0, n_small, 2))
     return [view for pair in (two_views(images, crop=crop, **options), *small) for view in pair][: 2 + n_small]

@@ -1,7 +1,6 @@
 """Losses: features in, one differentiable number out (lower is better).
 Dimensions: N images in the batch, D size of an embedding, K entries of a queue or outputs of a DINO head.
-Every function raises ValueError for a wrong shape, too few rows, NaN or infinity, and TypeError for a wrong dtype.
-"""
+Every function raises ValueError for a wrong shape, too few rows, NaN or infinity, and TypeError for a wrong dtype."""
 import functools
 import math
 
@@ -35,6 +34,8 @@ def pair(name_1, z1, name_2, z2, *, min_rows=2, temperature=1.0):
     same_shape(name_1, finite(name_1, z1, min_rows=min_rows), name_2, finite(name_2, z2, min_rows=min_rows))
     if z1.dtype != z2.dtype:
         raise TypeError(f"{name_1} and {name_2}: expected one dtype, found {z1.dtype} and {z2.dtype}")
+    if not torch.isfinite(z1.detach().norm() + z2.detach().norm()):
+        raise ValueError(f"{name_1}, {name_2}: expected numbers that can be squared, found up to {z1.abs().max():.3g}")
     positive("temperature", temperature)
 
 
@@ -123,7 +124,7 @@ def vicreg(z1, z2, *, similarity=25.0, variance=25.0, covariance=1.0):
         c = z.T @ z / (len(z) - 1)  # (D, D)
         std = (c.diagonal() + 1e-4).sqrt()
         loss = loss + variance * F.relu(1 - std).mean() + covariance * fill_diagonal(c, 0).square().sum() / len(c)
-    return loss
+    return finite("VICReg's loss", loss[None], ndim=1)[0]
 
 
 @full_precision

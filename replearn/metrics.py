@@ -1,6 +1,5 @@
 """Metrics: features in, numbers out; only alignment, uniformity and mi_lower_bound are differentiable.
-N examples; P, Q, D features; K factors. A wrong shape, too few rows or NaN is a ValueError, a wrong type a TypeError.
-"""
+N examples; P, Q, D features; K factors. A wrong shape, too few rows or NaN is a ValueError, a bad type a TypeError."""
 import math
 
 import torch
@@ -57,10 +56,11 @@ def cca_correlations(x, y, *, ridge=0.0):
     if not 0 <= ridge < math.inf:
         raise ValueError(f"ridge: expected a finite number, 0 or more, found {ridge}")
     white = []
-    for v in (x, y):
-        u, s, _ = torch.linalg.svd(_centered(v.cpu().double()), full_matrices=False)
+    for v, centered in ((v, _centered(v.cpu().double())) for v in (x, y)):
+        size = centered.abs().max().clamp(min=1e-307)  # so that squares neither overflow nor vanish
+        u, s, _ = torch.linalg.svd(centered / size, full_matrices=False)
         null = s <= s[0] * v.shape[1] * min(torch.finfo(v.dtype).eps, 1e-7)  # no variation, so no correlation
-        white.append(u * (s / (s.square() + ridge * (len(v) - 1)).sqrt()).masked_fill(null, 0))
+        white.append(u * (s / (s.square() + ridge / size / size * (len(v) - 1)).sqrt()).masked_fill(null, 0))
     return torch.linalg.svdvals(white[0].T @ white[1])[:len(x) - 1].clamp(max=1).to(x)
 
 
@@ -76,7 +76,7 @@ def mcc(z, z_true, *, method="pearson"):
         raise ValueError("z_true: expected factors that vary, found a constant column; leave it out")
     z, z_true = (v.detach().cpu().double() for v in (z, z_true))
     z, z_true = (torch.from_numpy(stats.rankdata(v, axis=0)) if method == "spearman" else v for v in (z, z_true))
-    z, z_true = (F.normalize(_centered(v), dim=0, eps=1e-300) for v in (z, z_true))
+    z, z_true = (F.normalize(v / v.abs().amax(0).clamp(min=1e-307), dim=0) for v in map(_centered, (z, z_true)))
     correlation = (z.T @ z_true).abs().numpy()  # (D, K)
     return float(correlation[optimize.linear_sum_assignment(correlation, maximize=True)].sum() / z_true.shape[1])
 

@@ -121,7 +121,7 @@ def _standardize(z, l2, unit_variance):
     if not l2 > 0:
         raise ValueError(f"l2: expected > 0 (without it separable classes have no optimum), found {l2}")
     x = _double(z)
-    mean, std = x.mean(0), x.std(0, correction=0)
+    mean, std = x.mean(0), _check.finite("spread of the features", x.std(0, correction=0), ndim=1)
     # A feature that is constant up to rounding (a dead unit) must stay so, not become amplified noise.
     scale = torch.where(std > 1e-6 * mean.abs(), 1 / std, 1.0) if unit_variance else torch.ones_like(std)
     return (x - mean) * scale, mean, scale

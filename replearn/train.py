@@ -59,7 +59,6 @@ def batches(n, batch_size, steps, generator=None):
 def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3, weight_decay=1e-4, optimizer=None,
         after_step=None, generator=None, text="training"):
     """Minimize `loss_fn(x)`, or with labels `loss_fn(x, y)`, over random batches; return {name: a number a step}.
-
     loss_fn: x float (batch_size, 3, H, W) in [0, 1] on the modules' device -> loss, or loss and a dict to record.
     modules: the networks to train, by AdamW (or your `optimizer`): 5 % of the steps warm-up, then a cosine to zero.
     after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite."""

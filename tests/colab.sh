@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The lesson layer with the package versions of Colab (2026-08): ipywidgets 7.7.1, IPython 7.34, matplotlib 3.10.
+# The lesson layer and three notebooks with the package versions of Colab (2026-08): ipywidgets 7.7.1, IPython 7.34,
+# matplotlib 3.10.
 # An environment of its own, .venv-colab; torch is the release of .venv, from uv's cache: seconds on the second use.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,4 +23,18 @@ fi
 export OMP_NUM_THREADS=1
 "$colab" -c 'import sys, IPython, ipywidgets, matplotlib, torch
 print("Python", sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (IPython, ipywidgets, matplotlib, torch)))'
-exec "$colab" -m pytest -q --disable-warnings -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"
+"$colab" -m pytest -q --disable-warnings -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"
+
+unset OMP_NUM_THREADS
+export REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu REPLEARN_DATA="$PWD/build/no-data"
+"$colab" - 03_cka 05_vae 08_identifiability <<'EOF'
+import sys
+
+import nbformat
+from nbclient import NotebookClient
+
+for name in sys.argv[1:]:
+    notebook = nbformat.read(f"notebooks/{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+    print(notebook.cells[-1].outputs[0].text.strip(), flush=True)
+EOF

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -337,3 +338,64 @@ def test_torchvision_batches(serve, folder, archive):
     path.unlink()
     with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
         data.load("cifar10", split="test")
+
+
+# --- a small disk and a read-only one, in a mount namespace of the test's own -----------------------------------------
+
+FULL = RUN.replace("print(_download.download(pathlib.Path(sys.argv[3])))", """
+folder = pathlib.Path(sys.argv[3])
+try:
+    print("served", _download.download(folder))
+except OSError as error:
+    print(sorted(path.name for path in folder.iterdir()), error)
+""")
+READ_ONLY = """
+import pathlib, sys, warnings
+from replearn import data
+assert data.cache_folder().is_relative_to(pathlib.Path.home()) and not data.available("cifar10")
+print(len(data.load("shapes", size=3)), len(data.load("digits", size=3)))
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    print(len(data.load(sys.argv[1])), *[str(warning.message) for warning in told])
+try:
+    data.load("cifar10")
+except OSError as error:
+    print(error)
+"""
+
+
+def mounted(folder, options, script, *arguments, **variables):
+    """What a script prints that sees `folder` as a tmpfs mounted with these options; nobody else does."""
+    mount = f'mount -t tmpfs -o {options} none "{folder}"'
+    alone = ["unshare", "-rm", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*alone, mount], capture_output=True).returncode:
+        pytest.skip("needs Linux, where a process may mount a tmpfs for itself")
+    environment = {k: v for k, v in os.environ.items() if k not in ("REPLEARN_DATA", "XDG_CACHE_HOME")} | variables
+    environment["PYTHONPATH"] = str(Path(_download.__file__).parents[2])
+    command = [*alone, f'{mount} && exec "$@"', "sh", sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("size", ["32k", "1m"])
+def test_disk_that_fills_up_during_a_download(size, serve, folder, archive):
+    folder.mkdir()
+    serve("good")
+    told = mounted(folder, f"size={size}", FULL, _download.SOURCES[0][0], json.dumps(_download.FILES[_download.TAR]),
+                   str(folder))  # fmt: skip
+    if size == "1m":
+        assert told.startswith("served"), told  # the retry, with room
+    else:
+        assert told.startswith("[] ") and "No space left on device" in told and "REPLEARN_DATA" in told, told
+
+
+def test_read_only_home(tmp_path):
+    from PIL import Image
+
+    home, mine = tmp_path / "home", tmp_path / "mine"
+    home.mkdir()
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (mine / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(mine / name / "1.png")
+    told = mounted(home, "ro", READ_ONLY, str(mine), HOME=str(home), OMP_NUM_THREADS="1").splitlines()
+    assert told[0] == "3 3" and told[1].startswith("2 ") and "not written" in told[1]
+    assert "expected a writable folder" in told[2] and "set REPLEARN_DATA to one" in told[2]

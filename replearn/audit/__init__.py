@@ -74,7 +74,7 @@ def invariance(z, z_changed):
     z, z_changed = z.double(), z_changed.double()
     moved = (z_changed - z).square().sum(1).mean().item()
     apart = 2 * z.var(0).sum().item()  # equals the mean over all pairs of different pictures
-    if apart <= 1e-12 * max(1.0, z.square().sum(1).mean().item()):
+    if apart <= 1e-12 * z.square().sum(1).mean().item():
         return 1.0 if moved == 0 else -math.inf
     return 1 - moved / apart
 

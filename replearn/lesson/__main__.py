@@ -1,4 +1,4 @@
-"""`python -m replearn.lesson sync`, `run`: what the makers of the course type; `class`, `grade`: its teachers."""
+"""`python -m replearn.lesson`: `sync`, `run`, `handout` make the course; `class`, `grade`, `slides` help to teach."""
 
 import argparse
 import json
@@ -125,6 +125,28 @@ def grade(args):
     return 0
 
 
+def slides(args):
+    """Write the slides of the lessons, from the stored notebooks: HTML that needs no network."""
+    from replearn.lesson import slides_page
+
+    rows, sources = [("lesson", "slides")], build.sources(args.lessons)
+    if not args.lessons:  # all that have been executed
+        sources = [source for source in sources if (build.NOTEBOOKS / f"{source.stem}.ipynb").exists()]
+    for name, count in slides_page.write(sources, args.folder):
+        rows.append((name, str(count)))
+    print(f"{build.table(rows)}\n\nOpen {args.folder / 'index.html'}")
+    return 0
+
+
+def handout(args):
+    """Write the page of formulas as a PDF, on A4 and on letter paper."""
+    from replearn.lesson import handout
+
+    for path in handout.write(args.folder):
+        print(path)
+    return 0
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m replearn.lesson", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -145,6 +167,13 @@ def main(arguments=None):
     command.add_argument("--seconds", type=float, default=10.0, help="time for one exercise (default: 10)")
     command.add_argument("--memory", type=int, default=1024, help="MB for one exercise (default: 1024)")
     command.set_defaults(function=grade)
+    command = commands.add_parser("slides", help=slides.__doc__)
+    command.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)")
+    command.add_argument("--folder", type=Path, default=Path("build/slides"), help="where to (default: build/slides)")
+    command.set_defaults(function=slides)
+    command = commands.add_parser("handout", help=handout.__doc__)
+    command.add_argument("--folder", type=Path, default=build.ROOT / "site" / "_static", help="default: site/_static")
+    command.set_defaults(function=handout)
     args = parser.parse_args(arguments)
     return args.function(args)
 

@@ -5,6 +5,10 @@ import json
 import sys
 from dataclasses import fields, replace
 
+from replearn.simclr.commands_export import _add_export
+from replearn.simclr.report import _add_evaluate
+from replearn.simclr.serve import _add_serve
+
 
 def _value(text):
     """Read a field's value: JSON where it is JSON ("[0.2, 1]", "null", "3"), else the text itself."""
@@ -53,7 +57,7 @@ def main(arguments=None):
     """Run one of the commands; problems that a person can mend end in one sentence, without a traceback."""
     parser = argparse.ArgumentParser(prog="python -m replearn.simclr", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for add in (_add_pretrain,):
+    for add in (_add_pretrain, _add_evaluate, _add_export, _add_serve):
         add(commands)
     args = parser.parse_args(arguments)
     try:

@@ -5,10 +5,6 @@ import math
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
 
-from torch import nn
-
-from replearn import models
-
 
 def _number(low, high=math.inf, *, whole=False, text=None):
     kind = int if whole else (int, float)
@@ -131,6 +127,7 @@ def differences(old, new):
 
 def networks(recipe, side=32):
     """Return a new encoder and projector for side x side pictures, with weights from torch's global generator."""
+    from replearn import models  # here, so that the command line of the service does without PyTorch
     if recipe.network.startswith("timm:"):
         encoder = _timm(recipe.network[5:], side)
     else:
@@ -144,6 +141,9 @@ def _timm(name, side):
         import timm
     except ImportError as error:
         raise ValueError(f"network timm:{name}: expected timm to be installed; run pip install timm") from error
+    from torch import nn
+
+    from replearn import models
     if not timm.is_model(name):
         raise ValueError(f"network timm:{name}: no such network in timm {timm.__version__}; see timm.list_models()")
     try:

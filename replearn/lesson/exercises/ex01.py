@@ -152,8 +152,10 @@ def _hog_cases(generator):
     # Stripes are large for faint pictures only: they win by the ratio, fading wins by the absolute distance.
     faint = {"stripes": lambda x: x + stripes, "fade": moves["fade"], "nothing": moves["nothing"]}
     light = {"nothing": moves["nothing"], "brighter": lambda x: x + 0.5, "fade": moves["fade"]}
+    alike = pictures(mixed)
     return {
         "faint pictures beside strong ones": (_edges, pictures(mixed), pictures(mixed), faint),
+        "pictures that resemble those of the other class": (_edges, alike, alike + pictures(0.1 * plain) - 0.5, faint),
         "a change of light, which edges do not see": (_edges, pictures(plain), pictures(plain), light),
         "five transformations": (_edges, pictures(plain), pictures(plain), moves),
     }

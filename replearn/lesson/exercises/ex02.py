@@ -90,9 +90,11 @@ def _leak_cases(generator):
 
     constant, other = sets(1.0)
     constant[:, 2], other[:, 2] = 2.0, 3.0
+    small = torch.tensor([1.0, 1e-3, 1.0, 1e-3])
     return {
         "sets that differ in spread": sets(),
         "a test set that is shifted": sets(3.0),
+        "columns of small numbers": tuple(x * small for x in sets()),
         "a column that is constant in x_train": (constant, other),
         "a test set of one picture": (constant[:, :2], other[:1, :2]),
     }

@@ -149,13 +149,14 @@ def _fools_cases(generator):
         u = torch.randn(n, p, generator=generator)
         u = torch.linalg.qr(u - u.mean(0))[0] * n**0.5  # exactly uncorrelated, variance 1
         v = torch.linalg.qr(torch.randn(p, p, generator=generator))[0] if turn else torch.eye(p)
-        return u * torch.tensor(spread) @ v + mean
+        return u * torch.tensor(spread) @ v + mean * v[-1]  # the mean lies in the quietest direction
 
     return {
         "features whose first column varies most": (features(40, [3.0, 1.0, 0.7, 0.3], turn=False),),
         "features whose last column varies most": (features(40, [0.3, 0.5, 1.0, 3.0], turn=False),),
         "eight features": (features(60, [1 / i for i in range(1, 9)]),),
         "two features": (features(30, [1.0, 0.05]),),
+        "two features that are far from 0": (features(30, [1.0, 0.05], mean=3.0, turn=False),),
         "features that are far from 0": (features(80, [2.0, 1.0, 0.5, 0.25, 0.1], mean=4.0),),
         "thirty features": (features(100, [1 / i for i in range(1, 31)]),),
     }

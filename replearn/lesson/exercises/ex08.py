@@ -195,43 +195,46 @@ def choose_u(z, candidates):
 
 
 def _choose_cases(generator):
-    def simulated(k, segments, points):
-        logs, change = torch.linspace(-2.4, 2.4, segments), 0
-        while change < 0.8:  # by chance the variances might rise and fall together
+    def simulated(k, segments, points, spread=2.4, least=0.8, most=9.0, tied=0.0):
+        logs, change = torch.linspace(-spread, spread, segments), 0
+        while not least < change < most:  # by chance the variances might rise and fall together
             order = torch.stack([torch.randperm(segments, generator=generator) for _ in range(k)], 1)
             change = torch.linalg.svdvals(logs[order]).min() / segments**0.5
-        std = (logs[order] / 2).exp()
         u = torch.arange(segments).repeat_interleave(points)
-        return std[u] * torch.randn(len(u), k, generator=generator), u
+        noise = torch.randn(len(u), k, generator=generator)
+        noise[:, 1] += tied * noise[:, 0]
+        return (logs[order] / 2).exp()[u] * noise, u
 
     def groups(score, n):  # n groups of equal size, in the order of the score
         return score.argsort().argsort() * n // len(score)
 
-    def shuffled(u):
-        return u[torch.randperm(len(u), generator=generator)]
+    def few(z, u):
+        return torch.where(z[:, 0].abs() > z[:, 1].abs(), 0, 1) + 2 * (z[:, 0].abs() > z[:, 0].abs().median())
 
-    def sides(z, u):  # inside, the two latents have the same sign or opposite ones
-        return 2 * u + (z[:, 0] * z[:, 1] > 0)
+    def side(z, u):  # inside, the two latents mostly have the same sign or opposite ones: a correlation of 0.45
+        return 2 * u + ((z[:, 0] * z[:, 1] > 0) ^ (torch.rand(len(z), generator=generator) < 0.15))
 
-    cases = {}
-    z, u = simulated(2, 12, 150)
-    few = torch.where(z[:, 0].abs() > z[:, 1].abs(), 0, 1) + 2 * (z[:, 0].abs() > z[:, 0].abs().median())
-    cases["too few segments beside a good u"] = (z, {"person": few, "session": u})
-    z, u = simulated(2, 12, 150)
-    cases["a u that says nothing beside a good one"] = (z, {"coin": shuffled(u), "day": u})
-    z, u = simulated(2, 14, 150)
-    cases["variances that rise and fall together beside a good u"] = (z, {"gain": groups(z.norm(dim=1), 14), "room": u})
-    z, u = simulated(2, 12, 150)
-    cases["latents that depend on each other inside beside a good u"] = (z, {"site": u, "side": sides(z, u)})
-    z, u = simulated(2, 12, 150)
-    odd = torch.randperm(12, generator=generator)[u] * 17 - 40  # any integers will do
-    cases["five candidates, numbered oddly"] = (
-        z,
-        {"side": sides(z, u), "gain": groups(z.norm(dim=1), 20), "coin": shuffled(u), "scene": odd, "person": few},
-    )
-    z, u = simulated(3, 24, 120)
-    cases["three latents: five segments are not enough"] = (z, {"wing": u // 5, "ward": u, "coin": shuffled(u)})
-    return cases  # fmt: skip
+    good = lambda z, u: u  # noqa: E731
+    gain = lambda z, u: groups(z.norm(dim=1), len(u.unique()) + 2)  # noqa: E731
+    coin = lambda z, u: u[torch.randperm(len(u), generator=generator)]  # noqa: E731
+    odd = lambda z, u: torch.randperm(12, generator=generator)[u] * 17 - 40  # noqa: E731  any integers will do
+    problems = {
+        "too few segments beside a good u": (simulated(2, 12, 150), dict(person=few, session=good)),
+        "a u that says nothing beside a good one": (simulated(2, 12, 600), dict(
+            coin=lambda z, u: coin(z, torch.arange(len(u)) // 120), day=good)),
+        "variances that rise and fall together beside a good u": (simulated(2, 14, 150), dict(gain=gain, room=good)),
+        "latents that depend on each other inside beside a good u": (simulated(2, 12, 150), dict(side=side, site=good)),
+        "five candidates, numbered oddly": (simulated(2, 12, 150), dict(side=side, gain=gain, coin=coin, scene=odd,
+                                                                        person=few)),
+        "a good u of five segments, just enough for two latents": (simulated(2, 5, 300), dict(coin=coin, shift=good)),
+        "a good u that changes little and leaves a correlation of 0.2": (
+            simulated(2, 20, 150, 1.2, 0.42, 0.55, 0.22), dict(coin=coin, week=good)),
+        "three latents: five segments are not enough": (simulated(3, 24, 120), dict(
+            wing=lambda z, u: u // 5, ward=good, coin=coin)),
+    }  # fmt: skip
+    scale = torch.tensor([1.0, 8.0, 3.0])  # no condition depends on the latents' units
+    return {label: (z * scale[: z.shape[1]], {name: make(z, u) for name, make in candidates.items()})
+            for label, ((z, u), candidates) in problems.items()}  # fmt: skip
 
 
 def _measures(z, u):

@@ -33,6 +33,7 @@ def _barlow_cases(generator):
         "two pictures": (*pair(2, 3), 0.5),
         "features far from 0": (*(z + 20 for z in pair(9, 4)), 0.2),
         "features of very different size": (*(z * torch.tensor([0.5, 3.0, 40.0]) for z in pair(9, 3)), 0.2),
+        "features that hardly vary": (*(0.003 * z for z in pair(9, 4)), 0.2),
         "one feature constant": (z1 * held + 2, z2 * held + 2, 0.3),
         "no off-diagonal term": (*pair(7, 4), 0.0),
     }
@@ -183,11 +184,14 @@ def _diagnose_cases(generator):
         return dict(loss=path(*loss, 0.05), std_ratio=path(*std, 0.1), effective_rank=path(*rank, 0.1),
                     dimension=dimension)  # fmt: skip
 
+    def ending(std, rank):  # the means of the last five records
+        whole = log((0.9, 0.9), (40, 40), 64)
+        for name, value in (("std_ratio", std), ("effective_rank", rank)):
+            whole[name][-5:] = [value * factor for factor in (0.8, 1.2, 1.0, 0.9, 1.1)]
+        return whole
+
     spike = log((0.8, 0.9), (30, 40), 64)
     spike["std_ratio"][-1] = 0.02  # one bad record does not make a collapse
-    late = log((0.9, 0.9), (40, 40), 64)
-    for name, value in (("std_ratio", 0.01), ("effective_rank", 1.1)):
-        late[name][-5:] = [value * (1 + 0.05 * k) for k in range(5)]
     recovered = log((0.02, 0.9), (1.2, 30), 64)
     return {
         "a first log": (log((0.8, 0.9), (20, 40), 64),),
@@ -198,7 +202,11 @@ def _diagnose_cases(generator):
         "a wide head": (log((0.8, 0.8), (60, 16), 512),),
         "a cloud of rounding noise": (log((0.5, 0.001), (20, 40), 64),),
         "one bad record": (spike,),
-        "a run that broke near its end": (late,),
+        "a run that broke near its end": (ending(0.01, 1.1),),
+        "a std ratio just above 0.1": (ending(0.11, 40.0),),
+        "a std ratio just below 0.1": (ending(0.09, 40.0),),
+        "an effective rank just above D / 8": (ending(0.9, 8.4),),
+        "an effective rank just below D / 8": (ending(0.9, 7.6),),
         "a run that recovered": (recovered,),
     }
 

@@ -84,12 +84,13 @@ def _object_cases(generator):
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
 
-    z = normal(10, 4)
+    z, other = normal(10, 4), normal(10, 4)
     return {
         "an encoder that mixes both": (z, z + normal(10, 4), z + normal(10, 4)),
         "an encoder that goes by the object": (z, z + 0.1 * normal(10, 4), z + 2 * normal(10, 4)),
         "features of different lengths": (z, 9 * z + normal(10, 4), 0.1 * z + 0.1 * normal(10, 4)),
         "one picture": (normal(1, 3), normal(1, 3), normal(1, 3)),
+        "cosines that are equal (none is larger)": (z, other, other.clone()),
         "more pictures": (normal(40, 6), normal(40, 6), normal(40, 6)),
     }
 
