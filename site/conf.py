@@ -33,4 +33,5 @@ nb_output_stderr = _book["execute"]["stderr_output"]
 globals().update(_book["sphinx"]["config"])
 # Jupyter Book counts these paths from the root, Sphinx from this folder.
 html_static_path = [str(HERE.parent / path) for path in html_static_path]  # noqa: F821
+templates_path = [str(HERE.parent / path) for path in templates_path]  # noqa: F821
 bibtex_bibfiles = [str(HERE.parent / path) for path in _book["bibtex_bibfiles"]]

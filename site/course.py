@@ -1,10 +1,11 @@
 """What our site adds to Sphinx, for Jupyter Book and for plain Sphinx alike.
 
-Addresses from pyproject.toml, MathJax from a local copy (the network only where there is none), alt text and a local
-badge in the notebooks.
+Addresses from pyproject.toml, MathJax from a local copy (the network only where there is none), alt text, a local badge
+and links to the glossary in the notebooks.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,16 @@ except ModuleNotFoundError:  # Python 3.10
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import generated
+import slim
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "mathjax@3.2.2"
 EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as it is
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+# In the page, not a file: a browser asks for /favicon.ico otherwise, outside the site where that lies below a path.
+ICON = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E%3Cpath d='M4 4h8L6 12h6' fill='none' stroke='white' \
+stroke-width='2'/%3E%3C/svg%3E">"""
 
 
 def configure(app, config):
@@ -76,11 +82,12 @@ def fetch_mathjax():
 
 
 def prepare(app, docname, source):
-    """In a notebook: alt text for figures, a folded set-up cell, a local badge. In a page: the generated tables."""
+    """In a notebook: alt text, a folded set-up cell, a local badge, glossary links. In a page: generated text."""
     if not docname.startswith("notebooks/"):
         source[0] = generated.fill(source[0])
         return
     nb = json.loads(source[0].replace(BADGE, "../site/_static/colab-badge.svg"))
+    link_terms(nb["cells"])
     for metadata in (cell["metadata"] for cell in nb["cells"]):
         if "alt" in metadata:
             metadata.setdefault("mystnb", {}).setdefault("image", {})["alt"] = metadata["alt"]
@@ -90,17 +97,63 @@ def prepare(app, docname, source):
     source[0] = json.dumps(nb)
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    """Jupyter Book adds this script to every page, twice, with an address on the web; nothing here runs code live."""
-    context["script_files"] = [
-        script
-        for script in context["script_files"]
-        if "thebe" not in str(script).lower() and "THEBE" not in str(getattr(script, "attributes", {}).get("body"))
-    ]
+def terms():
+    """The words that the glossary explains."""
+    block = (ROOT / "site" / "glossary.md").read_text("utf-8").split("```")[1]
+    return re.findall(r"^\w.+", block.split("\n", 1)[1], re.MULTILINE)
+
+
+def link_terms(cells):
+    """In a lesson's texts, where a term of the glossary first stands in bold or italics: a link to its entry."""
+    entries = {form.lower(): term for term in terms() for form in (term + "s", term)}
+    words = "|".join(re.escape(form) for form in sorted(entries, key=len, reverse=True))
+    keep = r"(?P<keep>```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\[[^\]]*\]\([^)]*\)|<[^>]*>|^#.*?$)"
+    pattern = re.compile(rf"{keep}|(?<![\w*])(?P<mark>\*\*?)(?P<word>{words})(?P=mark)(?![\w*])", re.I | re.S | re.M)
+    linked = set()
+
+    def link(match):
+        term = entries.get((match["word"] or "").lower())
+        if term is None or term in linked:
+            return match[0]
+        linked.add(term)
+        return f"{match['mark']}{{term}}`{match['word']} <{term}>`{match['mark']}"
+
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = pattern.sub(link, "".join(cell["source"]))
+
+
+def mend(app, pagename, templatename, context, doctree):
+    """What a screen reader hears: a folded cell's handle says its own words, the papers are the items of their list."""
+    if "body" in context:
+        body = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+
+
+def drop_unused(app, pagename, templatename, context, doctree):
+    """Leave out scripts and styles that a page does not need, since the first page must be light; add the icon.
+
+    Thebe, which Jupyter Book adds to every page, with an address on the web: no code runs live here. sphinx-design:
+    no page uses it. Notebook styles and MathJax: only where there is a notebook, or a formula.
+    """
+    body = context.get("body", "")
+    unused = ["thebe", "sphinx-design", "design-tabs"]
+    unused += [] if pagename.startswith("notebooks/") else ["mystnb."]
+    unused += [] if 'class="math' in body else ["mathjax"]
+
+    def needed(file):
+        text = f"{file} {getattr(file, 'filename', '')} {getattr(file, 'attributes', {}).get('body')}".lower()
+        return not any(name in text for name in unused)
+
+    for files in ("script_files", "css_files"):
+        context[files] = list(filter(needed, context[files]))
+    context["metatags"] = context.get("metatags", "") + ICON
 
 
 def setup(app):
     app.connect("config-inited", configure, priority=0)
     app.connect("source-read", prepare)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", drop_unused, priority=900)
+    app.connect("html-page-context", mend)
+    app.connect("build-finished", slim.slim)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

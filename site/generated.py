@@ -7,19 +7,21 @@ import json
 import re
 from pathlib import Path
 
+from timetable import timetable
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def notebooks():
-    """Every stored notebook as (stem, cells)."""
-    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        yield path.stem, json.loads(path.read_text("utf-8"))["cells"]
+    """Every notebook of the site as (stem, cells)."""
+    for name in re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8")):
+        yield name, json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
 
 
 def lesson_map():
     """The lessons as a table: name, question, minutes, what to know before."""
-    rows = ["| Lesson | Its question | Minutes to run, to solve | Before it |", "| --- | --- | --- | --- |"]
+    rows = ["| Lesson | Its question | Minutes | Before it |", "| --- | --- | --- | --- |"]
     for stem, cells in notebooks():
         head = "".join(cells[0]["source"])
         title, question, before, minutes = (
@@ -27,8 +29,9 @@ def lesson_map():
             for pattern in (r"^# (.+)", r"\*\*The question\.\*\* (.+)", r"\*\*Prerequisites\.\*\* (.+)",
                             r"\*\*Minutes\.\*\* (.+)")
         )  # fmt: skip
+        question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         run, solve = re.match(r"(\d+)", minutes)[1], re.search(r"about (\d+) to read", minutes)[1]
-        rows.append(f"| [{title}](/notebooks/{stem}.ipynb) | {question} | {run}, {solve} | {before} |")
+        rows.append(f"| [{title}](/notebooks/{stem}.ipynb) | {question} | {run} + {solve} | {before} |")
     return "\n".join(rows)
 
 
@@ -49,20 +52,20 @@ def claims():
         seeds = json.loads(path.read_text("utf-8"))["claims"] if path.exists() else []
         held = {claim["sentence"]: f"{sum(claim['held'])} of {len(claim['held'])}" for claim in seeds}
         title = re.search(r"^# (.+)", "".join(cells[0]["source"]))[1]
-        rows = [f"| {mark} | {escape(sentence)} | {escape(numbers)} | {held.get(sentence, '')} |"
+        rows = [f"| {mark} {escape(sentence)} | {escape(numbers)} | {held.get(sentence, '')} |"
                 for mark, sentence, numbers in found]  # fmt: skip
-        rows = ["| Held | Claim | As measured, seed 0 | Seeds |", "| --- | --- | --- | --- |", *rows]
+        rows = ["| Claim | As measured, seed 0 | Held at seeds |", "| --- | --- | --- |", *rows]
         parts.append("\n".join([f"## {title}\n", f"[Open the lesson](/notebooks/{stem}.ipynb)\n", *rows]))
     return "\n\n".join(parts)
 
 
 def photographs():
     """What the sections "On real photographs" measured."""
-    rows = ["| Lesson | Held | Claim | As measured |", "| --- | --- | --- | --- |"]
+    rows = ["| Lesson | Claim | As measured |", "| --- | --- | --- |"]
     for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
             numbers = ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in claim["numbers"].items())
-            rows.append(f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} | {escape(claim['sentence'])} "
+            rows.append(f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} {escape(claim['sentence'])} "
                         f"| {escape(numbers)} |")  # fmt: skip
     return "\n".join(rows)
 
@@ -90,11 +93,23 @@ def speed():
 
 
 def escape(text):
-    """Text that stays as it is in a Markdown table."""
-    return re.sub(r"([|*_$<\\\[\]`])", r"\\\1", text)
+    """Text that stays as it is in a Markdown table; a number and its unit stay on one line."""
+    return re.sub(r"([|*_$<\\\[\]`])", r"\\\1", text).replace(" %", "\u00a0%")
+
+
+def link_lessons(text):
+    """The numbers in "Lesson 02" or "lessons 02 (probes) and 06" as links to the lessons that are there."""
+    stems = {stem[:2]: stem for stem, _ in notebooks()}
+
+    def link(match):
+        return f"[{match[0]}](/notebooks/{stems[match[0]]}.ipynb)" if match[0] in stems else match[0]
+
+    phrase = r"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? \d\d\b(?:(?: \([^()]*\))?(?:, | and | to )\d\d\b)*"
+    return re.sub(phrase, lambda match: match[0] if match[0][0] == "[" else re.sub(r"\b\d\d\b", link, match[0]), text)
 
 
 def fill(text):
-    """Replace each marker by the table that it names."""
+    """Replace each marker by the table that it names; link every lesson's number."""
     makers = {maker.__name__: maker for maker in (lesson_map, claims, photographs, speed)}
-    return re.sub(r"<!-- generated: (\w+) -->", lambda match: makers[match[1]](), text)
+    makers["timetable"] = lambda: timetable(notebooks())
+    return link_lessons(re.sub(r"<!-- generated: (\w+) -->", lambda match: makers[match[1]](), text))

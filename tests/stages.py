@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 NOTEBOOKS = sorted(glob.glob("notebooks/[0-9][0-9]_*.ipynb", root_dir=ROOT))
-HOUSE = ["tests/test_house.py", "tests/test_contract.py", "tests/test_site.py"]
+HOUSE = ["tests/test_house.py", "tests/test_contract.py", "tests/test_site.py", "tests/test_browser.py"]
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg",
          "--dist", "loadscope", "-n", os.environ.get("NB_WORKERS", "2")]  # fmt: skip
 
@@ -24,7 +24,7 @@ STAGES = {  # name: command, variables
     "units": ([*PYTEST, "tests", *(f"--ignore={path}" for path in HOUSE), "-n", "2"], {"OMP_NUM_THREADS": "1"}),
     "colab": (["bash", "tests/colab.sh"], {}),
     "house": ([*PYTEST, *HOUSE[:2]], {}),
-    "site": ([*PYTEST, "tests/test_site.py"], {}),
+    "site": ([*PYTEST, *HOUSE[2:]], {}),
     # The lesson as it is read: on the embedded pictures, strictly, whatever lies in this machine's cache folder.
     "notebooks": (
         [*PYTEST, *NBVAL, *NOTEBOOKS],

@@ -1,12 +1,16 @@
-"""The site builds twice without a warning and needs nothing from the web: read as files, and in a real browser."""
+"""The site builds twice without a warning and needs nothing from the web. Read as files; test_browser.py opens it."""
 
-import json
+import contextlib
+import functools
+import http.server
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,18 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 import course  # noqa: E402
 import generated  # noqa: E402
+import slim  # noqa: E402
 
+LISTED = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"))
+SOURCES = [ROOT / "notebooks" / "src" / f"{name}.md" for name in LISTED]
 LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "embed": "src"}
 REMOTE = re.compile(r"(?:@import\s*|url\(\s*)[\"']?(?:https?:)?//[^)\"']+|unpkg\.com|cdn\.[\w.]+")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="module", params=["jupyter-book", "sphinx"])
-def site(request, tmp_path_factory):
-    """The folder of a fresh build: a cached one would not repeat its warnings."""
+@functools.cache
+def built(kind):
+    """(Folder of a fresh build, for all tests of one run; its parent): a cached build would not repeat its warnings."""
     pytest.importorskip("sphinx_book_theme", reason="the site's packages are not installed: pip install -e .[site]")
-    out = tmp_path_factory.mktemp(request.param)
-    if request.param == "sphinx":
+    folder = tempfile.TemporaryDirectory(prefix="site-", ignore_cleanup_errors=True)
+    out = Path(folder.name)
+    if kind == "sphinx":
         html = out
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "site", ".", str(out)]
     else:
@@ -37,16 +44,21 @@ def site(request, tmp_path_factory):
         command += ["--path-output", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "WARNING" not in done.stderr, (done.stdout + done.stderr)[-4000:]
-    return html
+    return html, folder
+
+
+@pytest.fixture(scope="module", params=["jupyter-book", "sphinx"])
+def site(request):
+    return built(request.param)[0]
 
 
 class Tags(HTMLParser):
     """All tags of a page."""
 
-    def __init__(self, page):
+    def __init__(self, page=None, text=None):
         super().__init__()
         self.tags = []
-        self.feed(page.read_text("utf-8"))
+        self.feed(page.read_text("utf-8") if text is None else text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, {name: value or "" for name, value in attributes}))
@@ -58,7 +70,7 @@ def pages(site):
 
 def test_every_page_is_there(site):
     names = {str(path.relative_to(site)) for path in pages(site)}
-    stored = {f"notebooks/{path.stem}.html" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    stored = {f"notebooks/{name}.html" for name in LISTED}
     assert stored and stored | {"index.html", "search.html", "site/index.html"} <= names
     assert not [name for name in names if "/src/" in name or name.startswith(("README", "CONTRIBUTING"))]
 
@@ -129,86 +141,186 @@ def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
     assert config.mathjax_path == "the default" and config.html_extra_path == []
 
 
-# --- in a browser, from file:// ---------------------------------------------------------------------------------------
+# --- from any folder of a host ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no chromium with chromedriver on this machine")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        for flag in [*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={profile}"]:
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        yield chrome
-        chrome.quit()
+@contextlib.contextmanager
+def served(site, below="/some/sub/path/"):
+    """The address of a server that has the site below a path and nothing anywhere else."""
 
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-def errors(browser, address):
-    """Open a page; return what its console complains about once math is typeset."""
-    browser.get_log("browser")
-    browser.get(address)
-    deadline = time.monotonic() + 20
-    ready = """return document.readyState == 'complete'
-               && (!document.querySelector('.math') || !!document.querySelector('mjx-container'))"""
-    while not browser.execute_script(ready) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.3)
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        def translate_path(self, path):
+            inside = path.startswith(below)
+            return super().translate_path("/" + path[len(below) :]) if inside else str(site / "outside")
 
+        def log_message(self, *_):
+            pass
 
-def test_pages_open_without_a_console_error(site, browser):
-    if sys.version_info < (3, 11):
-        pytest.skip("the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://")
-    if not course.fetch_mathjax():
-        pytest.skip("MathJax has no local copy here: it is fetched with npm")
-    found = {}
-    for page in [site / "index.html", *sorted((site / "notebooks").glob("*.html"))]:
-        if complaints := errors(browser, page.as_uri()):
-            found[page.name] = complaints
-        text = browser.execute_script("return document.querySelector('article').innerText")
-        assert r"\(" not in text and "$$" not in text and r"\frac" not in text
-    assert not found
-
-
-def test_the_console_is_really_read(tmp_path, browser):
-    page = tmp_path / "planted.html"
-    page.write_text("<article></article><script>nothing.here()</script><script src='missing.js'></script>", "utf-8")
-    assert len(errors(browser, page.as_uri())) == 2
-
-
-def test_search_finds_a_word(site, browser):
-    assert not errors(browser, (site / "search.html").as_uri() + "?q=encoder")
-    deadline = time.monotonic() + 10
-    while not (hits := browser.execute_script("return document.querySelectorAll('ul.search li').length")):
-        assert time.monotonic() < deadline, "no result"
-        time.sleep(0.1)
-    assert hits >= 1
-
-
-def test_dark_mode_and_phone_width(site, browser):
-    notebook = min((site / "notebooks").glob("*.html"))
-    phone = dict(width=390, height=800, deviceScaleFactor=1, mobile=True)
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert not errors(browser, notebook.as_uri())
-        wide, seen = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        yield f"http://127.0.0.1:{server.server_port}{below}"
     finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert wide <= seen, "the page scrolls sideways on a phone"
-    shades = []
-    for mode in ("light", "dark"):
-        browser.execute_script("document.documentElement.dataset.theme = arguments[0]", mode)
-        shades.append(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-    light, dark = (sum(map(float, re.findall(r"[\d.]+", shade)[:3])) for shade in shades)
-    assert dark < light, json.dumps(shades)
+        server.shutdown()
+        server.server_close()
+
+
+def links_of(page, text, kind):
+    """Addresses that a page or a style sheet asks for or leads to."""
+    if kind == "text/css":
+        return [link for link in re.findall(r"url\([\"']?([^)\"']+)", text) if not link.startswith("data:")]
+    tags = Tags(text=text).tags
+    found = [attributes.get("href" if tag == "a" else LOADING.get(tag, ""), "") for tag, attributes in tags]
+    found += re.findall(r'http-equiv="refresh" content="\d+; *url=([^"]+)"', text, re.IGNORECASE)
+    return [link for link in found if link and not link.startswith("data:")]
+
+
+def crawl(start):
+    """{address: links that lead nowhere} of everything that can be reached from a page without leaving its host."""
+    todo, seen, broken = [start], {start}, {}
+    while todo:
+        page = todo.pop()
+        try:
+            with urllib.request.urlopen(page, timeout=30) as answer:
+                kind = answer.headers.get_content_type()
+                text = answer.read().decode("utf-8") if kind in ("text/html", "text/css") else ""
+        except urllib.error.HTTPError as error:
+            broken[page] = error.code
+            continue
+        for link in links_of(page, text, kind):
+            address = urllib.parse.urljoin(page, link).split("#")[0].split("?")[0]
+            if address.startswith("http://127.0.0.1") and address not in seen:
+                seen.add(address)
+                todo.append(address)
+    return seen, broken
+
+
+def test_site_works_below_any_path_of_a_host(site):
+    with served(site) as address:
+        seen, broken = crawl(address)
+        assert not broken
+        wanted = {address + page.relative_to(site).as_posix() for page in pages(site)} - {address + "index.html"}
+        assert wanted - {address + "search.html", address + "genindex.html"} <= seen and address + "search.html" in seen
+
+
+def test_the_crawl_sees_a_broken_link(tmp_path):
+    (tmp_path / "index.html").write_text("<a href='there.html#x'>x</a><a href='/absolute.html'>y</a>", "utf-8")
+    (tmp_path / "there.html").write_text("<link rel='stylesheet' href='page.css'>", "utf-8")
+    (tmp_path / "page.css").write_text("body { background: url('gone.png') }", "utf-8")
+    (tmp_path / "absolute.html").write_text("", "utf-8")
+    with served(tmp_path) as address:
+        _, broken = crawl(address)
+    assert {name.rsplit("/", 1)[1] for name in broken} == {"gone.png", "absolute.html"}
+
+
+# --- weight -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
+    """Counted, uncompressed: the page with the pictures inside it, and the picture files that it shows."""
+    for page in sorted((site / "notebooks").glob("*.html")):
+        shown = {attributes["src"] for tag, attributes in Tags(page).tags if tag == "img"}
+        files = [page, *(page.parent / src for src in shown if not src.startswith("data:"))]
+        assert sum(path.stat().st_size for path in files) <= 1_500_000, page.name
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed")
+def test_first_page_weighs_less_than_500_kilobytes(site):
+    """Counted: the page and all scripts and style sheets it names, uncompressed (fonts: tests/test_browser.py)."""
+    page = site / "site" / "index.html"
+    named = {attributes.get(LOADING.get(tag, ""), "").split("?")[0] for tag, attributes in Tags(page).tags}
+    files = {page, *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css")))}
+    assert len(files) > 10
+    assert sum(path.stat().st_size for path in files) < 500_000, {path.name: path.stat().st_size for path in files}
+
+
+def test_slim_keeps_what_a_page_needs():
+    css = "a,.used .b:not(.gone){x:1}.gone,.used{y:2}.gone{z:3}@media print{.gone{w:4}.b{v:5}}@media all{.gone{u:6}}"
+    assert slim.rules(css, {"used", "b"}) == "a,.used .b:not(.gone){x:1}.used{y:2}@media print{.b{v:5}}"
+    assert slim.rules("@font-face{src:url(a)}:is(.gone,p) i{x:1}", set()) == "@font-face{src:url(a)}:is(.gone,p) i{x:1}"
+    script = 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],"old-moon":[5,5,[],"f2",["a","b"]]},b={list:[1,2,3]}'
+    assert slim.icons(script, {"fa-day"}) == 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],},b={list:[1,2,3]}'
+    assert slim.words('<i class="fa-sun">') >= {"fa-sun"} and not slim.words('data:image/png,fa-sun"')
+
+
+# --- what the pages say -----------------------------------------------------------------------------------------------
+
+
+def prose(path):
+    """A lesson's text without code, formulas, addresses and references."""
+    text = path.read_text("utf-8").split("\n## References")[0]
+    return re.sub(r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", text, flags=re.DOTALL)
+
+
+# Bold for its own sake (factors, rows of a table, whole statements), and what everybody calls a thing.
+PLAIN = {
+    *"pixels random supervised color background size rotation near far linear nonlinear crop p50 p95".split(),
+    *"CPU CPUs GPU GPUs MB JPEG JSON NaN PyTorch ReLU ReLUs OpenCLIP PneumoniaMNIST McAllester SIGKILL".split(),
+    "sum of all squared covariances", "the directions with", "identifiable up to", "no blur", "linear (SGD)",
+    "kNN accuracy",
+}  # fmt: skip
+
+
+def test_glossary_explains_every_term_of_the_lessons():
+    known = {term.lower() for term in course.terms()}
+    words = {word for term in known for word in re.split("[- ]", term)}
+    for path in SOURCES:
+        text = prose(path)
+        bold = {" ".join(phrase.split()) for phrase in re.findall(r"\*\*([^*]+)\*\*", text)}
+        bold = {phrase for phrase in bold if phrase[0].islower() and len(phrase.split()) <= 4 and phrase[-1] != "."}
+        names = set(re.findall(r"\b[a-z]?[A-Z][a-z]?[A-Z][A-Za-z]*\b", text))  # kNN, VAE, SimCLR, InfoNCE
+        unknown = {name for name in bold if name.lower() not in known}
+        unknown |= {name for name in names if name.lower().rstrip("s") not in words and name.lower() not in words}
+        assert names and not unknown - PLAIN, f"{path.name}: explain in site/glossary.md: {sorted(unknown - PLAIN)}"
+
+
+def test_glossary_names_lessons_that_use_the_term():
+    texts = {path.name[:2]: " ".join(path.read_text("utf-8").replace("*", "").split()).lower() for path in SOURCES}
+    block = (ROOT / "site" / "glossary.md").read_text("utf-8").split("```")[1]
+    entries = [re.findall(r"^\w.+", entry, re.MULTILINE) for entry in block.split("\n", 1)[1].split("\n\n")]
+    heads = [entry[0].lower() for entry in entries]
+    assert len(entries) > 100 and len({term.lower() for entry in entries for term in entry}) == sum(map(len, entries))
+    assert heads == sorted(heads)
+    for entry, text in zip(entries, block.split("\n", 1)[1].split("\n\n"), strict=True):
+        named = re.findall(r"\d\d", " ".join(re.findall(r"Lessons? \d\d(?:, \d\d)*", text)))
+        for number in named or ["any"]:  # a lesson that is not on the site yet is passed over
+            used = " ".join(texts.values()) if number == "any" else texts.get(number, entry[0].lower())
+            assert any(term.lower() in used for term in entry), (number, entry)
+
+
+def test_lessons_lead_to_the_glossary_and_back(site):
+    ids = {attributes.get("id") for _, attributes in Tags(site / "site" / "glossary.html").tags}
+    for page in sorted((site / "notebooks").glob("*.html")):
+        links = [attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"]
+        terms = [link.split("#")[1] for link in links if "site/glossary.html#term-" in link]
+        assert len(terms) >= 4 and set(terms) <= ids, page.name
+    back = {attributes.get("href", "") for _, attributes in Tags(site / "site" / "glossary.html").tags}
+    assert {f"../notebooks/{path.stem}.html" for path in SOURCES} <= back
+
+
+def test_terms_are_linked_once_and_never_inside_a_formula_or_a_link():
+    text = "# **Encoder**\n$*encoder*$ `*encoder*` [*encoder*](x) *encoders* and **encoder**, *unknown* **CKA**"
+    cells = [dict(cell_type="markdown", source=[text]), dict(cell_type="code", source="**probe**")]
+    course.link_terms(cells)
+    linked = "*{term}`encoders <encoder>`* and **encoder**, *unknown* **{term}`CKA <CKA>`**"
+    assert cells[0]["source"] == text.replace("*encoders* and **encoder**, *unknown* **CKA**", linked)
+    assert cells[1]["source"] == "**probe**"
+
+
+def test_every_paper_on_the_reference_page_has_its_link(site):
+    papers = re.findall(r'<div class="citation".*?</div>', (site / "site" / "references.html").read_text("utf-8"), re.S)
+    listed = re.findall(r"^@", (ROOT / "site" / "references.bib").read_text("utf-8"), re.MULTILINE)
+    assert len(papers) == len(listed) > 50
+    assert not [paper for paper in papers if 'class="reference external" href="https://' not in paper]
+
+
+def test_numbers_of_lessons_become_links():
+    stem = next(generated.notebooks())[0]
+    linked = generated.link_lessons("Lesson 01, lessons 99 (x) and 01; [Lesson 01](a), 01")
+    link = f"[01](/notebooks/{stem}.ipynb)"
+    assert linked == f"Lesson {link}, lessons 99 (x) and {link}; [Lesson 01](a), 01"
 
 
 def test_generated_tables_say_what_the_notebooks_printed():

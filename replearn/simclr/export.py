@@ -83,8 +83,9 @@ def _recover(folder):
 def _write(encoder, part, train, side, card):
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     h = extract_features(encoder, train.images.to(device)).cpu()  # (N, D), in seconds on a GPU; ONNX gives the same
+    card = {"architecture": _architecture(encoder), **card}
     encoder = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
-    models.save(encoder, part / "encoder", **{"architecture": _architecture(encoder), **card})
+    models.save(encoder, part / "encoder", **card)
     _write_models(encoder, part, side)
     _write_int8(part, train.images)
     _write_index(part, train, h)

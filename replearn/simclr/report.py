@@ -1,0 +1,141 @@
+"""Reports of `evaluate` to look at: a table, a file, figures; and the command that makes all of them."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from replearn import plot, probe
+from replearn.simclr import checkpoint, progress
+
+AUDITED = 2000  # test pictures: the audit looks at each of them a dozen times
+COLUMNS = {"linear_sgd": "linear (SGD)", "linear": "linear", "knn": "kNN", "transfer": "transfer"}
+
+
+def compare(reports):
+    """Return {name: report of evaluate} as a text table, one row an encoder: accuracies in %, then CKA and rank."""
+    if not reports:
+        raise ValueError("reports: expected one or more, as {name: report}, found none")
+    shots = sorted({int(n) for report in reports.values() for n in report["few_shot"]})
+    rows = [["encoder", *COLUMNS.values(), *(f"{n}-shot" for n in shots), "CKA", "rank", "D"]]
+    for name, report in reports.items():
+        few = [report["few_shot"].get(str(n)) for n in shots]
+        rows.append([name, *(f"{100 * report[key]:.1f}" if key in report else "–" for key in COLUMNS),
+                     *(f"{100 * pair[0]:.1f} ± {100 * pair[1]:.1f}" if pair else "–" for pair in few),
+                     f"{report['cka_supervised']:.2f}" if "cka_supervised" in report else "–",
+                     f"{report['audit']['collapse']['effective_rank']:.0f}", str(report["feature_dim"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def write(path, report):
+    """Write a report as JSON, whole or not at all; OSError with a sentence if the disk does not let us."""
+    with checkpoint.writing(path.parent, f"write {path.name}"):
+        checkpoint.replace(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+
+
+def gallery(encoder, queries, pool, *, k=6):
+    """Draw each of a few queries with its k nearest pictures of the pool, by the cosine of their features.
+
+    queries, pool: ImageSets of the same classes; the query itself, should the pool have it, is left out. A solid frame:
+    the query's class, a dashed one: another. Returns the figure. Raises ValueError if the pool is smaller than k."""
+    query, bank = (F.normalize(probe.extract_features(encoder, s.images), dim=1) for s in (queries, pool))
+    cosine = query @ bank.T  # (queries, pool)
+    for i, image in enumerate(queries.images):
+        cosine[i, (pool.images == image).flatten(1).all(1).to(cosine.device)] = -2
+    if not 1 <= k <= (cosine > -2).sum(1).min():
+        raise ValueError(f"k: expected 1 to {(cosine > -2).sum(1).min()}, the pictures of the pool, found {k}")
+    nearest = cosine.topk(k).indices.to(pool.labels.device)  # (queries, k)
+    labels = torch.cat([queries.labels[:, None].to(nearest.device), pool.labels[nearest]], 1)
+    found, names = pool.images[nearest.to(pool.images.device)], queries.class_names
+    axes = plot.neighbors(queries.images.cpu(), found.cpu(), correct=labels[:, 1:] == labels[:, :1])
+    for ax, label in zip(axes.flat, labels.flatten().tolist(), strict=True):
+        ax.set_title(names[label], fontsize=9, loc="center", pad=2)
+    figure = axes[0, 0].figure
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width * max(1, max(map(len, names)) / 9), height + 0.2 * len(queries))  # room for the names
+    return figure
+
+
+def probe_curve(reports, *, ax=None):
+    """Draw the test accuracy of the SGD probe over its epochs, a line for each of {name: report}; return the axes."""
+    lines = {name: [100 * accuracy for accuracy in report["probe_history"]] for name, report in reports.items()}
+    epochs = range(1, 1 + max(map(len, lines.values())))
+    ax = plot.curves(epochs, lines, title="Linear probe by SGD", xlabel="epoch of the probe", ylabel="accuracy (%)",
+                     ax=ax)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def _figures(folder, encoder, reports, train, test, log):
+    """Write gallery.png, audit.png, probe.png and, if a run's folder has a log, log.png."""
+    from replearn.audit import card
+    folder, plt = checkpoint.prepare(folder), plot.style()
+    name, report = next(iter(reports.items()))
+    first = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:6]]
+    figures = {"gallery": gallery(encoder, test.subset(first), train, k=min(6, len(train))),
+               "audit": card(report["audit"], test.images[:AUDITED], title=f"Audit card: {name}"),
+               "probe": probe_curve(reports).figure}
+    if log:
+        figures["log"] = progress.plot_log(log)[0].figure
+    for name, figure in figures.items():
+        with checkpoint.writing(folder, f"write {name}.png"):
+            figure.savefig(folder / f"{name}.png")
+        plt.close(figure)
+
+
+def _add_evaluate(commands):
+    parser = commands.add_parser("evaluate", help="measure an encoder next to an untrained one: a table, JSON, figures")
+    parser.add_argument("encoder", help="a shipped encoder, a path of models.save, or the folder of a pretraining")
+    parser.add_argument("--data", help="shapes, digits, cifar10, a folder of pictures; default: what it was trained on")
+    parser.add_argument("--size", type=int, help="so many training pictures for the probes (default: all)")
+    parser.add_argument("--test-size", type=int, help="so many test pictures (default: all)")
+    parser.add_argument("--supervised", metavar="ENCODER", help="one more row, and the other side of CKA")
+    parser.add_argument("--other", metavar="DATA", help="a second set of pictures, to transfer to")
+    parser.add_argument("--mixup", type=float, default=0.0, help="mixup's alpha in the SGD probe (default: no mixup)")
+    parser.add_argument("--seed", type=int, default=0, help="of the probes and of the untrained encoder")
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    parser.add_argument("--json", metavar="FILE", help="write the reports there")
+    parser.add_argument("--figure", metavar="FOLDER", help="write gallery, audit card and curves there, as PNG")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args):
+    from replearn import data, models
+    from replearn.simclr.evaluate import encoder_path, evaluate, load_encoder, random_like
+    encoder, about = load_encoder(args.encoder), models.card(encoder_path(args.encoder))
+    encoders = {args.encoder: encoder, args.supervised: args.supervised and load_encoder(args.supervised),
+                "untrained": random_like(encoder, seed=args.seed)}
+    encoders = {Path(name).name: _moved(network, args.device) for name, network in encoders.items() if network}
+    supervised = encoders.get(args.supervised and Path(args.supervised).name)
+    for folder in filter(None, (args.figure, args.json and Path(args.json).expanduser().parent)):
+        checkpoint.prepare(folder)  # before the work, not after it
+    name = args.data or str(about.get("data", "shapes")).split(":")[0]
+    train, test = data.load(name, size=args.size), data.load(name, split="test", size=args.test_size)
+    other = args.other and tuple(_part(data.load(args.other, split=s), args.size) for s in ("train", "test"))
+    reports = {}
+    for row, network in encoders.items():
+        theirs = None if network is supervised else supervised
+        reports[row] = evaluate(network, train, test, supervised=theirs, other=other, mixup=args.mixup, seed=args.seed)
+        progress.say(f"{row}: {reports[row]['seconds']:.0f} s")
+    print(f"{name}: {len(train):,} training and {len(test):,} test pictures\n{compare(reports)}")
+    if args.json:
+        path = Path(args.json).expanduser()
+        write(path, dict(data=name, other=args.other, mixup=args.mixup, seed=args.seed, reports=reports))
+    if args.figure:
+        log = Path(about["path"]).with_name("log.jsonl")
+        _figures(args.figure, encoder, reports, train, test, log if log.exists() else None)
+
+
+def _moved(encoder, device):
+    try:
+        return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: expected one of this machine, such as cpu, found {device!r}: {error}") from error
+
+
+def _part(pictures, size):
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
+    return pictures.subset(order[:size])

@@ -1,0 +1,479 @@
+"""In a real browser with the network off: every page of the site, and notebook 01 in a real JupyterLab.
+
+Chromium is driven by selenium; without it the tests are skipped. The accessibility rules are those of axe-core, fetched
+once with npm into build/axe; without npm its test is skipped.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_site import ROOT, built, course, pages, served
+
+AXE = "axe-core@4.14.1"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 120  # seconds for what takes one or two on a quiet machine
+PHONE = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
+# Rules of axe that the theme breaks and we cannot mend: {rule: (selector of the elements, reason)}.
+EXCEPTIONS = {}
+SLIDERS = "figure[data-frames] input[type=range]"
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The published build, shared with test_site.py in one run."""
+    return built("jupyter-book")[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("no chromium with chromedriver on this machine")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = binary
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+        flags += " disable-component-update disable-sync disable-dev-shm-usage window-size=1280,800"
+        offline = "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        for flag in [*flags.split(), f"user-data-dir={profile}", offline]:
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        chrome.command_executor._client_config.timeout = 5 * PATIENCE
+        chrome.set_page_load_timeout(PATIENCE)
+        chrome.set_script_timeout(4 * PATIENCE)
+        yield chrome
+        chrome.quit()
+
+
+def until(condition, what, seconds=PATIENCE):
+    """The first true value of `condition()`; an element that was just replaced counts as not yet."""
+    from selenium.common.exceptions import WebDriverException
+
+    deadline, value = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        try:
+            value = condition()
+        except WebDriverException as error:
+            value = None if error else value
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"after {seconds} s not yet: {what}")
+
+
+READY = """if (document.readyState != 'complete') return false;
+if (!document.querySelector('.math') || !window.MathJax) return true;
+if (!MathJax.startup || !MathJax.startup.promise) return false;
+if (!window.typeset) { window.typeset = 1; MathJax.startup.promise.then(() => { window.typeset = 2; }); }
+return window.typeset == 2 && [...document.images].every(image => image.complete);"""
+
+
+def errors(browser, address):
+    """Open a page; return what its console complains about once math is typeset."""
+    browser.get_log("browser")
+    browser.get(address)
+    until(lambda: browser.execute_script(READY), f"{address} is ready")
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+# --- every page, once -------------------------------------------------------------------------------------------------
+
+
+def axe_script():
+    """The text of axe-core, or None where it cannot be had."""
+    folder = ROOT / "build" / "axe"
+    script = folder / f"{AXE}.js"
+    if not script.exists() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            command = [shutil.which("npm"), "pack", "--silent", AXE]
+            done = subprocess.run(command, cwd=fresh, capture_output=True, timeout=PATIENCE)
+            for archive in Path(fresh).glob("*.tgz") if done.returncode == 0 else ():
+                with tarfile.open(archive) as tar:
+                    script.write_bytes(tar.extractfile("package/axe.min.js").read())
+    return script.read_text("utf-8") if script.exists() else None
+
+
+# All rules that axe runs unless told otherwise: WCAG 2.x A and AA, and its best practices (headings, landmarks).
+# The inside of a typeset formula is MathJax's, and thousands of elements: left out.
+RUN_AXE = """const [options, done] = arguments;
+axe.run({exclude: ['mjx-container']}, {resultTypes: ['violations'], preload: false, iframes: false, ...options})
+   .then(found => done(found.violations.map(v => [v.id, v.nodes.map(n => [n.target.join(' '), n.html.slice(0, 200)])])),
+         error => done([[String(error), []]]))"""
+
+
+def violations(browser, **options):
+    """[rule, [[selector, element], …]] for each rule of axe that the open page breaks, exceptions aside."""
+    found = []
+    for rule, nodes in browser.execute_async_script(RUN_AXE, options):
+        allowed = EXCEPTIONS.get(rule, (None, ""))[0]
+        nodes = [node for node in nodes if not (allowed and re.search(allowed, node[0]))]
+        found += [[rule, nodes]] if nodes or rule not in EXCEPTIONS else []
+    return found
+
+
+def theme(browser, mode):
+    """Light or dark, at once: a color on its way to another is no color to judge."""
+    browser.execute_script("""document.documentElement.dataset.theme = arguments[0];
+        document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')""", mode)
+
+
+VIEW = """const f = arguments[0].closest('figure');
+return [[...f.querySelectorAll('img')].filter(i => i.offsetParent).map(i => i.src.length + i.src.slice(-80)).join(' '),
+        f.querySelector('output').textContent, f.querySelector('img').alt]"""
+
+
+def moved(browser, slider):
+    """What one slider shows: at first, after a click of the mouse at its other end, after an arrow key from there."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", slider)
+    seen = [browser.execute_script(VIEW, slider)]
+    right = slider.get_property("value") == slider.get_attribute("min")
+    end = (slider.size["width"] // 2 - 4) * (1 if right else -1)
+    ActionChains(browser, duration=0).move_to_element_with_offset(slider, end, 0).click().perform()
+    seen.append(browser.execute_script(VIEW, slider))
+    slider.send_keys(Keys.ARROW_LEFT if right else Keys.ARROW_RIGHT)
+    seen.append(browser.execute_script(VIEW, slider))
+    return seen
+
+
+TEXT = """const page = (document.querySelector('article') || document.body).cloneNode(true);
+page.querySelectorAll('pre, code, script').forEach(e => e.remove());
+return page.textContent;"""
+
+
+@pytest.fixture(scope="module")
+def visits(site, browser):
+    """What was found on each page, opened once from file://."""
+    if sys.version_info < (3, 11):
+        pytest.skip("the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://")
+    if not course.fetch_mathjax():
+        pytest.skip("MathJax has no local copy here: it is fetched with npm")
+    axe, found = axe_script(), {}
+    for page in pages(site):
+        name = page.relative_to(site).as_posix()
+        if name == "index.html":  # leads on to site/index.html
+            assert "site/index.html" in page.read_text("utf-8")
+            continue
+        visit = found[name] = SimpleNamespace(console=errors(browser, page.as_uri()))
+        visit.text = browser.execute_script(TEXT)
+        visit.broken = browser.execute_script("return [...document.images].filter(i => !i.width).map(i => i.src)")
+        visit.icons = browser.execute_script("return document.querySelectorAll('.theme-switch-button svg path').length")
+        theme(browser, "light")
+        if axe:
+            browser.execute_script(axe)
+            visit.light = violations(browser)
+            theme(browser, "dark")
+            visit.dark = violations(browser, runOnly=["color-contrast"])
+            theme(browser, "light")
+        visit.sliders = [moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)]
+    return found
+
+
+def test_no_page_complains_with_the_network_off(visits):
+    assert len(visits) > 15 and not {name: visit.console for name, visit in visits.items() if visit.console}
+    assert not {name: visit.broken for name, visit in visits.items() if visit.broken}
+
+
+def test_no_formula_is_left_raw(visits):
+    raw = {name: re.findall(r"\\[(\[]|\$\$|\\frac|\{\w+\}`|\]\(", visit.text) for name, visit in visits.items()}
+    assert not {name: found for name, found in raw.items() if found}
+
+
+def test_icons_are_drawn(visits):
+    assert {visit.icons for visit in visits.values()} == {3}
+
+
+def test_every_slider_moves_by_mouse_and_by_keyboard(visits):
+    lessons = {name: visit.sliders for name, visit in visits.items() if name.startswith("notebooks/")}
+    stored = {f"notebooks/{path.stem}.html": path.read_text("utf-8").count("<figure data-frames=")
+              for path in (ROOT / "notebooks").glob("*.ipynb")}  # fmt: skip
+    assert {name: len(sliders) for name, sliders in lessons.items()} == {name: stored[name] for name in lessons}
+    assert lessons and all(lessons.values()), "each lesson has a figure to move"
+    for name, sliders in lessons.items():
+        for number, (first, clicked, keyed) in enumerate(sliders):
+            for part, what in enumerate(("picture", "label", "alt text")):
+                assert first[part] != clicked[part], (name, number, "mouse", what)
+                assert clicked[part] != keyed[part], (name, number, "keyboard", what)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_axe_finds_nothing(visits, mode):
+    if not axe_script():
+        pytest.skip("axe-core has no local copy here: it is fetched with npm")
+    found = {name: getattr(visit, mode) for name, visit in visits.items()}
+    assert not {name: problems for name, problems in found.items() if problems}
+
+
+def test_what_looks_for_faults_finds_them(tmp_path, browser):
+    page = tmp_path / "planted.html"
+    page.write_text("""<!doctype html><title>t</title><main><h1>a</h1><h4>b</h4><img src="x.gif">
+        <p style="color:#bbb;background:#fff">pale</p><input type="range"></main>
+        <script>nothing.here()</script><script src="missing.js"></script><img alt="x" src="https://example.org/x.png">
+        <figure data-frames="{}"><img alt="a" src="data:,"><output>1</output><input type="range"></figure>""", "utf-8")
+    console = errors(browser, page.as_uri())
+    assert len(console) >= 3 and any("example.org" in line for line in console)
+    still = moved(browser, browser.find_element("css selector", SLIDERS))
+    assert still[0] == still[1] == still[2], "a slider without a script moves nothing"
+    if script := axe_script():
+        browser.execute_script(script)
+        rules = {rule for rule, _ in violations(browser)}
+        assert {"color-contrast", "heading-order", "image-alt", "label"} <= rules
+
+
+def test_plain_sphinx_opens_too(browser):
+    site = built("sphinx")[0]
+    assert not errors(browser, sorted((site / "notebooks").glob("*.html"))[0].as_uri())
+    assert all(first != clicked != keyed for first, clicked, keyed in
+               (moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)))  # fmt: skip
+
+
+# --- size, search, paper ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def phone(browser):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_no_page_scrolls_sideways_on_a_phone(site, browser):
+    with phone(browser):
+        for page in [*(site / "site").glob("*.html"), *sorted((site / "notebooks").glob("*.html"))]:
+            errors(browser, page.as_uri())
+            wide, seen = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+            assert wide <= seen == PHONE["width"], f"{page.name} is {wide} pixels wide"
+
+
+def test_first_page_says_on_one_screen_what_one_will_be_able_to_do(site, browser):
+    errors(browser, (site / "site" / "index.html").as_uri())
+    start = browser.find_element("css selector", "article .start")
+    assert start.rect["y"] + start.rect["height"] < browser.execute_script("return window.innerHeight")
+    with phone(browser):
+        errors(browser, (site / "site" / "index.html").as_uri())
+        assert browser.find_element("css selector", "article li").rect["y"] < PHONE["height"]
+
+
+def test_dark_mode_follows_the_button(site, browser):
+    errors(browser, (site / "site" / "how-to-use.html").as_uri())
+    shades = {}
+    for _ in range(3):
+        browser.find_element("css selector", ".theme-switch-button").click()
+        mode, shade = browser.execute_script("""return [document.documentElement.dataset.theme,
+            getComputedStyle(document.body).backgroundColor]""")
+        shades[mode] = sum(map(float, re.findall(r"[\d.]+", shade)[:3]))
+    assert shades["dark"] < 150 < 600 < shades["light"], json.dumps(shades)
+
+
+def test_search_finds_a_word_from_a_usb_stick(site, browser):
+    assert not errors(browser, (site / "search.html").as_uri() + "?q=encoder")
+    until(lambda: browser.find_elements("css selector", "ul.search li"), "a result")
+
+
+def test_a_lesson_on_paper_shows_all_its_text_and_figures(site, browser):
+    errors(browser, sorted((site / "notebooks").glob("*.html"))[0].as_uri())
+    theme(browser, "dark")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent).length"
+        for selector in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".prev-next-footer"):
+            assert not browser.execute_script(shown, selector), selector
+        assert browser.execute_script(shown, "article h1") == 1
+        assert browser.execute_script(shown, ".cell_output img") > 8
+        color = browser.execute_script("return getComputedStyle(document.querySelector('article p')).color")
+        assert color == "rgb(0, 0, 0)"
+        code = "[...document.querySelectorAll('article pre')]"
+        assert browser.execute_script(f"return {code}.filter(e => e.scrollWidth > e.clientWidth).length") == 0
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        theme(browser, "light")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed")
+def test_from_a_host_the_first_page_is_light_and_nothing_is_missing(site, browser):
+    """Counted: whatever the browser asks for on a first visit, fonts too, uncompressed; pictures aside."""
+    with served(site) as address:
+        browser.get(address)
+        until(lambda: browser.current_url.endswith("site/index.html"), "the first page")
+        assert not errors(browser, f"{address}site/index.html")
+        sizes = dict(browser.execute_script("""return [...performance.getEntriesByType('navigation'),
+            ...performance.getEntriesByType('resource')].filter(e => !/\\.(png|svg|jpg|ico)/.test(e.name))
+            .map(e => [e.name, e.decodedBodySize])"""))
+        assert 100_000 < sum(sizes.values()) < 500_000, sizes
+        lesson = sorted((site / "notebooks").glob("*.html"))[0].name
+        assert not errors(browser, f"{address}notebooks/{lesson}")
+        assert browser.execute_script("return !!document.querySelector('mjx-container')")
+        assert not errors(browser, f"{address}search.html?q=encoder")
+        until(lambda: browser.find_elements("css selector", "ul.search li"), "a result")
+
+
+# --- JupyterLab -------------------------------------------------------------------------------------------------------
+
+LIVE = """\
+from replearn.lesson import live
+
+
+def draw(angle):
+    plt.figure(figsize=(2, 1.5))
+    plt.plot([0, angle])
+
+
+live(draw, angle=(0, 90, 10))"""
+ANSWERS = {  # of the exercise cosine_similarity_matrix
+    "✗ wrong": "def cosine_similarity_matrix(x):\n    return x @ x.T\n\n",
+    "✓ right": "def cosine_similarity_matrix(x):\n    z = F.normalize(x)\n    return z @ z.T\n\n",
+}
+CHECK = 'lesson.check("cosine_similarity_matrix", cosine_similarity_matrix);'
+
+
+def notebook_in(folder):
+    """Notebook 01 as a learner finds it, without outputs, plus a cell with `live`; returns the sources of its cells."""
+    import nbformat
+
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder)
+    path = folder / "01_representations.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells.append(nbformat.v4.new_code_cell(LIVE))
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(nb, path)
+    return [cell.source if cell.cell_type == "code" else "" for cell in nb.cells]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """(Address of a real JupyterLab with its token, sources of the cells of its notebook 01)."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e .[lab]")
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    sources = notebook_in(notebooks)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
+        "notebook-extension/tracker": dict(windowingMode="none"),  # all cells are on the page
+    }
+    for name, values in settings.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values), "utf-8")
+    folders = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_RUNTIME_DIR="runtime", JUPYTERLAB_SETTINGS_DIR="settings",
+                   JUPYTERLAB_WORKSPACES_DIR="workspaces", IPYTHONDIR="ipython", REPLEARN_DATA="no-data")  # fmt: skip
+    variables = {**os.environ, **{name: str(tmp_path / folder) for name, folder in folders.items()}}
+    variables |= dict(REPLEARN_STATIC="0", REPLEARN_STRICT="0", REPLEARN_PROFILE="cpu", JUPYTER_TOKEN="open-sesame")
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+               f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}"]  # fmt: skip
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, cwd=notebooks, env=variables, stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            until(lambda: answers(f"{address}/api/status?token=open-sesame") or server.poll() is not None, "a server")
+            assert server.poll() is None, (tmp_path / "lab.log").read_text()[-2000:]
+            yield f"{address}/lab/tree/01_representations.ipynb?token=open-sesame", sources
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def answers(address):
+    try:
+        return urllib.request.urlopen(address, timeout=10).status == 200
+    except OSError:
+        return False
+
+
+def menu(browser, *words):
+    """Choose from a menu of JupyterLab."""
+    for kind, word in zip(("lm-MenuBar-itemLabel", "lm-Menu-itemLabel"), words, strict=True):
+        path = f"//div[contains(@class, '{kind}') and text()='{word}']"
+        until(lambda path=path: browser.find_element("xpath", path).click() or True, f"a menu with {word}")
+
+
+STATE = """const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
+return cells.map(c => [c.classList.contains('jp-CodeCell'), (c.querySelector('.jp-InputPrompt') || c).textContent,
+                       (c.querySelector('.jp-Cell-outputArea') || {}).innerText || '',
+                       !!c.querySelector('[data-mime-type="application/vnd.jupyter.error"]')])"""
+
+
+def edit(browser, cell, text):
+    """Replace the text of a cell through its editor, as a keyboard does, and run it."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", cell)
+    until(lambda: cell.find_element("css selector", ".cm-content").click() or True, "an editor")
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
+    browser.execute_cdp_cmd("Input.insertText", {"text": text})
+    until(lambda: text.split("\n")[1].strip() in cell.find_element("css selector", ".cm-content").text, "the new text")
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+
+
+@pytest.mark.slow
+def test_notebook_01_in_jupyterlab(lab, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    address, sources = lab
+    code = [i for i, source in enumerate(sources) if source]
+    browser.get(address)
+    until(lambda: len(browser.execute_script(STATE)) == len(sources), "all cells of the notebook", 2 * PATIENCE)
+    idle = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+    until(lambda: browser.find_elements("css selector", idle), "a kernel")
+    menu(browser, "Run", "Run All Cells")
+    ran = re.compile(r"\[\d+\]")
+
+    def finished():
+        state = browser.execute_script(STATE)
+        assert not [sources[i] for i in code if state[i][3]], "a cell failed"
+        return all(ran.search(state[i][1]) for i in code) and state
+
+    state = until(finished, "every cell has run", 10 * PATIENCE)
+    assert re.search(r"Lesson 01: (\d+) of \1 claims held", state[code[-2]][2])
+    assert not [text for _, _, text, _ in state if "✗" in text]
+    assert state[sources.index(next(s for s in sources if s.endswith(CHECK)))][2].count("not attempted") == 1
+
+    sliders = browser.find_elements("css selector", f".jp-OutputArea {SLIDERS}")
+    assert sliders
+    for slider in sliders:
+        first, clicked, keyed = moved(browser, slider)  # JupyterLab must not take the arrow keys for itself
+        assert first[0] != clicked[0] != keyed[0]
+
+    cells = browser.find_elements("css selector", ".jp-Notebook .jp-Cell")
+    last = cells[code[-1]]
+    picture = lambda: last.find_element("css selector", ".jupyter-widgets img").get_attribute("src")  # noqa: E731
+    before = until(picture, "a figure under the control")
+    handle = last.find_element("css selector", ".noUi-handle, .ui-slider-handle")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", handle)
+    handle.send_keys(Keys.ARROW_RIGHT)
+    until(lambda: picture() != before, "the control redraws the figure")
+
+    exercise = next(i for i, source in enumerate(sources) if source.endswith(CHECK))
+    for verdict, answer in ANSWERS.items():
+        edit(browser, cells[exercise], answer + CHECK)
+        until(lambda verdict=verdict: verdict in browser.execute_script(STATE)[exercise][2], verdict)
