@@ -70,6 +70,13 @@ class Constant(nn.Module):
         return torch.ones(len(x), 5)
 
 
+class Faint(nn.Module):
+    """Features that differ in the eighth decimal only: against their spread every change is infinitely large."""
+
+    def forward(self, x):
+        return 1e-8 * x.mean((2, 3))
+
+
 # The probe
 
 def plain_loop(z, y, z_test, y_test, *, epochs, lr, weight_decay, batch_size, seed):
@@ -270,7 +277,10 @@ def test_cka_with_another_encoder_is_below_one():
 def test_a_small_folder_and_a_collapsed_encoder_give_a_report_too():
     small = evaluate(Constant(), blank(12), blank(24))  # four pictures a class; every picture the same features
     assert list(small["few_shot"]) == ["1"] and small["linear"] == pytest.approx(1 / 3)
-    assert json.loads(json.dumps(small, allow_nan=False)) == small
+    faint = evaluate(Faint(), blank(12), blank(24))
+    assert min(faint["audit"]["invariance"].values()) == -1e6
+    for report in (small, faint):
+        assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 @pytest.mark.parametrize("change, error, text", [
