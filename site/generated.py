@@ -89,6 +89,29 @@ def speed():
     for setting, solvers in json.loads((RESULTS / "probe.json").read_text("utf-8"))["linear"].items():
         for name, row in list(solvers.items())[1:]:
             rows.append(f"| linear probe, {setting} | {escape(name)} | {row['times_replearn']:.1f} |")
+    for path in sorted(RESULTS.glob("t4_budget_*.json")):
+        row = json.loads(path.read_text("utf-8"))
+        where = f"a training step of SimCLR, {row['network']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        if "times_the_per_sample_route" in row:
+            beside, times = "one picture at a time, torchvision", row["times_the_per_sample_route"]
+        else:
+            beside, times = "the same step on views made before", row["throughput_of_views_made_before"]
+        rows.append(f"| {escape(where)} | {beside} | {times:.2g} |")
+    return "\n".join(rows)
+
+
+def service():
+    """How long callers of an exported encoder wait."""
+    found = json.loads((RESULTS / "serve.json").read_text("utf-8"))
+    columns = "Encoder", "Precision", "Model, MB", "1: p50, p95", "8: p50, p95, p99", "8: answers a second"
+    rows = [f"| {' | '.join(columns)} |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, precisions in found["bundles"].items():
+        for precision, row in precisions.items():
+            alone, crowd = row["one_client"], row["load"]
+            waits = (", ".join(f"{who[f'{p}_ms']:.1f}" for p in which)
+                     for who, which in ((alone, ("p50", "p95")), (crowd, ("p50", "p95", "p99"))))  # fmt: skip
+            rows.append(f"| {escape(name)} | {precision} | {row['model_mb']:.2f} | {' | '.join(waits)} | "
+                        f"{crowd['requests_a_second']:.0f} |")  # fmt: skip
     return "\n".join(rows)
 
 
@@ -110,6 +133,6 @@ def link_lessons(text):
 
 def fill(text):
     """Replace each marker by the table that it names; link every lesson's number."""
-    makers = {maker.__name__: maker for maker in (lesson_map, claims, photographs, speed)}
+    makers = {maker.__name__: maker for maker in (lesson_map, claims, photographs, speed, service)}
     makers["timetable"] = lambda: timetable(notebooks())
     return link_lessons(re.sub(r"<!-- generated: (\w+) -->", lambda match: makers[match[1]](), text))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from replearn import data, models, probe
+from replearn.simclr.commands import _add_evaluate
 from replearn.simclr.evaluate import (
     compare,
     evaluate,
@@ -21,7 +22,6 @@ from replearn.simclr.evaluate import (
     random_like,
     sgd_probe,
 )
-from replearn.simclr.report import _add_evaluate
 from replearn.train import cosine
 
 
@@ -71,10 +71,10 @@ class Constant(nn.Module):
 
 
 class Faint(nn.Module):
-    """Features that differ in the eighth decimal only: against their spread every change is infinitely large."""
+    """Features that differ in the last bits of 1 only, as good as constant: what moves them moves infinitely far."""
 
     def forward(self, x):
-        return 1e-8 * x.mean((2, 3))
+        return 1 + 1e-6 * x.mean((2, 3))
 
 
 # The probe
@@ -450,6 +450,15 @@ def test_the_command_prints_a_table_and_writes_json_and_figures(tmp_path, capsys
     assert capsys.readouterr().out.splitlines()[1:] == compare(written["reports"]).splitlines()
     pictures = {path.name: path.read_bytes()[:4] for path in (tmp_path / "figures").iterdir()}
     assert pictures == {f"{name}.png": b"\x89PNG" for name in ("audit", "gallery", "log", "probe")}
+
+
+def test_encoders_whose_names_end_alike_keep_a_row_each(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        models.save(models.small_cnn(4), tmp_path / folder / "encoder", architecture=["small_cnn", 4], data="shapes")
+    paths = [str(tmp_path / folder / "encoder") for folder in ("a", "b")]
+    command(paths[0], "--size", 60, "--test-size", 40, "--supervised", paths[1], "--json", tmp_path / "r.json")
+    assert list(json.loads((tmp_path / "r.json").read_text())["reports"]) == [*paths, "untrained"]
 
 
 @pytest.mark.parametrize("arguments, error", [

@@ -115,6 +115,14 @@ def local(some=None, **limits):
             thread.join()
 
 
+def test_answers_on_a_kept_connection_do_not_wait_for_an_acknowledgment():
+    with serve._listen("127.0.0.1", 0) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+        with client, accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.fixture(scope="module")
 def here():
     with local() as address:

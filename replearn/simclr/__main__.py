@@ -5,8 +5,7 @@ import json
 import sys
 from dataclasses import fields, replace
 
-from replearn.simclr.commands_export import _add_export
-from replearn.simclr.report import _add_evaluate
+from replearn.simclr.commands import _add_evaluate, _add_export
 from replearn.simclr.serve import _add_serve
 
 

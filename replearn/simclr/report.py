@@ -1,7 +1,6 @@
-"""Reports of `evaluate` to look at: a table, a file, figures; and the command that makes all of them."""
+"""Reports of `evaluate` to look at: a table, a file, figures."""
 
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +68,7 @@ def probe_curve(reports, *, ax=None):
     return ax
 
 
-def _figures(folder, encoder, reports, train, test, log):
+def figures(folder, encoder, reports, train, test, log):
     """Write gallery.png, audit.png, probe.png and, if a run's folder has a log, log.png."""
     from replearn.audit import card
     folder, plt = checkpoint.prepare(folder), plot.style()
@@ -84,58 +83,3 @@ def _figures(folder, encoder, reports, train, test, log):
         with checkpoint.writing(folder, f"write {name}.png"):
             figure.savefig(folder / f"{name}.png")
         plt.close(figure)
-
-
-def _add_evaluate(commands):
-    parser = commands.add_parser("evaluate", help="measure an encoder next to an untrained one: a table, JSON, figures")
-    parser.add_argument("encoder", help="a shipped encoder, a path of models.save, or the folder of a pretraining")
-    parser.add_argument("--data", help="shapes, digits, cifar10, a folder of pictures; default: what it was trained on")
-    parser.add_argument("--size", type=int, help="so many training pictures for the probes (default: all)")
-    parser.add_argument("--test-size", type=int, help="so many test pictures (default: all)")
-    parser.add_argument("--supervised", metavar="ENCODER", help="one more row, and the other side of CKA")
-    parser.add_argument("--other", metavar="DATA", help="a second set of pictures, to transfer to")
-    parser.add_argument("--mixup", type=float, default=0.0, help="mixup's alpha in the SGD probe (default: no mixup)")
-    parser.add_argument("--seed", type=int, default=0, help="of the probes and of the untrained encoder")
-    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
-    parser.add_argument("--json", metavar="FILE", help="write the reports there")
-    parser.add_argument("--figure", metavar="FOLDER", help="write gallery, audit card and curves there, as PNG")
-    parser.set_defaults(run=_evaluate)
-
-
-def _evaluate(args):
-    from replearn import data, models
-    from replearn.simclr.evaluate import encoder_path, evaluate, load_encoder, random_like
-    encoder, about = load_encoder(args.encoder), models.card(encoder_path(args.encoder))
-    encoders = {args.encoder: encoder, args.supervised: args.supervised and load_encoder(args.supervised),
-                "untrained": random_like(encoder, seed=args.seed)}
-    encoders = {Path(name).name: _moved(network, args.device) for name, network in encoders.items() if network}
-    supervised = encoders.get(args.supervised and Path(args.supervised).name)
-    for folder in filter(None, (args.figure, args.json and Path(args.json).expanduser().parent)):
-        checkpoint.prepare(folder)  # before the work, not after it
-    name = args.data or str(about.get("data", "shapes")).split(":")[0]
-    train, test = data.load(name, size=args.size), data.load(name, split="test", size=args.test_size)
-    other = args.other and tuple(_part(data.load(args.other, split=s), args.size) for s in ("train", "test"))
-    reports = {}
-    for row, network in encoders.items():
-        theirs = None if network is supervised else supervised
-        reports[row] = evaluate(network, train, test, supervised=theirs, other=other, mixup=args.mixup, seed=args.seed)
-        progress.say(f"{row}: {reports[row]['seconds']:.0f} s")
-    print(f"{name}: {len(train):,} training and {len(test):,} test pictures\n{compare(reports)}")
-    if args.json:
-        path = Path(args.json).expanduser()
-        write(path, dict(data=name, other=args.other, mixup=args.mixup, seed=args.seed, reports=reports))
-    if args.figure:
-        log = Path(about["path"]).with_name("log.jsonl")
-        _figures(args.figure, encoder, reports, train, test, log if log.exists() else None)
-
-
-def _moved(encoder, device):
-    try:
-        return encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: expected one of this machine, such as cpu, found {device!r}: {error}") from error
-
-
-def _part(pictures, size):
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-    return pictures.subset(order[:size])

@@ -99,7 +99,10 @@ def _end_with_stdin(server):
 
 def _listen(host, port):
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # asyncio leaves this off for such a socket: answers on a kept connection would wait 40 ms for an ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{host}, port {port}: cannot listen there ({reason}); choose another --port or --host") from None
