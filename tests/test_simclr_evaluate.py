@@ -388,10 +388,10 @@ def test_the_table_has_a_row_an_encoder(report):
     made = report[0] | dict(linear=0.987)
     bare = {k: v for k, v in made.items() if k not in ("cka_supervised", "transfer")}
     bare["few_shot"] = {"1": [0.5, 0.02]}
-    head, line, first, second = compare({"ours": made, "a random encoder": bare}).splitlines()
-    assert head.split()[:2] == ["encoder", "linear"] and "CKA" in head and set(line) == {"-"}
-    assert len({len(head), len(line), len(first), len(second)}) == 1
-    assert "98.7" in first and "1.00" in first and "50.0 ± 2.0" in second and second.count("–") == 4
+    head, line, first, second = compare({"ours": made, "random weights": bare}).splitlines()
+    assert head.split()[:3] == ["encoder", "SGD", "linear"] and "CKA" in head and set(line) == {"-"}
+    assert len({len(head), len(line), len(first), len(second)}) == 1 and len(head) <= 81  # as wide as a page
+    assert "98.7" in first and "1.00" in first and "50.0" in second and second.count("–") == 4
     with pytest.raises(ValueError, match="expected one or more"):
         compare({})
 

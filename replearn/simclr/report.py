@@ -9,21 +9,24 @@ from replearn import plot, probe
 from replearn.simclr import checkpoint, progress
 
 AUDITED = 2000  # test pictures: the audit looks at each of them a dozen times
-COLUMNS = {"linear_sgd": "linear (SGD)", "linear": "linear", "knn": "kNN", "transfer": "transfer"}
+COLUMNS = {"linear_sgd": "SGD", "linear": "linear", "knn": "kNN", "transfer": "transfer"}
 
 
 def compare(reports):
-    """Return {name: report of evaluate} as a text table, one row an encoder: accuracies in %, then CKA and rank."""
+    """Return {name: report of evaluate} as a text table, one row an encoder: accuracies in %, then CKA and rank.
+
+    SGD: the source's probe; linear: the converged one. The spread over draws of the few labels is in the reports: with
+    it a row would not fit on a page."""
     if not reports:
         raise ValueError("reports: expected one or more, as {name: report}, found none")
     shots = sorted({int(n) for report in reports.values() for n in report["few_shot"]})
-    rows = [["encoder", *COLUMNS.values(), *(f"{n}-shot" for n in shots), "CKA", "rank", "D"]]
+    rows = [["encoder", *COLUMNS.values(), *(f"{n}-shot" for n in shots), "CKA", "rank"]]
     for name, report in reports.items():
         few = [report["few_shot"].get(str(n)) for n in shots]
         rows.append([name, *(f"{100 * report[key]:.1f}" if key in report else "–" for key in COLUMNS),
-                     *(f"{100 * pair[0]:.1f} ± {100 * pair[1]:.1f}" if pair else "–" for pair in few),
+                     *(f"{100 * pair[0]:.1f}" if pair else "–" for pair in few),
                      f"{report['cka_supervised']:.2f}" if "cka_supervised" in report else "–",
-                     f"{report['audit']['collapse']['effective_rank']:.0f}", str(report["feature_dim"])])
+                     f"{report['audit']['collapse']['effective_rank']:.0f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
