@@ -23,7 +23,6 @@ import pytest
 from test_site import ROOT, built, course, pages, served
 
 AXE = "axe-core@4.14.1"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120  # seconds for what takes one or two on a quiet machine
 PHONE = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
 # Rules of axe that the theme breaks and we cannot mend: {rule: (selector of the elements, reason)}.
@@ -38,27 +37,12 @@ def site():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no chromium with chromedriver on this machine")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        flags += " disable-component-update disable-sync disable-dev-shm-usage window-size=1280,800"
-        offline = "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        for flag in [*flags.split(), f"user-data-dir={profile}", offline]:
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        chrome.command_executor._client_config.timeout = 5 * PATIENCE
-        chrome.set_page_load_timeout(PATIENCE)
-        chrome.set_script_timeout(4 * PATIENCE)
-        yield chrome
-        chrome.quit()
+def browser(chromium):
+    chrome = chromium("window-size=1280,800", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    chrome.command_executor._client_config.timeout = 5 * PATIENCE
+    chrome.set_page_load_timeout(PATIENCE)
+    chrome.set_script_timeout(4 * PATIENCE)
+    return chrome
 
 
 def until(condition, what, seconds=PATIENCE):

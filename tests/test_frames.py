@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import shutil
-import tempfile
 from html.parser import HTMLParser
 
 import numpy as np
@@ -178,23 +176,8 @@ def test_live_draws_once_with_the_defaults():
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium with a new profile."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no chromium with chromedriver on this machine")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        for flag in [*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={profile}"]:
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        yield chrome
-        chrome.quit()
+def browser(chromium):
+    return chromium()
 
 
 @pytest.fixture

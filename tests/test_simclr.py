@@ -38,13 +38,7 @@ TINY = replace(SHAPES, width=4, hidden=16, out=8, batch_size=16, epochs=2)
 WEIGHTS = "encoder.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _one_silent_thread(monkeypatch):
-    monkeypatch.setenv("REPLEARN_STATIC", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_silent_thread")
 
 
 def pictures(n=64, side=32):

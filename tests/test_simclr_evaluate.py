@@ -24,14 +24,7 @@ from replearn.simclr.evaluate import (
 )
 from replearn.train import cosine
 
-
-@pytest.fixture(autouse=True)
-def _one_silent_thread(monkeypatch):
-    monkeypatch.setenv("REPLEARN_STATIC", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_silent_thread")
 
 
 def clusters(n=400, d=12, classes=4, apart=1.0, seed=0):

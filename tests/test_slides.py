@@ -5,9 +5,7 @@ import importlib
 import io
 import json
 import re
-import shutil
 import sys
-import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -201,23 +199,8 @@ def deck(page, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no chromium with chromedriver on this machine")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = binary
-        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        for flag in [*flags.split(), "disable-component-update", "disable-sync", f"user-data-dir={profile}",
-                     "window-size=1280,860"]:  # fmt: skip
-            options.add_argument(f"--{flag}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        yield chrome
-        chrome.quit()
+def browser(chromium):
+    return chromium("window-size=1280,860")
 
 
 def opened(browser, path):
