@@ -134,7 +134,7 @@ def table(args):
             knn, linear = (100 * torch.tensor([r[key] for r in runs]) for key in ("knn", "linear"))
             gain = 100 * torch.tensor([r["knn"] - base[r["seed"]]["knn"] for r in runs if r["seed"] in base])
             text = ""
-            if len(gain) > 1:
+            if name != "lightly" and len(gain) > 1:
                 half = stats.t.ppf(0.975, len(gain) - 1) * gain.std() / len(gain) ** 0.5
                 text = f"to lightly's {gain.mean():+.1f} ± {half:.1f}"
             print(f"{name:28s} {len(runs)} seeds  kNN {knn.mean():.1f}  linear {linear.mean():.1f}  {text}")

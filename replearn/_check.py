@@ -6,7 +6,7 @@ import torch
 def finite(name, x, *, ndim=2, min_rows=1):
     """Return `x` if it is a finite float tensor with `ndim` axes and `min_rows` rows or more; raise otherwise."""
     if not isinstance(x, torch.Tensor) or x.is_meta or x.layout != torch.strided:
-        raise TypeError(f"{name}: expected a torch.Tensor, found {type(x).__name__}, one without numbers, or sparse")
+        raise TypeError(f"{name}: expected a torch.Tensor, found {type(x).__name__}; meta and sparse ones do not count")
     if not x.is_floating_point() or x.element_size() < 2:
         raise TypeError(f"{name}: expected floating-point numbers, found {x.dtype}; convert it with .float()")
     if x.ndim != ndim:

@@ -29,6 +29,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from replearn.simclr import answers, bundle, page, pictures, serve  # noqa: E402
+from replearn.simclr.__main__ import main  # noqa: E402
 
 NAMES, SIDE, D, M = ("circle", "square", "star"), 32, 24, 300
 RNG = np.random.default_rng(0)
@@ -443,7 +444,7 @@ def test_a_service_that_cannot_start_says_why(tmp_path, process):
     with pytest.raises(OSError, match="port 70000: cannot listen there"):
         serve._listen("127.0.0.1", 70_000)
     with pytest.raises(SystemExit, match=r"error: .*expected a bundle"):
-        serve.main([str(tmp_path)])
+        main(["serve", str(tmp_path)])
 
 
 def test_time_runs_out_with_a_sentence(folder):
@@ -460,7 +461,7 @@ def test_serving_without_its_packages_says_what_to_install(monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_it_quietly(folder):
-    command = [sys.executable, "-m", "replearn.simclr.serve", str(folder), "--port", "0", "--precision", "fp32"]
+    command = [sys.executable, "-m", "replearn.simclr", "serve", str(folder), "--port", "0", "--precision", "fp32"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
         address = re.search(r"at (http://\S+)/;", own.stdout.readline())[1]
         while True:  # it listens already, and answers once it runs

@@ -41,7 +41,7 @@ def start(folder, *, port=0, precision="int8", seconds=60.0):
 
     port 0: any free one. It also ends when this process does, however that ends.
     Raises ValueError if the service ends instead, with its words; TimeoutError if /health is not there in `seconds`."""
-    command = [sys.executable, "-m", "replearn.simclr.serve", str(folder), "--port", str(port),
+    command = [sys.executable, "-m", "replearn.simclr", "serve", str(folder), "--port", str(port),
                "--precision", precision, "--until-stdin-closes"]
     where = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | dict(PYTHONPATH=where, PYTHONUTF8="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
@@ -136,7 +136,8 @@ def _serve(args):
             print("stopped", flush=True)
 
 
-def _arguments(parser):
+def _add_serve(commands):
+    parser = commands.add_parser("serve", help="run an exported encoder as a service until Ctrl-C")
     parser.add_argument("folder", help="a bundle, as `export` writes it")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: for the whole network (default: this machine)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
@@ -145,22 +146,3 @@ def _arguments(parser):
     parser.add_argument("--queue", type=int, default=16, help="pictures that may wait; all others get a 503")
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_serve)
-
-
-def _add_serve(commands):
-    _arguments(commands.add_parser("serve", help="run an exported encoder as a service until Ctrl-C"))
-
-
-def main(arguments=None):
-    """The same as `python -m replearn.simclr serve`, with less to load."""
-    parser = argparse.ArgumentParser(prog="python -m replearn.simclr.serve", description=__doc__.split("\n")[0])
-    _arguments(parser)
-    args = parser.parse_args(arguments)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()
