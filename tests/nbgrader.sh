@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # The class kit with the real nbgrader: generate, release, submit, autograde, export; then the grades are checked.
+# `bash tests/nbgrader.sh` takes lesson 06 and a class of honest and hostile students; with a number (`… 12`), that lesson:
+# all right, everything as handed out, another right way, and each usual mistake that the exercises know.
 # An environment of its own, .venv-nbgrader: nbgrader's pins are not ours. torch is the release of .venv, from uv's cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+lesson=${1:-06}
+name=$(basename "$(ls notebooks/src/"$lesson"_*.md)" .md)
 root=$PWD
 main=$root/.venv/bin/python
 bin=$root/.venv-nbgrader/bin
@@ -31,7 +35,10 @@ from pathlib import Path
 
 import nbformat
 
-NAME, NOTEBOOK = "06_simclr", "06_simclr/06_simclr.ipynb"
+from replearn.lesson import exercises
+
+STEP, NAME = sys.argv[1:]
+LESSON, NOTEBOOK = NAME[:2], f"{NAME}/{NAME}.ipynb"
 NT_XENT, MASK, EMA = "def nt_xent_exercise(z1, z2, temperature):\n", "def mask_self_pairs(similarity):\n", \
     "def ema_update(target_parameters, online_parameters, momentum):\n"
 OVERFLOW = NT_XENT + """
@@ -68,6 +75,30 @@ CLASS = {
 }
 
 
+def plain():
+    """The students of any lesson; what a mistake is worth says the checker, here, without nbgrader."""
+    every = [exercises.get(LESSON, name) for name in exercises.names(LESSON)]
+    most = float(sum(exercise.difficulty for exercise in every))
+    found = {"right": ([KEEP] * len(every), most, most), "empty": ([None] * len(every), 0.0, 0.0)}
+
+    def add(student, kind, names):
+        functions = [getattr(exercise, kind)[name] for exercise, name in zip(every, names)]
+        worth = [e.difficulty * exercises.check(e, f).score for e, f in zip(every, functions)]
+        assert kind == "alternatives" or all(w < e.difficulty for e, w in zip(every, worth)), "a mistake is right"
+        found[student] = ([f"from replearn.lesson.exercises import get\n{e.name} = get({LESSON!r}, {e.name!r})"
+                           f".{kind}[{name!r}]" for e, name in zip(every, names)], sum(worth), sum(worth))
+
+    add("another", "alternatives", [0] * len(every))
+    for i in range(min(len(exercise.wrong) for exercise in every)):
+        add(f"wrong {i + 1}", "wrong", [list(exercise.wrong)[i] for exercise in every])
+    return found
+
+
+if LESSON != "06":
+    CLASS = plain()
+NAMES = exercises.names(LESSON)
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -80,10 +111,11 @@ def submit():
     """Our student notebook is nbgrader's; hand in one notebook a student."""
     released = read(Path("release") / NOTEBOOK)
     assert texts(released) == texts(read(f"student/{NAME}.ipynb")), "our student version is not nbgrader's"
-    assert "SOLUTION" not in str(released) and "HIDDEN" not in str(released) and "F.cross_entropy" not in str(released)
+    assert "SOLUTION" not in str(released) and "HIDDEN" not in str(released)
+    assert LESSON != "06" or "F.cross_entropy" not in str(released)
     solved = read(Path("source") / NOTEBOOK)
     for student, (answers, *_) in CLASS.items():
-        nb, wanted = read(Path("release") / NOTEBOOK), dict(zip(("nt_xent", "mask_self_pairs", "ema_update"), answers))
+        nb, wanted = read(Path("release") / NOTEBOOK), dict(zip(NAMES, answers, strict=True))
         for cell, solution in zip(nb.cells, solved.cells, strict=True):
             name = cell.metadata.get("nbgrader", {}).get("grade_id")
             if wanted.get(name) is KEEP:
@@ -118,22 +150,22 @@ def compare(found, which):
     sys.exit(f"other grades than expected: {', '.join(wrong)}" if wrong else 0)
 
 
-if sys.argv[1] == "submit":
+if STEP == "submit":
     submit()
-elif sys.argv[1] == "grades":
+elif STEP == "grades":
     compare(total("grades.csv", "score"), 0)
 else:
     compare(total("isolated.csv", "points"), 1)
 PY
 
-"$main" -m replearn.lesson class "$course/class" 06
+"$main" -m replearn.lesson class "$course/class" "$lesson"
 cd "$course/class"
 nbgrader --version
-nbgrader generate_assignment 06_simclr
-"$bin/python" "$course/steps.py" submit
+nbgrader generate_assignment "$name"
+"$bin/python" "$course/steps.py" submit "$name"
 # One submission ends its kernel: nbgrader reports it, grades the others and returns an error.
-nbgrader autograde 06_simclr --ExecutePreprocessor.timeout="${NBGRADER_SECONDS:-30}" || true
+nbgrader autograde "$name" --ExecutePreprocessor.timeout="${NBGRADER_SECONDS:-30}" || true
 nbgrader export --to grades.csv
-"$bin/python" "$course/steps.py" grades
+"$bin/python" "$course/steps.py" grades "$name"
 "$main" -m replearn.lesson grade submitted --csv isolated.csv
-"$bin/python" "$course/steps.py" isolated
+"$bin/python" "$course/steps.py" isolated "$name"

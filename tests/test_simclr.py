@@ -72,7 +72,8 @@ def test_recipes_survive_json(name):
     ("network", "vgg"), ("network", "timm:"), ("width", 0), ("width", True), ("epochs", 0), ("epochs", float("nan")),
     ("minutes", -1), ("batch_size", 1), ("batch_size", 2.5), ("optimizer", "lars"), ("lr", 0), ("lr", float("inf")),
     ("weight_decay", -1), ("temperature", 0), ("crop", (1, 0.2)), ("crop", 0.2), ("jitter", (1, 1, 1)), ("flip", 2),
-    ("jitter", (0.4, 0.4, 0.4, 0.6)), ("blur", -0.1), ("queue", -1), ("n_small", 1.5), ("seed", "0"), ("loss", "byol")])
+    ("jitter", (0.4, 0.4, 0.4, 0.6)), ("blur", -0.1), ("queue", -1),
+    ("average", 1), ("n_small", 1.5), ("seed", "0"), ("loss", "byol")])
 def test_a_bad_field_is_named(field, value):
     with pytest.raises(ValueError, match=rf"recipe: {field}: expected .*, found"):
         replace(COURSE, **{field: value})
@@ -148,6 +149,19 @@ def test_the_queue_keeps_the_newest_keys():
     assert 0 < (online - target).abs().max() < 0.01
 
 
+def test_the_mean_of_past_weights_is_what_is_kept():
+    recipe = replace(TINY, average=0.5)
+    state = engine.begin(recipe, 32, torch.device("cpu"))
+    state.steps, expected = 20, state.online[0].block1[0].weight.clone()
+    for step in range(20):
+        engine.train_step(recipe, state, pictures(), {})
+        expected = torch.lerp(state.online[0].block1[0].weight.detach(), expected, min(0.5, (1 + step) / (10 + step)))
+    assert engine.kept(state) is state.average
+    torch.testing.assert_close(state.average[0].block1[0].weight, expected)
+    assert not torch.allclose(expected, state.online[0].block1[0].weight, atol=1e-4)
+    assert engine.kept(engine.begin(TINY, 32, torch.device("cpu"))).training
+
+
 def test_one_small_view():
     assert [v.shape[2] for v in engine.make_views(replace(TINY, n_small=1), pictures(4))] == [32, 32, 16]
 
@@ -181,7 +195,8 @@ def test_the_seed_is_the_run():
 
 
 @pytest.mark.parametrize("changes", [{}, dict(optimizer="sgd", lr=0.1, loss="decoupled_contrastive"),
-                                     dict(queue=48, n_small=2)], ids=["adamw", "sgd", "moco, multi-crop"])
+                                     dict(queue=48, n_small=2), dict(average=0.9)],
+                         ids=["adamw", "sgd", "moco, multi-crop", "average"])
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path, changes):
     class Stop(Exception):
         pass

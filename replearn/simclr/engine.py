@@ -26,6 +26,7 @@ class Run:
     """All that changes during training."""
 
     online: nn.Sequential  # encoder, projector
+    average: nn.Sequential | None  # the mean of past weights
     target: nn.Sequential | None  # MoCo's key network
     queue: torch.Tensor | None  # (K, D), newest key first
     optimizer: torch.optim.Optimizer
@@ -47,19 +48,22 @@ def begin(recipe, side, device, *, compile=False):
     online = nn.Sequential(*networks(recipe, side)).to(device, memory_format=torch.channels_last).train()
     if distributed.world() > 1 and device.type == "cuda":
         online = nn.SyncBatchNorm.convert_sync_batchnorm(online)
-    target = deepcopy(online).requires_grad_(False) if recipe.queue else None
+    average, target = (deepcopy(online).requires_grad_(False) if wanted else None
+                       for wanted in (recipe.average, recipe.queue))
     queue = nn.functional.normalize(torch.randn(recipe.queue, recipe.out)).to(device) if recipe.queue else None
     settings = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
     make = {"sgd": lambda p: torch.optim.SGD(p, momentum=0.9, **settings),
             "adamw": lambda p: torch.optim.AdamW(p, **settings)}[recipe.optimizer]
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) == torch.float16)
     forward = torch.compile(online) if compile and device.type == "cuda" else online
-    return Run(online, target, queue, make(online.parameters()), scaler, forward)
+    return Run(online, average, target, queue, make(online.parameters()), scaler, forward)
 
 
 def tensors_of(run):
     """Return every tensor of a Run by name."""
     found = {f"online.{name}": x for name, x in run.online.state_dict().items()}
+    if run.average is not None:
+        found |= {f"average.{name}": x for name, x in run.average.state_dict().items()}
     if run.target is not None:
         found |= {f"target.{name}": x for name, x in run.target.state_dict().items()} | {"queue": run.queue}
     for i, values in run.optimizer.state_dict()["state"].items():
@@ -71,6 +75,8 @@ def restore(run, tensors, about):
     """Put a Run back to where `tensors_of` and `about` were taken."""
     part = lambda prefix: {k[len(prefix):]: x for k, x in tensors.items() if k.startswith(prefix)}  # noqa: E731
     run.online.load_state_dict(part("online."))
+    if run.average is not None:
+        run.average.load_state_dict(part("average."))
     if run.target is not None:
         run.target.load_state_dict(part("target."))
         run.queue = tensors["queue"].to(run.queue.device)
@@ -123,6 +129,8 @@ def update(recipe, run, views, lr):
         group["lr"] = lr
     run.scaler.step(run.optimizer)
     run.scaler.update()
+    if run.average is not None:  # a short memory at first, else the random weights stay in the mean for long
+        ema_update(run.average, run.online, momentum=min(recipe.average, (1 + run.step) / (10 + run.step)))
     if run.target is not None:
         ema_update(run.target, run.online, momentum=recipe.momentum)
         keys = nn.functional.normalize(torch.cat(keys).float())
@@ -150,9 +158,14 @@ def train_step(recipe, run, images, order):
     return loss
 
 
+def kept(run):
+    """Return the encoder and projector that are evaluated and saved."""
+    return run.online if run.average is None else run.average
+
+
 def evaluate(run, images, knn):
     """Return the collapse meter of z, and with knn = (train set, test set) the accuracy of h on the test set."""
-    encoder, projector = run.online
+    encoder, projector = kept(run)
     dtype = amp_dtype(images.device)
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         h, *bank = [extract_features(encoder, x) for x in ((knn[1].images, knn[0].images) if knn else (images[:1000],))]

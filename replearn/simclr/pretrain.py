@@ -52,7 +52,7 @@ def pretrain(recipe, images, *, folder=None, resume=True, knn=None, knn_every=5,
                 run.steps = _plan(recipe, run, images, knn, knn_every, start)
         history = progress.restart_log(folder, run.step) if folder and distributed.rank() == 0 else []
         _loop(recipe, run, images, folder, about, history, knn, knn_every, callback, log_every, checkpoint_seconds)
-    return Result(*run.online.eval(), history)
+    return Result(*engine.kept(run).eval(), history)
 
 
 def _loop(recipe, run, images, folder, about, history, knn, knn_every, callback, log_every, checkpoint_seconds):
@@ -183,5 +183,5 @@ def _diagnosis(recipe, run, device, history, folder):
 def _export(recipe, run, folder, history):
     scores = {k: v for k, v in history[-1].items() if k in ("knn", "loss", "effective_rank")} if history else {}
     with checkpoint.writing(folder, "save the encoder"):
-        models.save(run.online[0], folder / "encoder", architecture=[recipe.network, recipe.width], data=recipe.data,
-                    recipe=asdict(recipe), seed=recipe.seed, steps=run.steps, scores=scores)
+        models.save(engine.kept(run)[0], folder / "encoder", architecture=[recipe.network, recipe.width],
+                    data=recipe.data, recipe=asdict(recipe), seed=recipe.seed, steps=run.steps, scores=scores)

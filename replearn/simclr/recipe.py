@@ -39,7 +39,7 @@ RULES = dict(  # field -> (does the value fit?, what is expected)
     crop=(_range, "two rising shares of the area, or None"),
     jitter=(_strengths, "four strengths of 0 or more, the hue's up to 0.5"), grayscale=SHARE, blur=SHARE, flip=SHARE,
     hidden=COUNT, out=COUNT, layers=COUNT, queue=_number(0, whole=True), momentum=SHARE,
-    n_small=_number(0, whole=True), seed=_number(0, whole=True))
+    average=_number(0, 0.99999), n_small=_number(0, whole=True), seed=_number(0, whole=True))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Recipe:
     epochs: passes over the pictures; minutes, if given, replaces them: as many steps as fit. warmup: share of steps.
     batch_size: pictures a step, over all processes; lr: the highest; after the warm-up it falls to 0 along a cosine.
     crop, jitter, grayscale, blur, flip: as in `two_views`. n_small: additional small views a picture (multi-crop).
-    hidden, out, layers: the projector. queue: keys that MoCo remembers (0: no MoCo), momentum: of its key network."""
+    hidden, out, layers: the projector. queue: keys that MoCo remembers (0: no MoCo), momentum: of its key network.
+    average: momentum of the mean of past weights that is evaluated and saved in place of the last ones (0: none)."""
 
     network: str = "resnet18"
     width: int = 64
@@ -73,6 +74,7 @@ class Recipe:
     layers: int = 2
     queue: int = 0
     momentum: float = 0.99
+    average: float = 0.0
     n_small: int = 0
     seed: int = 0
 

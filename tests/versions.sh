@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Core, lesson layer, engine and notebook 01 with other versions of Python and of what we depend on.
+#   bash tests/versions.sh                    every cell of the matrix
+#   bash tests/versions.sh oldest             one cell: oldest, oldest-3.11, newest-3.11, newest or colab
+#   bash tests/versions.sh oldest core        one part of it: install, core, lesson, simclr or notebook
+#   bash tests/versions.sh newest clean       removes its environment
+# oldest: the lowest release of each package that pyproject.toml allows; newest: the highest, constraints.txt not asked.
+# An environment each in build/versions (about 5 GB, hard-linked from uv's cache); a Python that cannot be had is skipped,
+# in CI it is an error. Counts and versions are put into benchmarks/results/versions.json.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=$(command -v uv || echo .venv-uv/bin/uv)
+tools=$(grep -oE '"(hypothesis|nbval|psutil|pytest)>=[0-9.]+"' pyproject.toml | tr -d '"')
+colab="$(. <(grep -E '^pins=' tests/colab.sh); echo "$pins") torch==2.11.0 torchvision==0.26.0 numpy==2.1.3"  # of 2026-08
+export UV_LINK_MODE=hardlink  # torch is 5 GB
+
+declare -A files=(
+    [core]="audit augment cka_golden data losses metrics models plot probe properties shapes train"
+    [lesson]="exercises frames lesson"
+    [simclr]="simclr simclr_evaluate simclr_export simclr_serve"
+)
+
+find_python() {  # 3.10 -> an interpreter: one that lies here, pyenv's, or one that uv fetches
+    "$uv" python find --no-python-downloads "$1" 2>/dev/null && return
+    local here
+    for here in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+        [ -x "$here" ] && { echo "$here"; return; }
+    done
+    "$uv" python install --quiet "$1" 2>/dev/null && "$uv" python find "$1"
+}
+
+install() {  # cell, Python, what uv is told
+    local python
+    [ -x "$bin" ] || {
+        python=$(find_python "$2") || return 1
+        "$uv" venv --quiet --allow-existing --python "$python" "build/versions/$1"
+    }
+    [ "$(cat "build/versions/$1/.told" 2>/dev/null)" = "${*:3} $tools" ] && return
+    "$uv" pip install --python "$bin" $tools "${@:3}" || { echo "$1: uv could not install it" >&2; exit 1; }
+    echo "${*:3} $tools" >"build/versions/$1/.told"
+}
+
+check() {  # cell, part: run the tests, put their counts into the record, return pytest's answer
+    local answer=0 report="build/versions/$1-$2.xml" started=$SECONDS
+    if [ "$2" = notebook ]; then
+        REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu REPLEARN_DATA="$PWD/build/no-data" PYTHONWARNINGS=ignore \
+            "$bin" -m pytest -q -p no:cacheprovider --junit-xml="$report" --nbval-lax --nbval-current-env \
+            --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks/01_representations.ipynb || answer=$?
+    else
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$bin" -m pytest -q -p no:cacheprovider --disable-warnings --junit-xml="$report" \
+            $(printf 'tests/test_%s.py ' ${files[$2]}) || answer=$?
+    fi
+    "$bin" - "$1" "$2" "$report" $((SECONDS - started)) <<'PYTHON'
+import json, os, platform, sys
+from importlib.metadata import distributions
+from pathlib import Path
+from xml.etree import ElementTree
+
+cell, part, report, seconds = sys.argv[1:]
+path = Path("benchmarks/results/versions.json")
+record = json.loads(path.read_text()) if path.exists() else dict(
+    question="Does it hold with the oldest and the newest versions, and with Colab's?", command="bash tests/versions.sh", cells={})
+names = "torch torchvision numpy scipy matplotlib pillow ipywidgets ipython jupyterlab scikit-learn scikit-image safetensors onnxruntime"
+cases = list(ElementTree.parse(report).iter("testcase")) if Path(report).exists() else []
+count = lambda *tags: sum(any(case.find(tag) is not None for tag in tags) for case in cases)
+failed, skipped = count("failure", "error"), count("skipped")
+row = record["cells"].setdefault(cell, dict(parts={}))
+has = {package.name.lower(): package.version for package in distributions()}
+row["versions"] = dict(python=platform.python_version()) | {name: has[name] for name in names.split() if name in has}
+row["parts"][part] = dict(passed=len(cases) - failed - skipped, failed=failed, skipped=skipped, seconds=int(seconds))
+part_file = path.with_suffix(".part")
+part_file.write_text(json.dumps(record, indent=2) + "\n")
+os.replace(part_file, path)
+print(cell, part, *(f"{number} {kind}" for kind, number in row["parts"][part].items()), flush=True)
+PYTHON
+    return $answer
+}
+
+matrix() {  # cell, part
+    bin=build/versions/$1/bin/python
+    [ "$2" = clean ] && { rm -rf "build/versions/$1" build/versions/"$1"-*.xml; return; }
+    local version told answer=0 part
+    case $1 in
+        oldest) version=3.10 told="-e .[lab,serve] --resolution=lowest-direct" ;;
+        oldest-3.11) version=3.11 told="-e .[lab,serve] --resolution=lowest-direct" ;;
+        newest-3.11) version=3.11 told="-e .[lab,serve] --resolution=highest" ;;
+        newest) version=3.13 told="-e .[lab,serve] --resolution=highest" ;;
+        colab) version=3.13 told="-e .[serve] nbclient nbformat $colab" ;;
+        *) echo "no cell $1; there are oldest, oldest-3.11, newest-3.11, newest and colab"; return 2 ;;
+    esac
+    install "$1" "$version" $told || {
+        echo "$1: skipped, no Python $version here and uv could not fetch one"
+        [ -z "${CI:-}" ]; return
+    }
+    [ "$2" = install ] && return
+    for part in ${2/all/core lesson simclr notebook}; do
+        check "$1" "$part" || answer=1
+    done
+    return $answer
+}
+
+case ${2:-all} in
+    all | install | clean | core | lesson | simclr | notebook) ;;
+    *) echo "no part $2; there are install, core, lesson, simclr, notebook and clean"; exit 2 ;;
+esac
+answer=0
+for cell in ${1:-oldest oldest-3.11 newest-3.11 newest colab}; do
+    matrix "$cell" "${2:-all}" || answer=1
+done
+exit $answer
