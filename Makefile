@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab test run site slides test-colab
+.PHONY: help lab test run bench site slides test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -21,6 +21,9 @@ test: .venv/.test  ## Every check, 25 minutes or less on two cores
 
 run: .venv/.lab  ## Execute all notebooks, store their outputs, print seconds and claims held
 	$(BIN)/python -m replearn.lesson run
+
+bench: .venv/.test  ## Measure again what suits this machine (three quarters of an hour; leave it alone)
+	$(BIN)/python benchmarks/run.py
 
 site: .venv/.site  ## Build the site from the stored outputs into _build/html
 	$(BIN)/jupyter-book build . -W --keep-going

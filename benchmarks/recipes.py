@@ -1,15 +1,15 @@
 """Which recipe learns most from the same number of views? Named recipes, the steps between them, several seeds.
 
-Run: python benchmarks/recipes.py run --minutes 7 --variant "CIFAR-10 as published"     (again, until it says done)
-     python benchmarks/recipes.py table                                                (the table of all results)
+Run: python benchmarks/recipes.py --minutes 7 --variant "CIFAR-10 as published"         (again, until it says done)
+     python benchmarks/recipes_table.py                                                (the table of all results)
 One JSON a run in benchmarks/results/recipes/. A run is `replearn.simclr.pretrain` on CIFAR-10's training pictures, with
 so many views in all (--views; a small view of multi-crop counts as one), then kNN and the linear probe on the test set.
 A run that is cut off by --minutes goes on from its checkpoint the next time. The defaults are for a GPU: ResNet-18 of
-width 64, 20 million views. Without one: --width 8 --views 400000. A seed changes weights, order and augmentation.
+width 64, 20 million views. Without one: --network small_cnn --width 16 --views 400000 --bf16 (a CPU with bfloat16 units
+makes nearly twice as many steps a second). A seed changes weights, order and augmentation.
 """
 
 import argparse
-import json
 import platform
 import resource
 import sys
@@ -26,16 +26,18 @@ from replearn.simclr import COURSE, LIGHTLY, SOURCE, pretrain
 RESULTS = Path(__file__).parent / "results" / "recipes"
 # From lightly's recipe to ours, one change more in each.
 STEPS = dict(temperature=0.2), dict(loss="decoupled_contrastive"), dict(crop=(0.2, 1.0)), dict(hidden=2048), dict(
-    batch_size=512, lr=0.4, warmup=0.05)  # fmt: skip
-# Ours with one thing changed.
+    lr=0.1, warmup=0.05)  # fmt: skip
+BIG = dict(batch_size=512, lr=0.4)
+# Ours with one thing changed; a larger batch gets a larger lr.
 CHANGES = dict(
     blur=dict(blur=0.5), weak_jitter=dict(jitter=(0.2, 0.2, 0.2, 0.05)),
     strong_jitter=dict(jitter=(0.8, 0.8, 0.8, 0.2)),
     nt_xent=dict(loss="nt_xent"), temperature_01=dict(temperature=0.1), temperature_05=dict(temperature=0.5),
-    adamw=dict(optimizer="adamw", lr=2e-3, weight_decay=1e-2), half_lr=dict(lr=0.2), double_lr=dict(lr=0.8),
-    batch_256=dict(batch_size=256, lr=0.2), batch_128=dict(batch_size=128, lr=0.1), no_warmup=dict(warmup=0.0),
-    narrow_head=dict(hidden=512), deep_head=dict(layers=3), wide_z=dict(out=256),
-    momentum=dict(queue=4096, loss="nt_xent"), multi_crop=dict(n_small=2))  # fmt: skip
+    adamw=dict(optimizer="adamw", lr=1e-3, weight_decay=1e-2), half_lr=dict(lr=0.05), double_lr=dict(lr=0.2),
+    batch_256=dict(batch_size=256, lr=0.2), batch_512=BIG, batch_512_half_lr=BIG | dict(lr=0.2),
+    batch_512_double_lr=BIG | dict(lr=0.8), batch_512_adamw=BIG | dict(optimizer="adamw", lr=2e-3, weight_decay=1e-2),
+    no_warmup=dict(warmup=0.0), narrow_head=dict(hidden=512), deep_head=dict(layers=3), wide_z=dict(out=256),
+    average=dict(average=0.99), momentum=dict(queue=4096, loss="nt_xent"), multi_crop=dict(n_small=2))  # fmt: skip
 
 
 def recipes():
@@ -65,14 +67,18 @@ def one(name, recipe, args, train, test, deadline):
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    result = pretrain(recipe, train.images, folder=folder, knn=(train, test), knn_every=max(1, recipe.epochs / 8),
-                      callback=pause, compile=args.compile, checkpoint_seconds=15)
+    watched = train.subset(slice(10_000)), test.subset(slice(2_000))  # on the way; the numbers that count are below
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+        result = pretrain(recipe, train.images, folder=folder, knn=watched, knn_every=max(1, recipe.epochs / 8),
+                          callback=pause, compile=args.compile, checkpoint_seconds=15)
     h, h_test = (probe.extract_features(result.encoder, s.images) for s in (train, test))
+    y, y_test = (s.labels.to(h.device) for s in (train, test))
     last = result.history[-1]
     return dict(
         name=name, seed=recipe.seed, views=args.views, pictures=len(train), variant=args.variant,
-        linear=probe.linear_probe(h, train.labels.to(h.device), h_test, test.labels.to(h.device), l2=1e-3),
-        knn=last["knn"], knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r],
+        bf16=args.bf16, linear=probe.linear_probe(h, y, h_test, y_test, l2=1e-3),
+        knn=probe.knn_accuracy(h, y, h_test, y_test),
+        knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r],
         loss_over_time=[[r["epoch"], r["loss"]] for r in result.history], feature_dim=h.shape[1],
         seconds=last["seconds"], pictures_a_second=last["step"] * recipe.batch_size / last["seconds"],
         peak_gb=(torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available()
@@ -83,7 +89,7 @@ def one(name, recipe, args, train, test, deadline):
 
 def label(name, recipe, args):
     """Return the file's name of a run."""
-    return f"{recipe.network}-{recipe.width}_{args.views:.3g}_{name}_{recipe.seed}"
+    return f"{recipe.network}-{recipe.width}{'_bf16' * args.bf16}_{args.views:.3g}_{name}_{recipe.seed}"
 
 
 def run(args):
@@ -111,40 +117,9 @@ def run(args):
     print("done")
 
 
-def results():
-    """Return {(network, width, views, variant): {name: [records]}} of all stored runs."""
-    found = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text())
-        about = (record["recipe"]["network"], record["recipe"]["width"], record["views"], record["variant"])
-        found.setdefault(about, {}).setdefault(record["name"], []).append(record)
-    return found
-
-
-def table(args):
-    """Print each group of comparable runs: mean and standard deviation over seeds, and the difference to lightly's.
-
-    The difference is paired by seed; behind it the half-width of its 95 % interval (Student's t)."""
-    from scipy import stats
-    for (network, width, views, variant), group in results().items():
-        print(f"\n{network}, width {width}, {views:,.0f} views, {variant}")
-        base = {r["seed"]: r for r in group.get("lightly", [])}
-        for name in sorted(group, key=lambda n: -torch.tensor([r["knn"] for r in group[n]]).mean()):
-            runs = group[name]
-            knn, linear = (100 * torch.tensor([r[key] for r in runs]) for key in ("knn", "linear"))
-            gain = 100 * torch.tensor([r["knn"] - base[r["seed"]]["knn"] for r in runs if r["seed"] in base])
-            text = ""
-            if name != "lightly" and len(gain) > 1:
-                half = stats.t.ppf(0.975, len(gain) - 1) * gain.std() / len(gain) ** 0.5
-                text = f"to lightly's {gain.mean():+.1f} ± {half:.1f}"
-            print(f"{name:28s} {len(runs)} seeds  kNN {knn.mean():.1f}  linear {linear.mean():.1f}  {text}")
-
-
 def main():
-    """Run or show."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("run")
+    """Read the command line."""
+    train = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     train.add_argument("--recipes", nargs="+", default=["source", "lightly", "course"], metavar="NAME")
     train.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     train.add_argument("--views", type=float, default=20e6)
@@ -155,10 +130,8 @@ def main():
     train.add_argument("--folder", default="build/recipes", help="for checkpoints")
     train.add_argument("--variant", required=True, help="what the pictures are, in words")
     train.add_argument("--compile", action="store_true")
-    train.set_defaults(function=run)
-    commands.add_parser("table").set_defaults(function=table)
-    args = parser.parse_args()
-    args.function(args)
+    train.add_argument("--bf16", action="store_true", help="train in bfloat16 on a CPU, too")
+    run(train.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The service under load and under fire: milliseconds, memory, INT8 against fp32, and answers to bad pictures.
 
-Run: python benchmarks/serve.py --seconds 120      (about 12 minutes; writes benchmarks/results/serve.json)
+Run: python benchmarks/serve.py      (about 5 minutes, on a quiet machine; writes benchmarks/results/serve.json)
 Two bundles are exported: the shipped `shapes_simclr`, and a ResNet-18 of width 64 with random weights and statistics,
 whose speed is that of a trained one. Each is served at INT8 and fp32 by two threads and asked to /classify PNG
 pictures: by one client, then by 8 at once, each of which asks again as soon as it has its answer. Clients and service
@@ -9,7 +9,7 @@ service's resident set before and after the load. Then `shapes_simclr` is asked 
 out and cut off, and of cases that schemathesis makes from openapi.json (--schemathesis PYTHON: an interpreter that
 has it; it brings a pytest plugin, so better one of its own). Exits with an error if INT8's p50 with 8 clients is 40
 ms or more, its accuracy on `shapes_simclr` more than 2 points below fp32's, memory grew by 20 MB or more, or an
-answer was a 5xx other than a 503.
+answer was a 5xx other than a 503. Two minutes of load, for memory and errors: benchmarks/soak.py.
 """
 
 import argparse
@@ -239,7 +239,8 @@ def main():
         return fuzz(args.address, args.seeds, args.cases)
     with tempfile.TemporaryDirectory() as place:
         record = measure_all(args, args.keep or Path(place))
-    write_atomically(RESULTS, record)
+    before = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    write_atomically(RESULTS, record | {name: before[name] for name in ("soak",) if name in before})
     print(json.dumps(record, indent=1))
     if found := failures(record):
         sys.exit("; ".join(found))
@@ -262,7 +263,7 @@ def measure_all(args, place):
         question="milliseconds of a /classify request, memory, and answers to bad pictures", bundles=rows,
         under_fire=fire, versions={name: importlib.metadata.version(name) for name in packages}, cpu=cpu_model(),
         cpus=os.cpu_count(), load_average_before=busy, python=platform.python_version(),
-        command=" ".join(["python", "benchmarks/serve.py", *sys.argv[1:]]))
+        command=f"python benchmarks/serve.py --seconds {args.seconds:g} --cases {args.cases} --schemathesis PYTHON")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A record of `curves` (see `record`) is what the page "How fast, how right" draws
 contestant over a growing size.
 """
 
+import contextlib
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -70,6 +72,8 @@ def peak_mb(call):
     read = lambda key: int(status.read_text().split(key + ":")[1].split()[0]) / 1024  # noqa: E731
     call()  # what a library loads or keeps at its first call is not the price of a call
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what a call takes
+        ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")  # VmHWM starts again from here
     before = read("VmRSS")
     call()

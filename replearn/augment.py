@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 
 def to_float(images):
     """Return images (N, 3, H, W) as contiguous float32 in [0, 1]: uint8 is divided by 255, floats have to be there."""
-    images = torch.as_tensor(() if images is None else images)
-    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0:
-        raise ValueError(f"images: expected shape (N, 3, H, W) with no empty axis, found {tuple(images.shape)}")
+    images = torch.as_tensor(() if images is None else images).to_dense()
+    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0 or images.is_meta:
+        raise ValueError(f"images: expected shape (N, 3, H, W), not empty, found {*images.shape,} on {images.device}")
     x = images.detach().float().contiguous()
     if images.dtype == torch.uint8:
         return x.div_(255)
@@ -150,9 +150,9 @@ def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=3, generator=N
     ends = _within("sigma", sigma, 1e-3, 1e3, (2,), rising=True)
     sigma = torch.lerp(*ends, torch.rand((len(images), 1), generator=generator, dtype=torch.float64))[rows.cpu()]
     taps = torch.softmax(-0.5 * (torch.arange(-half, half + 1) / sigma) ** 2, 1)  # (n, K)
-    eyes = [pad(torch.eye(k, dtype=taps.dtype)[None], (half, half), mode="reflect")[0] for k in images.shape[2:]]
-    weights = [torch.einsum("nk,jki->nij", taps, eye.unfold(1, len(eye), 1)).to(images) for eye in eyes]  # (n, H, H)
-    return images.index_copy_(0, rows, _separable(images.index_select(0, rows), *weights))
+    eyes = {k: pad(torch.eye(k, dtype=taps.dtype)[None], (half, half), mode="reflect")[0] for k in images.shape[2:]}
+    weights = {k: torch.einsum("nk,jki->nij", taps, eye.unfold(1, k, 1)).to(images) for k, eye in eyes.items()}
+    return images.index_copy_(0, rows, _separable(images.index_select(0, rows), *map(weights.get, images.shape[2:])))
 
 
 def two_views(images, *, crop=(0.2, 1.0), jitter=1.0, grayscale=0.2, blur=0.0, flip=0.5, size=None, generator=None):

@@ -17,7 +17,7 @@ def full_precision(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        devices = [x.device.type for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+        devices = [x.device.type for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and not x.is_meta]
         with torch.autocast(devices[0] if devices else "cpu", enabled=False):
             return function(*map(lift, args), **{name: lift(x) for name, x in kwargs.items()})
     return wrapped
@@ -47,8 +47,8 @@ def fill_diagonal(matrix, value):
 def _view_logits(z1, z2, temperature):
     """Cosine / temperature between all 2N views, self-pairs at -inf (2N, 2N), and the column of each row's positive."""
     pair("z1", z1, "z2", z2, temperature=temperature)
-    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D)
-    return fill_diagonal(z @ z.T / temperature, -math.inf), torch.arange(len(z), device=z.device).roll(len(z1))
+    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D); a division of (2N, 2N), or a copy to fill, would take longer
+    return (z @ (z / temperature).T).fill_diagonal_(-math.inf), torch.arange(len(z), device=z.device).roll(len(z1))
 
 
 @full_precision
@@ -100,7 +100,7 @@ def negative_cosine(p, z):
     """Minus the cosine: -mean_i p_i.z_i / (|p_i| |z_i|). It does not stop the gradient: pass `z.detach()`.
     p, z: (N, D), prediction and target. Returns a number in [-1, 1], -1 is best. Source: Chen & He 2021, Eq. 1."""
     pair("p", p, "z", z, min_rows=1)
-    return -(F.normalize(p, dim=1) * F.normalize(z, dim=1)).sum(1).mean()
+    return -F.cosine_similarity(p, z, dim=1, eps=1e-12).mean()
 
 
 @full_precision
@@ -108,7 +108,7 @@ def barlow_twins(z1, z2, *, off_diagonal=5e-3):
     """Make the views' cross-correlation C the identity: sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2.
     z1, z2: (N, D), N >= 2; variance: biased, + 1e-5 (a constant feature: C = 0). Source: Zbontar et al. 2021, Eq. 1."""
     pair("z1", z1, "z2", z2)
-    z1, z2 = ((z - z.mean(0)) * (z.var(0, correction=0) + 1e-5).rsqrt() for z in (z1, z2))
+    z1, z2 = (F.batch_norm(z, None, None, training=True, eps=1e-5) for z in (z1, z2))
     c = z1.T @ z2 / len(z1)  # (D, D)
     return (1 - c.diagonal()).square().sum() + off_diagonal * fill_diagonal(c, 0).square().sum()
 

@@ -1,12 +1,17 @@
 """Tables of the site that are made from executed notebooks and measurements, each time the site is built.
 
-A page holds `<!-- generated: NAME -->`; `fill` puts the Markdown of the function NAME in its place.
+A page holds `<!-- generated: NAME -->` or `<!-- generated: NAME ARGUMENT -->`; `fill` puts the Markdown of the function
+NAME in its place, or a sentence if a measurement is missing.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 
+import measured
+import panels
+from measured import escape
 from timetable import timetable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,51 +80,6 @@ def short(value):
     return f"[{', '.join(map(short, value))}]" if isinstance(value, list) else f"{value:.3g}"
 
 
-def speed():
-    """Ratios measured side by side in one run, with the spread where it was kept."""
-    rows = ["| Question | Beside | Ours is faster by |", "| --- | --- | --- |"]
-    augment = json.loads((RESULTS / "augment.json").read_text("utf-8"))
-    for name, row in list(augment["variants"].items())[1:]:
-        spread = f"{row['ours_is_faster']:.1f} ({row['fewest']:.1f} to {row['most']:.1f})"
-        rows.append(f"| two views of a batch of {augment['batch']}, one thread | {escape(name)} | {spread} |")
-    for name, row in list(json.loads((RESULTS / "cka.json").read_text("utf-8"))["forms"].items())[1:]:
-        rows.append(f"| linear CKA, 10,000 × 512 | {escape(name)} form | {row['times_linear_cka']:.1f} |")
-    for name, row in list(json.loads((RESULTS / "cca.json").read_text("utf-8"))["forms"].items())[1:]:
-        rows.append(f"| 40 canonical correlations, 5,000 × 40 | {escape(name)} | {row['times_cca_correlations']:.0f} |")
-    for setting, solvers in json.loads((RESULTS / "probe.json").read_text("utf-8"))["linear"].items():
-        for name, row in list(solvers.items())[1:]:
-            rows.append(f"| linear probe, {setting} | {escape(name)} | {row['times_replearn']:.1f} |")
-    for path in sorted(RESULTS.glob("t4_budget_*.json")):
-        row = json.loads(path.read_text("utf-8"))
-        where = f"a training step of SimCLR, {row['network']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
-        if "times_the_per_sample_route" in row:
-            beside, times = "one picture at a time, torchvision", row["times_the_per_sample_route"]
-        else:
-            beside, times = "the same step on views made before", row["throughput_of_views_made_before"]
-        rows.append(f"| {escape(where)} | {beside} | {times:.2g} |")
-    return "\n".join(rows)
-
-
-def service():
-    """How long callers of an exported encoder wait."""
-    found = json.loads((RESULTS / "serve.json").read_text("utf-8"))
-    columns = "Encoder", "Precision", "Model, MB", "1: p50, p95", "8: p50, p95, p99", "8: answers a second"
-    rows = [f"| {' | '.join(columns)} |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, precisions in found["bundles"].items():
-        for precision, row in precisions.items():
-            alone, crowd = row["one_client"], row["load"]
-            waits = (", ".join(f"{who[f'{p}_ms']:.1f}" for p in which)
-                     for who, which in ((alone, ("p50", "p95")), (crowd, ("p50", "p95", "p99"))))  # fmt: skip
-            rows.append(f"| {escape(name)} | {precision} | {row['model_mb']:.2f} | {' | '.join(waits)} | "
-                        f"{crowd['requests_a_second']:.0f} |")  # fmt: skip
-    return "\n".join(rows)
-
-
-def escape(text):
-    """Text that stays as it is in a Markdown table; a number and its unit stay on one line."""
-    return re.sub(r"([|*_$<\\\[\]`])", r"\\\1", text).replace(" %", "\u00a0%")
-
-
 def link_lessons(text):
     """The numbers in "Lesson 02" or "lessons 02 (probes) and 06" as links to the lessons that are there."""
     stems = {stem[:2]: stem for stem, _ in notebooks()}
@@ -131,8 +91,23 @@ def link_lessons(text):
     return re.sub(phrase, lambda match: match[0] if match[0][0] == "[" else re.sub(r"\b\d\d\b", link, match[0]), text)
 
 
+MAKERS = {maker.__name__: maker for maker in (
+    lesson_map, claims, photographs, panels.panels, panels.goals, panels.recipes, measured.budget, measured.service,
+    measured.correctness, measured.mutation, measured.faults, measured.outcomes, measured.cold_start,
+    measured.versions)}  # fmt: skip
+MAKERS |= {"timetable": lambda: timetable(notebooks()), "course": lambda: measured.course(notebooks())}
+
+
+def made(marker):
+    """The text for one marker."""
+    name, *arguments = marker[1].split()
+    try:
+        return MAKERS[name](*arguments)
+    except measured.MissingError as error:
+        print(f"site: not measured yet: {error}", file=sys.stderr)
+        return f"> **Not measured yet.** {error}"
+
+
 def fill(text):
-    """Replace each marker by the table that it names; link every lesson's number."""
-    makers = {maker.__name__: maker for maker in (lesson_map, claims, photographs, speed, service)}
-    makers["timetable"] = lambda: timetable(notebooks())
-    return link_lessons(re.sub(r"<!-- generated: (\w+) -->", lambda match: makers[match[1]](), text))
+    """Replace each marker by what it names; link every lesson's number."""
+    return link_lessons(re.sub(r"<!-- generated: ([\w ]+) -->", made, text))

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -69,6 +71,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.server.files[name]
         if behavior in ("404", "500"):
             return self.send_error(int(behavior))
+        if behavior == "mute":  # takes the request, never answers
+            return self.server.stop.wait(5)
         if behavior == "html":
             body = b"<html>Please log in to this network</html>"
         if behavior == "short":
@@ -87,7 +91,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if behavior in ("half", "wrong-half") or (behavior == "half-once" and first):
             piece = piece[: len(piece) // 2]
         try:
-            if behavior == "stall":
+            if behavior == "reset":
+                self.wfile.write(piece[: len(piece) // 2])
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()  # at once, with an RST
+            elif behavior == "stall":
                 self.wfile.write(piece[:1000])
                 self.server.stop.wait(5)
             elif behavior == "crawl":
@@ -166,7 +174,22 @@ def test_download_is_kept_and_needs_no_network_again(serve, server, folder, arch
     check(archive)  # from the tar
 
 
-@pytest.mark.parametrize("bad", ["404", "500", "html", "short", "wrong", "half", "stall", "crawl", "nolength-half"])
+FAULTS = ["404", "500", "html", "short", "wrong", "half", "stall", "reset", "mute"]
+
+
+@pytest.mark.parametrize("bad", FAULTS)
+def test_nothing_is_left_of_a_fault_and_a_retry_succeeds(bad, serve, server, folder, archive):
+    serve(bad)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"is missing .* no source served"):
+            data.load("cifar10")
+        assert list(folder.iterdir()) == [] and not data.available("cifar10")
+    assert server.seen[bad]
+    serve("good")
+    check(archive)
+
+
+@pytest.mark.parametrize("bad", [*FAULTS, "crawl", "nolength-half"])
 def test_next_source_follows_a_bad_one(bad, serve, server, folder, archive):
     serve(bad, "good") if bad != "nolength-half" else serve("half", "nolength")
     start = time.monotonic()

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +89,48 @@ def test_shipped_encoder_is_what_its_card_says(name):
         train, test = data.load("shapes", size=2000), data.load("shapes", split="test", size=500)
         z, z_test = (probe.extract_features(encoder, s.images) for s in (train, test))
         assert probe.knn_accuracy(z, train.labels, z_test, test.labels) > card["scores"]["knn"] - 0.15
+
+
+def test_half_precision_weights_load_as_float32(tmp_path):
+    encoder = models.resnet18(8)
+    encoder(torch.rand(16, 3, 32, 32))
+    models.save(encoder.half(), tmp_path / "mine", architecture=["resnet18", 8])
+    found = models.load(tmp_path / "mine")
+    assert {p.dtype for p in found.parameters()} == {torch.float32}
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.equal(found(x), encoder.float().eval()(x))
+
+
+CIFAR = ["cifar10_collapsed", "cifar10_simclr", "cifar10_supervised"]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar10_encoder_says_how_it_was_trained(name):
+    card = models.card(name)
+    assert {"views", "minutes", "device", "versions", "weights"} <= set(card)
+    assert "CIFAR-10 (" in card["data"] and "50,000 training pictures" in card["data"]
+    assert "GPU" in card["note"] or ("trained for" in card["note"] and "CPU. A narrow network" in card["note"])
+    assert {"linear_probe", "knn", "effective_rank"} <= set(card["scores"])
+    kind, width = card["architecture"]
+    assert kind == "resnet18" and models.feature_dim(models.load(name)) == 8 * width
+    assert card["weights"] == "float16" or Path(card["path"]).stat().st_size < 3e6
+
+
+def test_cifar10_cards_rank_as_the_lessons_say():
+    collapsed, simclr, supervised = (models.card(name)["scores"] for name in CIFAR)
+    assert collapsed["linear_probe"] < simclr["linear_probe"] < supervised["linear_probe"]
+    assert collapsed["mean_cosine"] > 0.99 > simclr["mean_cosine"]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_cifar10_encoder_scores_what_its_card_says(name):
+    from replearn import data, probe
+
+    if not data.available("cifar10"):
+        pytest.skip("CIFAR-10 is not on this disk")
+    train, test = data.load("cifar10", size=2000), data.load("cifar10", split="test", size=500)
+    z, z_test = (probe.extract_features(models.load(name), s.images) for s in (train, test))
+    assert abs(probe.knn_accuracy(z, train.labels, z_test, test.labels) - models.card(name)["scores"]["knn"]) < 0.15
 
 
 @pytest.mark.parametrize("width", [0, 7, 12])

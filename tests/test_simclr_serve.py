@@ -247,6 +247,19 @@ def test_neighbors_are_the_nearest_by_cosine_the_nearest_first(here):
     assert len(ask(here, "/neighbours")[2]) == 5 and "picture" not in ask(here, "/neighbours")[2][0]
 
 
+def test_neighbors_are_put_in_order_by_us(monkeypatch):
+    from replearn.simclr import desk
+    some, parted = fake(), np.argpartition
+
+    def unsorted(x, last):  # NumPy promises no order within the first `last`; here it is the worst there is
+        found = parted(x, last)
+        return np.concatenate([found[: last + 1][np.argsort(-x[found[: last + 1]])], found[last + 1:]])
+
+    monkeypatch.setattr(np, "argpartition", unsorted)
+    found = desk.neighbors(some, some.features, some.features[3], 7, False)
+    assert [n["index"] for n in found] == np.argsort(-(some.features @ some.features[3]))[:7].tolist()
+
+
 @pytest.mark.parametrize("k", ["0", "-1", "101", "many", "1.5", "", "9" * 30])
 def test_a_number_of_neighbors_out_of_range_is_named(here, k):
     refusal(ask(here, f"/neighbours?k={k}"), 422, "k: ")
@@ -342,6 +355,20 @@ def test_a_body_that_stalls_gets_a_408_and_its_place_is_free_again():
         assert ask(address)[0] == 200
 
 
+@pytest.mark.parametrize("head, piece", [("Content-Length: 9999", b"x"), ("Transfer-Encoding: chunked", b"1\r\nx\r\n")])
+def test_a_body_that_drips_is_cut_off_though_it_never_stalls(head, piece):
+    began, most = time.monotonic(), 20
+
+    def drip():
+        while time.monotonic() - began < most:
+            time.sleep(0.05)
+            yield piece
+
+    with local(body_seconds=0.4, workers=1, queue=0) as address:
+        raw(address, head, drip())
+        assert time.monotonic() - began < most / 2 and ask(address)[0] == 200
+
+
 def test_a_chunked_body_is_counted_as_it_comes():
     piece = b"400\r\n" + bytes(1024) + b"\r\n"
     with local(max_bytes=10_000, body_seconds=60) as address:
@@ -421,7 +448,7 @@ def test_hostile_pictures_leave_the_process_up_and_its_memory_flat(folder):
 
 def test_the_service_dies_with_whoever_started_it(folder):
     code = f"""import time, replearn.simclr.serve as s
-with s.start({str(folder)!r}) as address:
+with s.start({str(folder)!r}, seconds=300) as address:
     print(address, flush=True)
     time.sleep(99)"""
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:

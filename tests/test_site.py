@@ -3,6 +3,9 @@
 import contextlib
 import functools
 import http.server
+import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -12,15 +15,20 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 import course  # noqa: E402
+import curves  # noqa: E402
 import generated  # noqa: E402
+import measured  # noqa: E402
+import panels  # noqa: E402
 import slim  # noqa: E402
 
 LISTED = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"))
@@ -328,7 +336,7 @@ def test_generated_tables_say_what_the_notebooks_printed():
         printed = sum("".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ()))
         assert 0 < printed == len(list(generated.printed_claims(cells))), stem
         assert f"/notebooks/{stem}.ipynb" in generated.lesson_map()
-    text = generated.fill("".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs", "speed")))
+    text = generated.fill("".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs")))
     assert "<!--" not in text and "✗" not in text
     with pytest.raises(KeyError):
         generated.fill("<!-- generated: nothing -->")
@@ -338,3 +346,151 @@ def test_a_claim_is_read_as_it_was_printed():
     cells = [{"outputs": [{"text": "✓ 10 % ± 3 (f(x) 2, b 3 %)\n✗ no numbers\nother (a 1)\n"}]}, {}]
     found = list(generated.printed_claims(cells))
     assert found == [("✓", "10 % ± 3", "f(x) 2, b 3 %"), ("✗", "no numbers", "")]
+
+
+# --- how fast, how right ----------------------------------------------------------------------------------------------
+
+
+def one_panel(sizes=(32, 1024), memory=True):
+    """A made-up panel of three contestants; one of them was not run at the largest size."""
+
+    def rows(times, sizes, **more):
+        return [dict(at=at, median_s=0.001 * at * times, times=times, fewest=times / 1.1, most=times * 1.1, **more)
+                for at in sizes]  # fmt: skip
+
+    used = dict(memory_mb=0.2, value_error=2e-7) if memory else {}
+    slow = rows(300, sizes[:1], **dict(memory_mb=90) if memory else {})
+    contestants = {"ours": rows(1, sizes), "theirs, <b>": rows(7, sizes, **used), "slow": slow}
+    return dict(title="Two & three", size="batch", unit="seconds a call", ours="ours", curves=contestants)
+
+
+def test_a_figure_says_what_it_draws():
+    drawn = curves.figure(one_panel())
+    root = ElementTree.fromstring(drawn)
+    assert "\n\n" not in drawn and root.find("svg").get("role") == "img"
+    words = [" ".join(node.itertext()) for node in root.iter("text")]
+    joined = " ".join(words).replace("\u00a0", " ")
+    for label in ("ours: 1", "theirs, <b>: 7.0", "slow: 300", "slow: 90", "theirs: below 1", "32", "1,024", "batch"):
+        assert label in joined, label
+    alt = root.find("svg").get("aria-label").replace("\u00a0", " ")
+    assert alt == ("Two & three. At 32 (batch): ours takes 32 ms; theirs, <b> 7.0 times; slow 300 times as long. "
+                   "At 1,024 (batch): ours takes 1.02 s; theirs, <b> 7.0 times as long.")  # fmt: skip
+
+
+def test_every_line_stays_inside_its_figure_and_no_label_covers_another():
+    for panel in (one_panel(), one_panel((10, 11, 12, 100, 100_000), memory=False)):
+        root = ElementTree.fromstring(curves.figure(panel))
+        _, _, width, height = map(float, root.find("svg").get("viewBox").split())
+        places = [(float(node.get("x")), float(node.get("y"))) for node in root.iter("text")]
+        for line in root.iter("polyline"):
+            places += [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+        names = sorted(y for x, y in places if x > curves.RIGHT + 15)
+        assert all(below - above >= curves.STEP - 0.11 for above, below in pairwise(names))
+    assert curves.spread_out([10, 11, 99], [10, 10, 10], 0, 100) == [10, 20, 95]
+
+
+def test_a_panel_of_one_size_is_a_table_alone():
+    panel = one_panel((50_000,))
+    assert curves.figure(panel) == "**Two & three**" and panels.ratios(panel).count("\n") == 2
+
+
+def test_numbers_as_words():
+    assert [curves.amount(x) for x in (0.066, 0.9949, 0.999, 9.94, 9.96, 2345.6)] == [
+        "0.07", "0.99", "1.0", "9.9", "10", "2,346"]  # fmt: skip
+    found = [curves.duration(x).replace("\u00a0", " ") for x in (1.5, 2000, 0.01234, 1e-6)]
+    assert found == ["1.5 s", "2,000 s", "12.3 ms", "1 µs"]
+    assert curves.ticks(0.5, 2.2) == pytest.approx([0.5, 0.7, 1, 1.5, 2])
+    assert curves.ticks(0.8, 60) == pytest.approx([1, 2, 5, 10, 20, 50])
+    assert curves.ticks(0.5, 5000) == pytest.approx([1, 10, 100, 1000])
+
+
+def test_a_record_becomes_figures_tables_and_goals(monkeypatch, tmp_path):
+    goals = [dict(sentence="lightly | twice", least=2, found=7.04, reached=True),
+             dict(sentence="three", least=3, found=2.5, reached=False, why="the disk is slow.")]  # fmt: skip
+    hardware = dict(cpu="a CPU", cpus=2, threads=1, load_average=0.1)
+    record = dict(question="?", command="python benchmarks/augment.py", panels=[one_panel()], goals=goals,
+                  versions=dict(torch="2.15.0"), hardware=hardware)  # fmt: skip
+    (tmp_path / "augment.json").write_text(json.dumps(record), "utf-8")
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    text = generated.fill("<!-- generated: goals -->\n<!-- generated: panels augment -->").replace("\u00a0", " ")
+    assert "Of 2 goals" in text and "1 are reached" in text
+    assert "- ✓ lightly \\| twice: 7.04, expected 2 or more." in text
+    assert text.count("- ✗ three: 2.5, expected 3 or more.") == 2 and text.count("Why: the disk is slow.") == 1
+    assert "| 32 | 32 ms | 7.0 × (6.4 to 7.7), 0 MB | 300 × (273 to 330), 90 MB |" in text and "| not run |" in text
+    assert "on a CPU, 2 CPUs, 1 thread; torch 2.15.0." in text
+    assert "Largest difference from the reference, of all contestants: value 2e-07." in text
+
+
+def test_a_missing_measurement_is_told_on_the_page(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    (tmp_path / "cka.json").write_text("{}", "utf-8")
+    text = generated.fill("<!-- generated: panels cka -->\n\n<!-- generated: panels cca -->")
+    assert "**Not measured yet.** `benchmarks/results/cka.json` has an older form" in text
+    assert "`benchmarks/results/cca.json` is missing; `python benchmarks/cca.py` writes it." in text
+    assert capsys.readouterr().err.count("site: not measured yet") == 2
+
+
+def test_the_long_soak_takes_the_place_of_the_short_load():
+    load = dict(clients=8, seconds=30.0, requests=1234)
+    found = dict(bundles=dict(a=dict(int8=dict(load=load, memory_mb_start=100.0, memory_mb_end=130.0))))
+    said = measured.crowd(found)
+    assert said == ["8 callers at once for 30 seconds", "1,234 requests", "✗ memory grew by 30.0 MB at most"]
+    soak = dict(load, seconds=120.0, memory_mb_most_first_half=90.1, memory_mb_most_second_half=90.2, problems=[])
+    said = measured.crowd(dict(found, soak=soak))
+    assert said[0].endswith("120 seconds") and said[2] == "✓ memory 90.1 MB at most in the first half, 90.2 after"
+
+
+def test_every_measurement_of_the_page_is_stored():
+    text = generated.fill((ROOT / "site" / "measured.md").read_text("utf-8"))
+    assert "<!--" not in text and not re.findall(r"Not measured yet.*", text)
+
+
+def test_how_fast_weighs_less_than_a_megabyte(site):
+    """Counted as for the first page, with the figures inside the page."""
+    page = site / "site" / "measured.html"
+    named = {attributes.get(LOADING.get(tag, ""), "").split("?")[0] for tag, attributes in Tags(page).tags}
+    files = {page, *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css")))}
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+
+
+# --- make bench -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_run", ROOT / "benchmarks" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_benchmark_is_run_or_left_out_with_a_reason():
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text("utf-8")}
+    assert scripts - {"run"} == set(bench().MINUTES) | set(bench().LEFT_OUT)
+    assert not set(bench().MINUTES) & set(bench().LEFT_OUT)
+
+
+@pytest.mark.parametrize("name, words", [("recipes", "recipes needs a GPU"), ("speed", "no benchmark speed; expected")])
+def test_a_benchmark_that_cannot_be_run_is_told(name, words):
+    with pytest.raises(SystemExit, match=words):
+        bench().main([name])
+
+
+def test_bench_goes_on_after_a_miss_and_after_a_crash(monkeypatch, tmp_path, capfd):
+    scripts = {"cka": "import sys, json; json.dump(dict(goals=[dict(sentence='20 times', reached=False), "
+                      "dict(sentence='x', reached=True)]), open('results/cka.json', 'w')); sys.exit(1)",
+               "cca": "raise ValueError('no')", "knn": "open('results/knn.json', 'w').write('{}')"}  # fmt: skip
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "cca.json").write_text("{}", "utf-8")
+    os.utime(tmp_path / "results" / "cca.json", (0, 0))  # of an earlier run: not what this one wrote
+    for name, text in scripts.items():
+        (tmp_path / f"{name}.py").write_text(f"import os; os.chdir({str(tmp_path)!r}); {text}", "utf-8")
+    monkeypatch.setattr(bench(), "HERE", tmp_path)
+    monkeypatch.setattr(bench(), "RESULTS", tmp_path / "results")
+    assert bench().main(["cka", "cca", "knn"]) == 1
+    told = capfd.readouterr().out
+    assert "=== 2 of 3: cca" in told and "missed: 20 times" in told
+    assert re.search(r"cka +\d+ s  ✗ 1 of 2 goals reached", told)
+    assert re.search(r"cca +\d+ s  ✗ broke off without a result \(exit 1\)", told)
+    assert re.search(r"knn +\d+ s  ✓ measured", told)

@@ -11,15 +11,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 uv=$(command -v uv || echo .venv-uv/bin/uv)
-tools=$(grep -oE '"(hypothesis|nbval|psutil|pytest)>=[0-9.]+"' pyproject.toml | tr -d '"')
-colab="$(. <(grep -E '^pins=' tests/colab.sh); echo "$pins") torch==2.11.0 torchvision==0.26.0 numpy==2.1.3"  # of 2026-08
+tools=$(grep -oE '"(hypothesis|nbval|psutil|pytest)>=[0-9.]+"' pyproject.toml | tr '"\n' '  ')
+eval "$(grep -E '^pins=' tests/colab.sh)"
+colab="$pins torch==2.11.0 torchvision==0.26.0 numpy==2.1.3"  # of 2026-08
 export UV_LINK_MODE=hardlink  # torch is 5 GB
 
-declare -A files=(
-    [core]="audit augment cka_golden data losses metrics models plot probe properties shapes train"
-    [lesson]="exercises frames lesson"
-    [simclr]="simclr simclr_evaluate simclr_export simclr_serve"
-)
+files() {  # part -> its test files
+    case $1 in
+        core) set -- audit augment cka_golden data losses metrics models plot probe properties shapes train ;;
+        lesson) set -- exercises frames lesson ;;
+        simclr) set -- simclr simclr_evaluate simclr_export simclr_serve ;;
+    esac
+    printf 'tests/test_%s.py ' "$@"
+}
 
 find_python() {  # 3.10 -> an interpreter: one that lies here, pyenv's, or one that uv fetches
     "$uv" python find --no-python-downloads "$1" 2>/dev/null && return
@@ -49,7 +53,7 @@ check() {  # cell, part: run the tests, put their counts into the record, return
             --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks/01_representations.ipynb || answer=$?
     else
         OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$bin" -m pytest -q -p no:cacheprovider --disable-warnings --junit-xml="$report" \
-            $(printf 'tests/test_%s.py ' ${files[$2]}) || answer=$?
+            $(files "$2") || answer=$?
     fi
     "$bin" - "$1" "$2" "$report" $((SECONDS - started)) <<'PYTHON'
 import json, os, platform, sys

@@ -171,5 +171,6 @@ def evaluate(run, images, knn):
         h, *bank = [extract_features(encoder, x) for x in ((knn[1].images, knn[0].images) if knn else (images[:1000],))]
         found = collapse_meter(extract_features(projector, h[:1000]))
     if knn:
-        found["knn"] = knn_accuracy(bank[0], knn[0].labels, h, knn[1].labels, k=min(20, len(bank[0])))
+        with torch.autocast(images.device.type, enabled=False):
+            found["knn"] = knn_accuracy(bank[0], knn[0].labels, h, knn[1].labels, k=min(20, len(bank[0])))
     return found

@@ -94,7 +94,7 @@ SOURCE = Recipe(optimizer="adamw", lr=1e-3, weight_decay=1e-4, blur=0.5)
 # lightly's public CIFAR-10 benchmark: no blur, its loss's default temperature, and
 # its jitter of 0.8, 0.8, 0.8, 0.2 at the default strength 0.5. lr is 0.06 * batch size / 128.
 LIGHTLY = Recipe(batch_size=128, lr=0.06, temperature=0.5, hidden=512)
-COURSE = Recipe(batch_size=512, lr=0.4, warmup=0.05, temperature=0.2, crop=(0.2, 1.0), loss="decoupled_contrastive")
+COURSE = Recipe(batch_size=128, lr=0.1, warmup=0.05, temperature=0.2, crop=(0.2, 1.0), loss="decoupled_contrastive")
 # No GPU: a small network on drawn shapes, minutes on two CPU cores.
 SHAPES = Recipe(network="small_cnn", width=32, data="shapes", epochs=20, batch_size=128, optimizer="adamw", lr=2e-3,
                 weight_decay=1e-4, warmup=0.05, temperature=0.2, crop=(0.5, 1.0), jitter=(0.4, 0.4, 0.4, 0.5),

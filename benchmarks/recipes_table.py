@@ -1,0 +1,133 @@
+"""The table and the picture of what `recipes.py` measured. Run: python benchmarks/recipes_table.py (prints the table)
+
+Recipes are compared seed by seed: seeds share weights, order and augmentation as far as the recipes allow. Two or three
+seeds say little about the spread of one difference, so the standard deviation is pooled over all recipes of a group
+(they differ in their means, hardly in their noise); behind each difference stands the half-width of its 95 % interval.
+"""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "recipes"
+ABOUT = ("network", "width", "views", "variant", "bf16")
+SHOWN = "#0072b2", "#d55e00"  # to lightly's, to ours
+
+
+def results():
+    """Return {(network, width, views, variant, bf16): {name: {seed: record}}} of all stored runs."""
+    found = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        record = {"bf16": False, **record["recipe"], **record}
+        group = found.setdefault(tuple(record[key] for key in ABOUT), {})
+        group.setdefault(record["name"], {})[record["seed"]] = record
+    return {about: group for about, group in found.items() if "lightly" in group}
+
+
+def differences(runs, base, key):
+    """Return the differences in points, one a seed that both have."""
+    return [100 * (runs[seed][key] - base[seed][key]) for seed in sorted(runs.keys() & base.keys())]
+
+
+def base_of(name):
+    """Return the recipe that a recipe is compared with: a change of ours with ours, all others with lightly's."""
+    return "course" if name.startswith("course_") else "lightly"
+
+
+def changed(recipe, base):
+    """Return in words what differs between two recipes."""
+    skip = {"epochs", "seed", "momentum" if not recipe["queue"] else ""}
+    pairs = ((k.replace("_", " "), base.get(k), v) for k, v in recipe.items() if k not in skip and base.get(k) != v)
+    return ", ".join(f"{name} {short(old)} → {short(new)}" for name, old, new in pairs)
+
+
+def short(value):
+    """A value of a recipe, as short as it can be."""
+    text = f"({', '.join(f'{v:g}' for v in value)})" if isinstance(value, list) else value
+    return f"{text:g}" if isinstance(text, int | float) else str(text).replace("_", " ")
+
+
+def rows(group):
+    """Return one dict a recipe: name, base, change in words, seeds, knn and linear (mean, %), and for both keys
+    `knn_gain` and `linear_gain`: (mean difference to the base in points, half-width of its 95 % interval)."""
+    from scipy.stats import t
+    found = []
+    for name, runs in group.items():
+        base, one = group.get(base_of(name), {}), next(iter(runs.values()))
+        change = changed(one["recipe"], next(iter(base.values()))["recipe"]) if base else ""
+        found.append(dict(name=name, base=base_of(name), change=change, seeds=len(runs)))
+    for key in ("knn", "linear"):
+        gains = {name: differences(runs, group.get(base_of(name), {}), key) for name, runs in group.items()}
+        gains = {name: gain for name, gain in gains.items() if gain and name != "lightly"}
+        means = {name: sum(gain) / len(gain) for name, gain in gains.items()}
+        freedom = sum(len(gain) - 1 for gain in gains.values())
+        squares = sum((d - means[name]) ** 2 for name, gain in gains.items() for d in gain)
+        spread = float(t.ppf(0.975, freedom)) * (squares / freedom) ** 0.5 if freedom else float("nan")
+        for row in found:
+            runs = group[row["name"]]
+            row[key] = 100 * sum(record[key] for record in runs.values()) / len(runs)
+            if gain := gains.get(row["name"]):
+                row[f"{key}_gain"] = means[row["name"]], spread / len(gain) ** 0.5
+    return sorted(found, key=lambda row: (row["base"] == "course", -row["knn"]))
+
+
+def title(about):
+    """Return a group's heading."""
+    network, width, views, variant, bf16 = about
+    kind = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
+    return f"{kind}, width {width}, {views:,.0f} views{', trained in bfloat16' * bf16}; CIFAR-10, {variant}"
+
+
+def gain(row, key):
+    """Return a difference as text."""
+    return "{:+.1f} ± {:.1f}".format(*row[f"{key}_gain"]) if f"{key}_gain" in row else ""
+
+
+def picture(found):
+    """Return the kNN differences with their intervals as SVG: to lightly's recipe above, to ours below."""
+    shown = [row for row in found if "knn_gain" in row]
+    ends = [mean + sign * half for mean, half in (row["knn_gain"] for row in shown) for sign in (-1, 1)] + [0]
+    low, high = min(ends), max(ends)
+    x = lambda points: 250 + 420 * (points - low) / (high - low)  # noqa: E731
+    lines, y, base = [], 0, None
+    heads = {"lightly": "kNN accuracy, points above or below lightly's recipe", "course": "ours with a change, to ours"}
+    for row in shown:
+        if row["base"] != base:
+            base, y = row["base"], y + 30
+            lines.append(f'<text x="250" y="{y}" font-weight="bold">{heads[base]}</text>')
+        y += 22
+        mean, half = row["knn_gain"]
+        color = SHOWN[base == "course"]
+        lines += [f'<text x="240" y="{y + 4}" text-anchor="end">{row["name"].replace("_", " ")}</text>',
+                  f'<path d="M{x(mean - half):.1f} {y}H{x(mean + half):.1f}" stroke="{color}" stroke-width="2"/>',
+                  f'<circle cx="{x(mean):.1f}" cy="{y}" r="4" fill="{color}"/>',
+                  f'<text x="685" y="{y + 4}">{mean:+.1f}</text>']
+    zero = f'<path d="M{x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
+    alt = "; ".join(f"{row['name'].replace('_', ' ')} {gain(row, 'knn')}" for row in shown)
+    return (f'<svg viewBox="0 0 740 {y + 20}" role="img" aria-label="Differences in kNN accuracy: {alt}" '
+            'style="width:100%;max-width:740px;background:#fff;color:#000" font-family="sans-serif" font-size="13">'
+            f"{zero}{''.join(lines)}</svg>")
+
+
+def table(found):
+    """Return the rows as a Markdown table."""
+    lines = ["| Recipe | What is changed | Seeds | kNN (%) | Difference | Linear (%) | Difference |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    for row in found:
+        to = "ours, " if row["base"] == "course" else "lightly's, " if row["name"] != "lightly" else ""
+        lines.append(f"| {row['name'].replace('_', ' ')} | {to}{row['change'] or 'as published'} | {row['seeds']} | "
+                     f"{row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | {gain(row, 'linear')} |")
+    return "\n".join(lines)
+
+
+def main():
+    """Print every group of comparable runs."""
+    for about, group in results().items():
+        print(f"\n{title(about)}")
+        for row in rows(group):
+            print(f"  {row['name']:26} {row['seeds']}  kNN {row['knn']:.1f} {gain(row, 'knn'):12}  "
+                  f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {row['change']}")
+
+
+if __name__ == "__main__":
+    main()
