@@ -35,6 +35,11 @@ class PausedError(Exception):
     """The time given to this call is over; the checkpoint stays."""
 
 
+def half(args):
+    """bfloat16 on a CPU, if asked for; around one step, since autocast keeps copies of the weights until its end."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16)
+
+
 def new_encoder(name, args):
     """Return the network with first weights of its own, so that what two encoders share was learned."""
     train.set_seed(args.seed + list(VIEWS).index(name))
@@ -56,7 +61,7 @@ def simclr(name, args, images, labels):
 
     folder = Path(args.folder) / f"{name}_{args.network}-{args.width}_{args.seed}"
     result = pretrain(recipe, images, folder=folder, knn_every=0, callback=pause, device=args.device, log_every=5,
-                      compile=args.compile, checkpoint_seconds=20)
+                      compile=args.compile, dtype=torch.bfloat16 if args.bf16 else None, checkpoint_seconds=20)
     last = result.history[-1]
     return result.encoder, asdict(recipe), last["step"] * recipe.batch_size * (2 + recipe.n_small), last["seconds"]
 
@@ -80,7 +85,8 @@ def supervised(name, args, images, labels):
     head = nn.Linear(models.feature_dim(encoder), 10).to(args.device)
 
     def loss(x, y):
-        return F.cross_entropy(head(encoder(augment.random_resized_crop(x, scale=(0.5, 1.0), flip=0.5))), y)
+        with half(args):
+            return F.cross_entropy(head(encoder(augment.random_resized_crop(x, scale=(0.5, 1.0), flip=0.5))), y)
 
     seen = fit(name, args, images, labels, loss, [encoder, head], 1, 2e-3)
     recipe = dict(loss="cross-entropy", optimizer="AdamW, cosine", lr=2e-3, batch_size=BATCH,
@@ -93,7 +99,8 @@ def collapsed(name, args, images, labels):
     encoder = new_encoder(name, args)
 
     def loss(x):
-        return losses.negative_cosine(*encoder(torch.cat(augment.two_views(x))).chunk(2))
+        with half(args):
+            return losses.negative_cosine(*encoder(torch.cat(augment.two_views(x))).chunk(2))
 
     seen = fit(name, args, images, None, loss, [encoder], 2, 2e-3)
     recipe = dict(loss="negative cosine of h, positives alone: no negatives, predictor, stop-gradient or projector",
@@ -121,8 +128,7 @@ def scores(encoder, train_set, test_set):
 def one(name, args, train_set, test_set):
     """Train, measure and write one encoder."""
     method = dict(cifar10_simclr=simclr, cifar10_supervised=supervised, cifar10_collapsed=collapsed)[name]
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
-        encoder, recipe, views, seconds = method(name, args, train_set.images, train_set.labels)
+    encoder, recipe, views, seconds = method(name, args, train_set.images, train_set.labels)
     kept, precision = stored(encoder.eval().cpu())
     cpu = f"{cpu_model()}, threads: {torch.get_num_threads()}{', bfloat16' * args.bf16}"
     device = torch.cuda.get_device_name() if args.device == "cuda" else cpu

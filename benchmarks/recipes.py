@@ -68,9 +68,9 @@ def one(name, recipe, args, train, test, deadline):
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     watched = train.subset(slice(10_000)), test.subset(slice(2_000))  # on the way; the numbers that count are below
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
-        result = pretrain(recipe, train.images, folder=folder, knn=watched, knn_every=max(1, recipe.epochs / 8),
-                          callback=pause, compile=args.compile, checkpoint_seconds=15)
+    result = pretrain(recipe, train.images, folder=folder, knn=watched, knn_every=max(1, recipe.epochs / 8),
+                      callback=pause, compile=args.compile, dtype=torch.bfloat16 if args.bf16 else None,
+                      checkpoint_seconds=15)
     h, h_test = (probe.extract_features(result.encoder, s.images) for s in (train, test))
     y, y_test = (s.labels.to(h.device) for s in (train, test))
     last = result.history[-1]

@@ -38,9 +38,9 @@ def cosine(step, steps, *, start=1.0, end=0.0, warmup=0):
 
 
 def amp_dtype(device):
-    """Return the AMP dtype: bfloat16 from capability 8.0 on (a T4 emulates it), else float16; on a CPU the caller's."""
-    if (kind := torch.device(device).type) != "cuda":
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    """Return the AMP dtype: None on a CPU, bfloat16 from capability 8.0 on (a T4 only emulates it), else float16."""
+    if torch.device(device).type != "cuda":
+        return None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 

@@ -194,6 +194,17 @@ def test_the_seed_is_the_run():
     assert [r["loss"] for r in first.history] == [r["loss"] for r in again.history]
 
 
+def test_bfloat16_trains_the_same_weights():
+    # Autocast keeps copies of the weights until its end: around the whole training it would train on the first weights.
+    recipe = replace(TINY, width=8, epochs=6)
+    full, half = (run(recipe, dtype=dtype) for dtype in (None, torch.bfloat16))
+    assert full.history[-1]["loss"] < full.history[0]["loss"] - 0.05
+    assert abs(full.history[-1]["loss"] - half.history[-1]["loss"]) < 0.05
+    h = [r.encoder(pictures(16).float() / 255) for r in (full, half)]
+    assert torch.nn.functional.cosine_similarity(*h).min() > 0.98
+    assert not torch.equal(weights(full), weights(half))
+
+
 @pytest.mark.parametrize("changes", [{}, dict(optimizer="sgd", lr=0.1, loss="decoupled_contrastive"),
                                      dict(queue=48, n_small=2), dict(average=0.9)],
                          ids=["adamw", "sgd", "moco, multi-crop", "average"])

@@ -32,6 +32,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     forward: nn.Module  # online, maybe compiled
+    dtype: torch.dtype | None  # of autocast; None: all in float32
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -42,8 +43,9 @@ def seed_of(*parts):
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
-def begin(recipe, side, device, *, compile=False):
+def begin(recipe, side, device, *, compile=False, dtype=None):
     """Return a Run at step 0."""
+    dtype = dtype or amp_dtype(device)
     torch.manual_seed(recipe.seed)
     online = nn.Sequential(*networks(recipe, side)).to(device, memory_format=torch.channels_last).train()
     if distributed.world() > 1 and device.type == "cuda":
@@ -54,9 +56,9 @@ def begin(recipe, side, device, *, compile=False):
     settings = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
     make = {"sgd": lambda p: torch.optim.SGD(p, momentum=0.9, **settings),
             "adamw": lambda p: torch.optim.AdamW(p, **settings)}[recipe.optimizer]
-    scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device) == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     forward = torch.compile(online) if compile and device.type == "cuda" else online
-    return Run(online, average, target, queue, make(online.parameters()), scaler, forward)
+    return Run(online, average, target, queue, make(online.parameters()), scaler, forward, dtype)
 
 
 def tensors_of(run):
@@ -119,8 +121,7 @@ def contrast(recipe, forward, views, *, target=None, queue=None):
 
 def update(recipe, run, views, lr):
     """Make one step of training on views (B / processes, 3, H, W); return the loss, still on its device."""
-    device, dtype = views[0].device, amp_dtype(views[0].device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.autocast(views[0].device.type, dtype=run.dtype, enabled=run.dtype is not None):
         loss, keys = contrast(recipe, run.forward, views, target=run.target, queue=run.queue)
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
@@ -166,11 +167,9 @@ def kept(run):
 def evaluate(run, images, knn):
     """Return the collapse meter of z, and with knn = (train set, test set) the accuracy of h on the test set."""
     encoder, projector = kept(run)
-    dtype = amp_dtype(images.device)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+    with torch.autocast(images.device.type, dtype=run.dtype, enabled=run.dtype is not None):
         h, *bank = [extract_features(encoder, x) for x in ((knn[1].images, knn[0].images) if knn else (images[:1000],))]
         found = collapse_meter(extract_features(projector, h[:1000]))
     if knn:
-        with torch.autocast(images.device.type, enabled=False):
-            found["knn"] = knn_accuracy(bank[0], knn[0].labels, h, knn[1].labels, k=min(20, len(bank[0])))
+        found["knn"] = knn_accuracy(bank[0], knn[0].labels, h, knn[1].labels, k=min(20, len(bank[0])))
     return found

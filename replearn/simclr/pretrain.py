@@ -13,7 +13,6 @@ import torch
 from replearn import models
 from replearn.simclr import checkpoint, distributed, engine, progress
 from replearn.simclr.recipe import Recipe, differences
-from replearn.train import amp_dtype
 
 
 class Result(NamedTuple):
@@ -25,14 +24,16 @@ class Result(NamedTuple):
 
 
 def pretrain(recipe, images, *, folder=None, resume=True, knn=None, knn_every=5, callback=None, device=None,
-             compile=False, log_every=20, checkpoint_seconds=60.0):
+             compile=False, dtype=None, log_every=20, checkpoint_seconds=60.0):
     """Train recipe's encoder on images uint8 (N, 3, H, W), no labels; return Result(encoder, projector, history).
 
     folder: keeps checkpoints, log.jsonl and at the end encoder.safetensors; the same call goes on from there, with the
     same weights in the end, bit by bit on a CPU; resume=False starts over. knn: (train set, test set), measured every
     `knn_every` epochs. callback(record, history): after each of the log's records, one every `log_every` steps.
-    device: None for a GPU if there is one. compile: torch.compile on a GPU, for long runs. A checkpoint at the first
-    record after `checkpoint_seconds`. Under `accelerate launch` all processes train one model on the joint batch.
+    device: None for a GPU if there is one. compile: torch.compile on a GPU, for long runs. dtype: of autocast, such as
+    torch.bfloat16 on a CPU that has units for it; None for what suits the GPU, and float32 on a CPU. A checkpoint at
+    the first record after `checkpoint_seconds`. Under `accelerate launch` all processes train one model on the joint
+    batch.
 
     Raises: ValueError for bad input, a changed recipe, a foreign or damaged checkpoint, or a loss that is not finite;
     OSError for a full disk or an unwritable folder. The last good checkpoint stays."""
@@ -42,7 +43,7 @@ def pretrain(recipe, images, *, folder=None, resume=True, knn=None, knn_every=5,
     folder = folder and (checkpoint.prepare(folder) if distributed.rank() == 0 else Path(folder).expanduser())
     about = dict(recipe=asdict(recipe), images=_fingerprint(images))
     with _own_randomness(device):
-        run = engine.begin(recipe, images.shape[2], device, compile=compile)
+        run = engine.begin(recipe, images.shape[2], device, compile=compile, dtype=dtype)
         found = distributed.first(lambda: checkpoint.load(folder)) if folder and resume else None
         if found:
             _same(found[1], about, folder)
@@ -172,7 +173,7 @@ def _diagnosis(recipe, run, device, history, folder):
     except ValueError as error:
         if "NaN or infinity" not in str(error):
             raise
-        lr, dtype = run.optimizer.param_groups[0]["lr"], amp_dtype(device) or torch.float32
+        lr, dtype = run.optimizer.param_groups[0]["lr"], run.dtype or torch.float32
         good = f"{history[-1]['loss']:.3f} at step {history[-1]['step']}" if history else "none yet"
         raise ValueError(
             f"step {run.step}: the loss is not finite any more (lr {lr:.3g}, temperature {recipe.temperature:g}, "
