@@ -48,7 +48,7 @@ def planted(path, tests):
     with tempfile.TemporaryDirectory() as place:
         report = Path(place) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-                   f"tests/{path}.py", "-k", tests]  # fmt: skip
+                   "-o", "junit_family=xunit1", f"tests/{path}.py", "-k", tests]  # fmt: skip
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
         if done.returncode:
