@@ -213,20 +213,19 @@ def unneeded(cold, loaded, history):
     return dict(removable=large(listed), packages=large(whole))
 
 
-def measure(address):
-    with tempfile.TemporaryDirectory(prefix="cold", ignore_cleanup_errors=True) as folder:
-        cold = Cold(Path(folder))
-        stages = clones(cold, address)
-        rows = environment(cold)
-        first, then = server(cold), server(cold)
-        once, kernel = laps(cold)
-        again, _ = laps(cold)
-        stages += [*rows, dict(stage="JupyterLab serves the page", seconds=first, again_s=then, network=False)]
-        stages += [dict(stage=s, seconds=once[s], again_s=again[s], network=False) for s in once]
-        stages += [colab(cold, address)]
-        history = stages[0]["downloaded_mb"] - stages[1]["downloaded_mb"]
-        found = unneeded(cold, set(kernel["files"]), history)
-        return dict(stages=stages, kernel_memory_mb=kernel["memory_mb"], **found)
+def measure(folder, address):
+    cold = Cold(folder)
+    stages = clones(cold, address)
+    rows = environment(cold)
+    first, then = server(cold), server(cold)
+    once, kernel = laps(cold)
+    again, _ = laps(cold)
+    stages += [*rows, dict(stage="JupyterLab serves the page", seconds=first, again_s=then, network=False)]
+    stages += [dict(stage=s, seconds=once[s], again_s=again[s], network=False) for s in once]
+    stages += [colab(cold, address)]
+    history = stages[0]["downloaded_mb"] - stages[1]["downloaded_mb"]
+    found = unneeded(cold, set(kernel["files"]), history)
+    return dict(stages=stages, kernel_memory_mb=kernel["memory_mb"], **found)
 
 
 def main():
@@ -236,12 +235,18 @@ def main():
     options = parser.parse_args()
     if missing := [command for command in ("git", "uv") if not shutil.which(command)]:
         sys.exit(f"cold_start: expected git and uv on the PATH, found no {' and no '.join(missing)}; install it first")
-    found = json.loads(json.dumps(measure(options.address)), parse_float=lambda text: round(float(text), 3))
+    with tempfile.TemporaryDirectory(prefix="cold", ignore_cleanup_errors=True) as folder:
+        tell(json.loads(json.dumps(measure(Path(folder), options.address)), parse_float=lambda n: round(float(n), 3)),
+             options.out)  # before the folder goes: to remove 100,000 files takes its time
+
+
+def tell(found, path_of_result):
+    """Add up the way to the first figure, write the record and print it."""
     path = [row for row in found["stages"] if "instead" not in row["stage"] and "Colab" not in row["stage"]]
     total = {key: round(sum(row.get(key, 0) for row in path), 1) for key in ("seconds", "again_s", "downloaded_mb")}
     question = "How long from nothing to the first figure, and how many megabytes?"
     command = " ".join(["python", *sys.argv])
-    write_atomically(options.out, dict(question=question, command=command, total=total, **found, **machine()))
+    write_atomically(path_of_result, dict(question=question, command=command, total=total, **found, **machine()))
     for row in [*found["stages"], dict(stage="in all", **total)]:
         again = f"{row['again_s']:.2f} s again" if "again_s" in row else ""
         sizes = [f"{row[key]:9,.1f} MB {key[:-3]}" for key in ("downloaded_mb", "installed_mb") if key in row]

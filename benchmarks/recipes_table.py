@@ -6,6 +6,7 @@ seeds say little about the spread of one difference, so the standard deviation i
 """
 
 import json
+import math
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
@@ -37,7 +38,8 @@ def base_of(name):
 def changed(recipe, base):
     """Return in words what differs between two recipes."""
     skip = {"epochs", "seed", "momentum" if not recipe["queue"] else ""}
-    pairs = ((k.replace("_", " "), base.get(k), v) for k, v in recipe.items() if k not in skip and base.get(k) != v)
+    pairs = ((k.replace("_", " "), base[k], v) for k, v in recipe.items()
+             if k not in skip and base.get(k, v) != v)
     return ", ".join(f"{name} {short(old)} → {short(new)}" for name, old, new in pairs)
 
 
@@ -80,12 +82,15 @@ def title(about):
 
 def gain(row, key):
     """Return a difference as text."""
-    return "{:+.1f} ± {:.1f}".format(*row[f"{key}_gain"]) if f"{key}_gain" in row else ""
+    mean, half = row.get(f"{key}_gain", (math.nan, math.nan))
+    return "" if math.isnan(mean) else f"{mean:+.1f}" if math.isnan(half) else f"{mean:+.1f} ± {half:.1f}"
 
 
 def picture(found):
     """Return the kNN differences with their intervals as SVG: to lightly's recipe above, to ours below."""
-    shown = [row for row in found if "knn_gain" in row]
+    shown = [row for row in found if not math.isnan(row.get("knn_gain", (0, math.nan))[1])]
+    if not shown:
+        return ""
     ends = [mean + sign * half for mean, half in (row["knn_gain"] for row in shown) for sign in (-1, 1)] + [0]
     low, high = min(ends), max(ends)
     x = lambda points: 250 + 420 * (points - low) / (high - low)  # noqa: E731
