@@ -30,7 +30,7 @@ SECONDS_TO_IMPORT = ("lightly", "pytorch-metric-learning", "ckatorch")
 
 
 def label(row):
-    return f"{row['quantity']}, {row['reference']}, {row['fault']}"
+    return f"{row['quantity']}, {row.get('peer', '')} {row['reference']}, {row['fault']}"
 
 
 def test_the_stored_table_has_every_row_and_all_hold():
