@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cka import give_back
 from shared import against, goal, peak_mb, record, take_turns
 from sklearn.cross_decomposition import CCA
 from threadpoolctl import threadpool_limits
@@ -53,7 +52,7 @@ def measure(n, columns, turns):
     found = {name: call() for name, call in calls.items()}
     # Ours takes milliseconds, and its first call after seconds of other work finds cold caches: 0.3 s of calls a turn.
     times = against(take_turns(calls, turns if n < 5000 else min(turns, 2), least=0.3), "replearn")
-    return {name: dict(at=n, **times[name], memory_mb=peak_mb(functools.partial(give_back, call)),
+    return {name: dict(at=n, **times[name], memory_mb=peak_mb(call),
                        largest_difference=float(np.abs(found[name] - found["replearn"]).max()))
             for name, call in calls.items()}  # fmt: skip
 

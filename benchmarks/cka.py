@@ -8,7 +8,6 @@ is usually written, and within 1e-4 of the reference at all sizes.
 """
 
 import argparse
-import ctypes
 import functools
 import math
 import sys
@@ -61,12 +60,6 @@ def forms(n):
     return found
 
 
-def give_back(call):
-    """Call, then give freed memory back to Linux: what stays in the process would hide what the next call takes."""
-    call()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 def measure(n, columns, turns):
     """{contestant: its row of the curve at n rows}."""
     x, y = features(n, columns, torch.Generator().manual_seed(0))
@@ -74,7 +67,7 @@ def measure(n, columns, turns):
     exact = reference(x, y)
     errors = {name: abs(call() - exact) for name, call in calls.items()}
     times = against(take_turns(calls, turns if n < 5000 else min(turns, 3)), "replearn")
-    return {name: dict(at=n, **times[name], memory_mb=peak_mb(functools.partial(give_back, call)), error=errors[name])
+    return {name: dict(at=n, **times[name], memory_mb=peak_mb(call), error=errors[name])
             for name, call in calls.items()}  # fmt: skip
 
 

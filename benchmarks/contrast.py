@@ -10,7 +10,6 @@ value or a gradient is further off.
 """
 
 import argparse
-import ctypes
 import sys
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,7 @@ def rows_of(contestants, n, d, turns, forward_too):
     calls = dict(both={k: partial(gradient, loss, z1, z2) for k, loss in contestants.items()})
     if forward_too:
         calls["forward"] = {k: partial(loss, z1, z2) for k, loss in contestants.items()}
-    return {what: {name: dict(at=n, **row, memory_mb=peak_mb(partial(tidy, these[name])), **apart[name])
+    return {what: {name: dict(at=n, **row, memory_mb=peak_mb(these[name]), **apart[name])
                    for name, row in duels(these, turns).items()} for what, these in calls.items()}  # fmt: skip
 
 
@@ -105,13 +104,6 @@ def duels(calls, turns):
             met = take_turns({OURS: calls[OURS], name: call}, min(turns, 3) if name == METRIC else turns)
             rows |= {k: row for k, row in against(met, OURS).items() if k not in rows}
     return rows
-
-
-def tidy(call):
-    """Call, then give free memory back to the system, so that a next call's shows (where the C library can)."""
-    call()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
 
 
 def curves(found, what):

@@ -7,13 +7,11 @@ otherwise. Exits with an error unless the two accuracies agree within 1e-3 at ev
 """
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from cka import give_back
 from probe import encoder_features
 from shared import against, goal, peak_mb, record, take_turns
 from sklearn.neighbors import KNeighborsClassifier
@@ -37,7 +35,7 @@ def measure(bank, y, queries, y_queries, turns):
     calls = {"replearn": lambda: knn_accuracy(*of, k=K, temperature=TEMPERATURE), "scikit-learn": lambda: theirs(*of)}
     accuracy = {name: float(call()) for name, call in calls.items()}
     times = against(take_turns(calls, turns), "replearn")
-    return {name: dict(at=len(bank), **times[name], memory_mb=peak_mb(functools.partial(give_back, call)),
+    return {name: dict(at=len(bank), **times[name], memory_mb=peak_mb(call),
                        accuracy=accuracy[name])
             for name, call in calls.items()}  # fmt: skip
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cka import give_back
 from shared import against, goal, peak_mb, record, take_turns
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -80,7 +79,7 @@ def measure(z, y, test, turns):
     times = against(take_turns(calls, turns), "replearn")
     rows = {}
     for name, model in fitted.items():
-        rows[name] = dict(at=len(z), **times[name], memory_mb=peak_mb(functools.partial(give_back, calls[name])),
+        rows[name] = dict(at=len(z), **times[name], memory_mb=peak_mb(calls[name]),
                           objective=objective(model, z, y),
                           same_test_predictions=float((predicted[name] == predicted["replearn"]).mean()))  # fmt: skip
         if name != "replearn":
