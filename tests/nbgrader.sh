@@ -36,6 +36,7 @@ from pathlib import Path
 import nbformat
 
 from replearn.lesson import exercises
+from replearn.lesson.exercises import trial
 
 STEP, NAME = sys.argv[1:]
 LESSON, NOTEBOOK = NAME[:2], f"{NAME}/{NAME}.ipynb"
@@ -76,20 +77,17 @@ CLASS = {
 
 
 def plain():
-    """The students of any lesson; what a mistake is worth says the checker, here, without nbgrader.
-
-    Every check draws new inputs, and a mistake may be right on some: its points are compared within 1."""
+    """The students of any lesson; what a mistake is worth says the checker, here, without nbgrader."""
     every = [exercises.get(LESSON, name) for name in exercises.names(LESSON)]
     most = float(sum(exercise.difficulty for exercise in every))
     found = {"right": ([KEEP] * len(every), most, most), "empty": ([None] * len(every), 0.0, 0.0)}
 
     def add(student, kind, names):
         functions = [getattr(exercise, kind)[name] for exercise, name in zip(every, names)]
-        worth = [e.difficulty * exercises.check(e, f).score for e, f in zip(every, functions)]
+        worth = [e.difficulty * exercises.check(e, f, seed=trial.GRADING_SEED).score for e, f in zip(every, functions)]
         assert kind == "alternatives" or all(w < e.difficulty for e, w in zip(every, worth)), "a mistake is right"
-        near = (sum(worth), 1.0) if kind == "wrong" else (sum(worth), 0.01)
         found[student] = ([f"from replearn.lesson.exercises import get\n{e.name} = get({LESSON!r}, {e.name!r})"
-                           f".{kind}[{name!r}]" for e, name in zip(every, names)], near, near)
+                           f".{kind}[{name!r}]" for e, name in zip(every, names)], sum(worth), sum(worth))
 
     add("another", "alternatives", [0] * len(every))
     for i in range(min(len(exercise.wrong) for exercise in every)):
@@ -147,8 +145,7 @@ def compare(found, which):
     for student, (_, *expected) in CLASS.items():
         wanted, mine = expected[which], found.get(student)
         # A wrong answer may pass some of an exercise's checks (momentum 0 copies the online weights).
-        wanted, far = wanted if isinstance(wanted, tuple) else (wanted, 0.01)
-        good = mine is not None and (mine <= 1.5 if wanted is None else abs(mine - wanted) < far)
+        good = mine is not None and (mine <= 1.5 if wanted is None else abs(mine - wanted) < 0.01)
         print(f"{'✓' if good else '✗'} {student:<10} {mine} points" + ("" if good else f", expected {wanted}"))
         wrong += [] if good else [student]
     sys.exit(f"other grades than expected: {', '.join(wrong)}" if wrong else 0)
