@@ -35,6 +35,24 @@ def base_of(name):
     return "course" if name.startswith("course_") else "lightly"
 
 
+def rung(name):
+    """Return a recipe's place on the way from lightly's to ours; the source's stands behind."""
+    ends = {"lightly": 0, "course": 8, "source": 9}
+    return ends[name] if name in ends else int(name.split("_")[1])
+
+
+def words(name, group):
+    """Return what sets a recipe apart: a step on the way to ours from the step before it, others from their base."""
+    one = lambda name: next(iter(group[name].values()))["recipe"]  # noqa: E731
+    if name == "lightly":
+        return "as published"
+    if base_of(name) == "course":
+        return changed(one(name), one("course")) if "course" in group else ""
+    below = [n for n in group if base_of(n) == "lightly" and rung(n) < rung(name)]
+    last = "lightly" if name == "source" else max(below, key=rung)
+    return ("and " if last != "lightly" else "") + changed(one(name), one(last))
+
+
 def changed(recipe, base):
     """Return in words what differs between two recipes."""
     skip = {"epochs", "seed", "momentum" if not recipe["queue"] else ""}
@@ -55,9 +73,7 @@ def rows(group):
     from scipy.stats import t
     found = []
     for name, runs in group.items():
-        base, one = group.get(base_of(name), {}), next(iter(runs.values()))
-        change = changed(one["recipe"], next(iter(base.values()))["recipe"]) if base else ""
-        found.append(dict(name=name, base=base_of(name), change=change, seeds=len(runs)))
+        found.append(dict(name=name, base=base_of(name), change=words(name, group), seeds=len(runs)))
     for key in ("knn", "linear"):
         gains = {name: differences(runs, group.get(base_of(name), {}), key) for name, runs in group.items()}
         gains = {name: gain for name, gain in gains.items() if gain and name != "lightly"}
@@ -70,7 +86,7 @@ def rows(group):
             row[key] = 100 * sum(record[key] for record in runs.values()) / len(runs)
             if gain := gains.get(row["name"]):
                 row[f"{key}_gain"] = means[row["name"]], spread / len(gain) ** 0.5
-    return sorted(found, key=lambda row: (row["base"] == "course", -row["knn"]))
+    return sorted(found, key=lambda row: (1, -row["knn"]) if row["base"] == "course" else (0, rung(row["name"])))
 
 
 def title(about):
@@ -110,19 +126,19 @@ def picture(found):
     zero = f'<path d="M{x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
     alt = "; ".join(f"{row['name'].replace('_', ' ')} {gain(row, 'knn')}" for row in shown)
     return (f'<svg viewBox="0 0 740 {y + 20}" role="img" aria-label="Differences in kNN accuracy: {alt}" '
-            'style="width:100%;max-width:740px;background:#fff;color:#000" font-family="sans-serif" font-size="13">'
-            f"{zero}{''.join(lines)}</svg>")
+            'style="width:100%;min-width:560px;max-width:740px;background:#fff;color:#000" font-family="sans-serif" '
+            f'font-size="13">{zero}{"".join(lines)}</svg>')
 
 
 def table(found):
-    """Return the rows as a Markdown table."""
-    lines = ["| Recipe | What is changed | Seeds | kNN (%) | Difference | Linear (%) | Difference |",
-             "| --- | --- | --- | --- | --- | --- | --- |"]
-    for row in found:
-        to = "ours, " if row["base"] == "course" else "lightly's, " if row["name"] != "lightly" else ""
-        lines.append(f"| {row['name'].replace('_', ' ')} | {to}{row['change'] or 'as published'} | {row['seeds']} | "
-                     f"{row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | {gain(row, 'linear')} |")
-    return "\n".join(lines)
+    """Return the rows as two Markdown tables: from lightly's recipe to ours, and ours with one change."""
+    head = f"| Recipe | kNN (%) | Difference | Linear (%) | Difference | Seeds | What is changed |\n{'| --- ' * 7}|"
+    parts = []
+    for base, of in dict(lightly="lightly's", course="ours").items():
+        lines = [f"| {row['name'].replace('_', ' ')} | {row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | "
+                 f"{gain(row, 'linear')} | {row['seeds']} | {row['change']} |" for row in found if row["base"] == base]
+        parts += [f"Differences to {of}:\n\n{head}\n" + "\n".join(lines)] if lines else []
+    return "\n\n".join(parts)
 
 
 def main():

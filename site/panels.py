@@ -73,11 +73,11 @@ def goals():
 
 
 def recipes():
-    """Every group of comparable pretraining runs: a picture and a table."""
+    """Every group of comparable pretraining runs: a picture and its tables."""
     module = runpy.run_path(str(measured.ROOT / "benchmarks" / "recipes_table.py"))
     parts = []
     for about, group in module["results"]().items():
         rows = module["rows"](group)
-        parts += [f"## {module['title'](about)}", f"<figure>\n{module['picture'](rows)}\n</figure>"]
-        parts.append(module["table"](rows))
+        figure = f'<figure style="overflow-x:auto">\n{module["picture"](rows)}\n</figure>'
+        parts += [f"## {module['title'](about)}", figure, module["table"](rows)]
     return "\n\n".join(parts)
