@@ -489,7 +489,9 @@ def test_serving_without_its_packages_says_what_to_install(monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_it_quietly(folder):
     command = [sys.executable, "-m", "replearn.simclr", "serve", str(folder), "--port", "0", "--precision", "fp32"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as own:
+    # A shell ignores Ctrl-C in what it starts in the background, and the service would inherit that.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as own:
         address = re.search(r"at (http://\S+)/;", own.stdout.readline())[1]
         while True:  # it listens already, and answers once it runs
             if ask(address)[0] == 200:

@@ -35,14 +35,15 @@ find_python() {  # 3.10 -> an interpreter: one that lies here, pyenv's, or one t
 }
 
 install() {  # cell, Python, what uv is told
-    local python
+    local python told
     [ -x "$bin" ] || {
         python=$(find_python "$2") || return 1
         "$uv" venv --quiet --allow-existing --python "$python" "build/versions/$1"
     }
-    [ "$(cat "build/versions/$1/.told" 2>/dev/null)" = "${*:3} $tools" ] && return
-    "$uv" pip install --python "$bin" $tools "${@:3}" || { echo "$1: uv could not install it" >&2; exit 1; }
-    echo "${*:3} $tools" >"build/versions/$1/.told"
+    told="${*:3} $tools $(cksum pyproject.toml)"
+    [ "$(cat "build/versions/$1/.told" 2>/dev/null)" = "$told" ] && return
+    "$uv" pip install --quiet --python "$bin" $tools "${@:3}" || { echo "$1: uv could not install it" >&2; exit 1; }
+    echo "$told" >"build/versions/$1/.told"
 }
 
 check() {  # cell, part: run the tests, put their counts into the record, return pytest's answer
