@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from shared import cpu_model, write_atomically
 
-from replearn import data, probe
+from replearn import data, models, probe
 from replearn.simclr import COURSE, LIGHTLY, SOURCE, pretrain
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
@@ -37,7 +37,8 @@ CHANGES = dict(
     batch_256=dict(batch_size=256, lr=0.2), batch_512=BIG, batch_512_half_lr=BIG | dict(lr=0.2),
     batch_512_double_lr=BIG | dict(lr=0.8), batch_512_adamw=BIG | dict(optimizer="adamw", lr=2e-3, weight_decay=1e-2),
     no_warmup=dict(warmup=0.0), narrow_head=dict(hidden=512), deep_head=dict(layers=3), wide_z=dict(out=256),
-    average=dict(average=0.99), momentum=dict(queue=4096, loss="nt_xent"), multi_crop=dict(n_small=2))  # fmt: skip
+    average=dict(average=0.99), momentum=dict(queue=4096, loss="nt_xent"), multi_crop=dict(n_small=2),
+    stem=dict(network="timm:replearn_resnet18_imagenet_stem"))  # fmt: skip
 
 
 def recipes():
@@ -51,6 +52,18 @@ def recipes():
     return found | dict(course=COURSE) | {f"course_{name}": replace(COURSE, **c) for name, c in CHANGES.items()}
 
 
+def register_stem(width):
+    """Let timm know a ResNet-18 with the stem that it has for ImageNet: 7 x 7 of stride 2, then a max-pool."""
+    import timm
+
+    def replearn_resnet18_imagenet_stem(pretrained=False, **_):
+        net = models.resnet18(width).net
+        net.conv1, net.maxpool = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False), torch.nn.MaxPool2d(3, 2, 1)
+        return net
+
+    timm.models.register_model(replearn_resnet18_imagenet_stem)
+
+
 class PausedError(Exception):
     """The time given to this call is over; the checkpoint stays."""
 
@@ -59,7 +72,7 @@ def one(name, recipe, args, train, test, deadline):
     """Train and measure one recipe at one seed; return its record."""
     per_picture = 2 + recipe.n_small
     recipe = replace(recipe, epochs=args.views / (per_picture * len(train)))
-    folder = Path(args.folder) / label(name, recipe, args)
+    folder = Path(args.folder) / label(name, recipe.seed, args)
 
     def pause(record, history):
         if time.monotonic() > deadline:
@@ -75,7 +88,7 @@ def one(name, recipe, args, train, test, deadline):
     y, y_test = (s.labels.to(h.device) for s in (train, test))
     last = result.history[-1]
     return dict(
-        name=name, seed=recipe.seed, views=args.views, pictures=len(train), variant=args.variant,
+        name=name, network=args.network, seed=recipe.seed, views=args.views, pictures=len(train), variant=args.variant,
         bf16=args.bf16, linear=probe.linear_probe(h, y, h_test, y_test, l2=1e-3),
         knn=probe.knn_accuracy(h, y, h_test, y_test),
         knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r],
@@ -87,9 +100,9 @@ def one(name, recipe, args, train, test, deadline):
         torch=torch.__version__, python=platform.python_version())  # fmt: skip
 
 
-def label(name, recipe, args):
+def label(name, seed, args):
     """Return the file's name of a run."""
-    return f"{recipe.network}-{recipe.width}{'_bf16' * args.bf16}_{args.views:.3g}_{name}_{recipe.seed}"
+    return f"{args.network}-{args.width}{'_bf16' * args.bf16}_{args.views:.3g}_{name}_{seed}"
 
 
 def run(args):
@@ -101,8 +114,12 @@ def run(args):
         sys.exit(f"no recipe {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for seed in args.seeds:
         for name in args.recipes:
-            recipe = replace(known[name], seed=seed, network=args.network, width=args.width)
-            path = RESULTS / f"{label(name, recipe, args)}.json"
+            recipe = replace(known[name], seed=seed, width=args.width)
+            if recipe.network.startswith("timm:"):
+                register_stem(args.width)
+            else:
+                recipe = replace(recipe, network=args.network)
+            path = RESULTS / f"{label(name, seed, args)}.json"
             if path.exists():
                 continue
             if time.monotonic() > deadline:
