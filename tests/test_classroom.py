@@ -124,6 +124,14 @@ def test_the_test_cell_ends_in_the_points(course, monkeypatch, capfd, answer, ex
         sys.modules.update(before)
 
 
+@pytest.mark.parametrize("luck", [lambda a: a.sum() > 0, lambda a: torch.rand(()) > 0.5], ids=["inputs", "own"])
+def test_grades_do_not_depend_on_the_draw(luck, capsys):
+    exercise = exercises.get("06", "nt_xent")
+    fn = lambda a, b, t: exercise.solution(a, b, t) * (1.0 if luck(a) else 2.0)  # noqa: E731
+    assert len({classroom.points("06", "nt_xent", fn, 2.0) for _ in range(8)}) == 1
+    assert len({exercises.check(exercise, fn).score for _ in range(20)}) > 1, "a learner's check draws anew"
+
+
 def noisy(solution):
     def fn(*arguments):
         import os
