@@ -297,7 +297,7 @@ class Peculiar(nn.Module):
         self.how = how
 
     def forward(self, x):
-        h = x.flatten(1)[:, :40]
+        h = x.flatten(1).narrow(1, 0, 40)  # torch 2.7 cannot record [:, :40]
         if self.how == "branch":
             return h if h.sum() > 0 else -h
         return h + float(torch.onnx.is_in_onnx_export())
