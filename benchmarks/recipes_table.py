@@ -90,10 +90,10 @@ def rows(group):
 
 
 def title(about):
-    """Return a group's heading."""
+    """Return a group's heading, and what its pictures are."""
     network, width, views, variant, bf16 = about
     kind = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
-    return f"{kind}, width {width}, {views:,.0f} views{', trained in bfloat16' * bf16}; CIFAR-10, {variant}"
+    return f"{kind} of width {width}, {views:,.0f} views, {'bfloat16' if bf16 else 'float32'}", f"CIFAR-10, {variant}"
 
 
 def gain(row, key):
@@ -144,7 +144,7 @@ def table(found):
 def main():
     """Print every group of comparable runs."""
     for about, group in results().items():
-        print(f"\n{title(about)}")
+        print("\n{}; {}".format(*title(about)))
         for row in rows(group):
             print(f"  {row['name']:26} {row['seeds']}  kNN {row['knn']:.1f} {gain(row, 'knn'):12}  "
                   f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {row['change']}")

@@ -150,8 +150,14 @@ def drop_unused(app, pagename, templatename, context, doctree):
     context["metatags"] = context.get("metatags", "") + ICON
 
 
+def outdated(app, env, added, changed, removed):
+    """Pages with generated parts: Sphinx does not see that the results they are made of have changed."""
+    return [name for name in env.found_docs if "<!-- generated:" in Path(env.doc2path(name)).read_text("utf-8")]
+
+
 def setup(app):
     app.connect("config-inited", configure, priority=0)
+    app.connect("env-get-outdated", outdated)
     app.connect("source-read", prepare)
     app.connect("html-page-context", drop_unused, priority=900)
     app.connect("html-page-context", mend)

@@ -79,5 +79,6 @@ def recipes():
     for about, group in module["results"]().items():
         rows = module["rows"](group)
         figure = f'<figure style="overflow-x:auto">\n{module["picture"](rows)}\n</figure>'
-        parts += [f"## {module['title'](about)}", figure, module["table"](rows)]
+        heading, pictures = module["title"](about)
+        parts += [f"## {heading}", f"Pictures: {pictures}.", figure, module["table"](rows)]
     return "\n\n".join(parts)
