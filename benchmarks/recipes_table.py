@@ -93,7 +93,7 @@ def title(about):
     """Return a group's heading, and what its pictures are."""
     network, width, views, variant, bf16 = about
     kind = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
-    return f"{kind} of width {width}, {views:,.0f} views, {'bfloat16' if bf16 else 'float32'}", f"CIFAR-10, {variant}"
+    return f"{kind} of width {width}, {views:,.0f} views{', in bfloat16' * bf16}", f"CIFAR-10, {variant}"
 
 
 def gain(row, key):

@@ -331,6 +331,17 @@ def test_numbers_of_lessons_become_links():
     assert linked == f"Lesson {link}, lessons 99 (x) and {link}; [Lesson 01](a), 01"
 
 
+def test_pages_with_generated_parts_are_made_anew(tmp_path):
+    pages = {"results": "<!-- generated: claims -->\n", "text": "nothing is made here\n"}
+    for name, text in pages.items():
+        (tmp_path / f"{name}.md").write_text(text, "utf-8")
+    env = SimpleNamespace(found_docs=set(pages), doc2path=lambda name: str(tmp_path / f"{name}.md"))
+    assert course.outdated(None, env, set(), set(), set()) == ["results"]
+    connected = []
+    course.setup(SimpleNamespace(connect=lambda *event, **_: connected.append(event)))
+    assert ("env-get-outdated", course.outdated) in connected
+
+
 def test_generated_tables_say_what_the_notebooks_printed():
     for stem, cells in generated.notebooks():
         printed = sum("".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ()))
