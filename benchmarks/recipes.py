@@ -10,6 +10,7 @@ makes nearly twice as many steps a second). A seed changes weights, order and au
 """
 
 import argparse
+import json
 import platform
 import resource
 import sys
@@ -21,7 +22,8 @@ import torch
 from shared import cpu_model, write_atomically
 
 from replearn import data, models, probe
-from replearn.simclr import COURSE, LIGHTLY, SOURCE, pretrain
+from replearn.simclr import COURSE, LIGHTLY, SOURCE, checkpoint, pretrain
+from replearn.simclr.recipe import networks
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
 # From lightly's recipe to ours, one change more in each.
@@ -73,8 +75,13 @@ def one(name, recipe, args, train, test, deadline):
     per_picture = 2 + recipe.n_small
     recipe = replace(recipe, epochs=args.views / (per_picture * len(train)))
     folder = Path(args.folder) / label(name, recipe.seed, args)
+    curve = folder / "linear.json"
+    linear = json.loads(curve.read_text("utf-8")) if curve.exists() else []
 
-    def pause(record, history):
+    def watch(record, history):
+        if "knn" in record and (found := checkpoint.load(folder)):  # older by seconds: a checkpoint follows its record
+            linear.append([found[1]["step"] * recipe.batch_size / len(train), linear_of(found[0], recipe, *watched)])
+            write_atomically(curve, linear)
         if time.monotonic() > deadline:
             raise PausedError
 
@@ -82,7 +89,7 @@ def one(name, recipe, args, train, test, deadline):
         torch.cuda.reset_peak_memory_stats()
     watched = train.subset(slice(10_000)), test.subset(slice(2_000))  # on the way; the numbers that count are below
     result = pretrain(recipe, train.images, folder=folder, knn=watched, knn_every=max(1, recipe.epochs / 8),
-                      callback=pause, compile=args.compile, dtype=torch.bfloat16 if args.bf16 else None,
+                      callback=watch, compile=args.compile, dtype=torch.bfloat16 if args.bf16 else None,
                       checkpoint_seconds=15)
     h, h_test = (probe.extract_features(result.encoder, s.images) for s in (train, test))
     y, y_test = (s.labels.to(h.device) for s in (train, test))
@@ -91,13 +98,23 @@ def one(name, recipe, args, train, test, deadline):
         name=name, network=args.network, seed=recipe.seed, views=args.views, pictures=len(train), variant=args.variant,
         bf16=args.bf16, linear=probe.linear_probe(h, y, h_test, y_test, l2=1e-3),
         knn=probe.knn_accuracy(h, y, h_test, y_test),
-        knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r],
+        knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r], linear_over_time=linear,
         loss_over_time=[[r["epoch"], r["loss"]] for r in result.history], feature_dim=h.shape[1],
         seconds=last["seconds"], pictures_a_second=last["step"] * recipe.batch_size / last["seconds"],
         peak_gb=(torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available()
                  else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6),
         recipe=asdict(recipe), device=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_model(),
         torch=torch.__version__, python=platform.python_version())  # fmt: skip
+
+
+def linear_of(tensors, recipe, train, test):
+    """Return the accuracy of the linear probe on the encoder that a checkpoint's tensors hold."""
+    device, part = "cuda" if torch.cuda.is_available() else "cpu", f"{'average' if recipe.average else 'online'}.0."
+    with torch.random.fork_rng():
+        encoder = networks(recipe)[0]
+    encoder.load_state_dict({key.removeprefix(part): x for key, x in tensors.items() if key.startswith(part)})
+    h, h_test = (probe.extract_features(encoder.to(device), s.images) for s in (train, test))
+    return probe.linear_probe(h, train.labels.to(device), h_test, test.labels.to(device), l2=1e-3)
 
 
 def label(name, seed, args):
