@@ -99,7 +99,12 @@ def title(about):
 def gain(row, key):
     """Return a difference as text."""
     mean, half = row.get(f"{key}_gain", (math.nan, math.nan))
-    return "" if math.isnan(mean) else f"{mean:+.1f}" if math.isnan(half) else f"{mean:+.1f} ± {half:.1f}"
+    return "" if math.isnan(mean) else points(mean) if math.isnan(half) else f"{points(mean)} ± {half:.1f}"
+
+
+def points(difference):
+    """A difference with its sign, never -0.0."""
+    return f"{round(difference, 1) + 0.0:+.1f}"
 
 
 def picture(found):
@@ -122,7 +127,7 @@ def picture(found):
         lines += [f'<text x="240" y="{y + 4}" text-anchor="end">{row["name"].replace("_", " ")}</text>',
                   f'<path d="M{x(mean - half):.1f} {y}H{x(mean + half):.1f}" stroke="{color}" stroke-width="2"/>',
                   f'<circle cx="{x(mean):.1f}" cy="{y}" r="4" fill="{color}"/>',
-                  f'<text x="685" y="{y + 4}">{mean:+.1f}</text>']
+                  f'<text x="685" y="{y + 4}">{points(mean)}</text>']
     zero = f'<path d="M{x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
     alt = "; ".join(f"{row['name'].replace('_', ' ')} {gain(row, 'knn')}" for row in shown)
     return (f'<svg viewBox="0 0 740 {y + 20}" role="img" aria-label="Differences in kNN accuracy: {alt}" '
