@@ -27,7 +27,7 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
-from shared import RESULTS, machine, write_atomically
+from shared import RESULTS, command, machine, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "notebooks/01_representations.ipynb"
@@ -99,13 +99,13 @@ class Cold:
         (folder / "home").mkdir()
         (folder / "home/.gitconfig").write_text("[uploadpack]\nallowFilter = true\n")  # as public hosts do; pip asks
 
-    def run(self, *command, cwd=None):
+    def run(self, *words, cwd=None):
         """Return what a command prints and its seconds; its error ends the benchmark."""
         started = time.perf_counter()
-        done = subprocess.run([*map(str, command)], cwd=cwd or self.clone, env=self.variables, capture_output=True,
+        done = subprocess.run([*map(str, words)], cwd=cwd or self.clone, env=self.variables, capture_output=True,
                               text=True)  # fmt: skip
         if done.returncode:
-            sys.exit(f"{' '.join(map(str, command))[:200]}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
+            sys.exit(f"{' '.join(map(str, words))[:200]}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
         return done.stdout, time.perf_counter() - started
 
 
@@ -233,7 +233,7 @@ def main():
     parser.add_argument("--address", default=ROOT.as_uri(), help="clone from there (default: this folder)")
     parser.add_argument("--out", type=Path, default=RESULTS / "cold_start.json")
     options = parser.parse_args()
-    if missing := [command for command in ("git", "uv") if not shutil.which(command)]:
+    if missing := [name for name in ("git", "uv") if not shutil.which(name)]:
         sys.exit(f"cold_start: expected git and uv on the PATH, found no {' and no '.join(missing)}; install it first")
     with tempfile.TemporaryDirectory(prefix="cold", ignore_cleanup_errors=True) as folder:
         tell(json.loads(json.dumps(measure(Path(folder), options.address)), parse_float=lambda n: round(float(n), 3)),
@@ -245,8 +245,7 @@ def tell(found, path_of_result):
     path = [row for row in found["stages"] if "instead" not in row["stage"] and "Colab" not in row["stage"]]
     total = {key: round(sum(row.get(key, 0) for row in path), 1) for key in ("seconds", "again_s", "downloaded_mb")}
     question = "How long from nothing to the first figure, and how many megabytes?"
-    command = " ".join(["python", *sys.argv])
-    write_atomically(path_of_result, dict(question=question, command=command, total=total, **found, **machine()))
+    write_atomically(path_of_result, dict(question=question, command=command(), total=total, **found, **machine()))
     for row in [*found["stages"], dict(stage="in all", **total)]:
         again = f"{row['again_s']:.2f} s again" if "again_s" in row else ""
         sizes = [f"{row[key]:9,.1f} MB {key[:-3]}" for key in ("downloaded_mb", "installed_mb") if key in row]

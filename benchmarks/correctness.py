@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from references import information, losses, models, probes, processes, similarity
-from shared import RESULTS, goal, machine, write_atomically
+from shared import RESULTS, command, goal, machine, write_atomically
 
 ROWS = [row for part in (similarity, information, losses, models, probes, processes) for row in part.ROWS]
 PEERS = sorted({row["peer"] for row in ROWS if "peer" in row})
@@ -94,7 +94,7 @@ def main():
              goal("planted faults seen", len(found), sum(row["fault_seen"] for row in found))]  # fmt: skip
     about = machine(*(p for p in PEERS if p not in absent))
     write_atomically(a.out, dict(
-        question="how far is each number of the course from a reference?", command=" ".join(["python", *sys.argv]),
+        question="how far is each number of the course from a reference?", command=command(),
         rows=found, left_out=absent, broken=broken, goals=goals, **about))  # fmt: skip
     bad = [row["quantity"] for row in found if not (row["held"] and row["fault_seen"])]
     bad += [f"{row} broke off, {problem}" for row, problem in broken.items()]

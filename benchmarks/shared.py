@@ -21,6 +21,11 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+def command():
+    """What was called, as somebody else would type it: without this machine's folders."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
 def cpu_model():
     """The processor's name."""
     info = Path("/proc/cpuinfo")
@@ -101,7 +106,7 @@ def record(name, question, panels, goals=(), packages=(), path=None, **more):
 
     panels: [dict(title, size, unit, ours, curves)]. size: what grows, in words; unit: "seconds a call", say; curves:
     {contestant: [dict(at=size, a row of `against`, memory_mb=peak_mb(...), anything more)]}, `ours` among them."""
-    found = dict(question=question, command=" ".join(["python", *sys.argv]), panels=panels,
+    found = dict(question=question, command=command(), panels=panels,
                  goals=list(goals), **more, **machine(*packages))  # fmt: skip
     write_atomically(path or RESULTS / f"{name}.json", found)
     for panel in panels:

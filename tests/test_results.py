@@ -1,7 +1,9 @@
 """What a lesson says of real photographs is what the committed measurement says."""
 
+import importlib
 import json
 import re
+import sys
 
 import pytest
 
@@ -40,3 +42,17 @@ def test_photograph_sentence_quotes_the_measurement(path):
 def test_a_wrong_number_is_seen():
     path = MEASURED[0]
     assert min(abs(99.9 - m) for m in measured(path)) > 0.051
+
+
+def test_commands_are_those_that_anybody_can_type():
+    for path in sorted(build.RESULTS.glob("*.json")):
+        command = json.loads(path.read_text("utf-8")).get("command", "python benchmarks/")
+        assert re.match(r"(python benchmarks/|python -m replearn|bash tests/)", command), f"{path.name}: {command}"
+        assert not re.search(r"(?<![\w.])/\w+/", command), f"{path.name}: a path of one machine in {command}"
+
+
+def test_a_benchmark_records_its_command_without_folders(monkeypatch):
+    monkeypatch.syspath_prepend(build.ROOT / "benchmarks")
+    shared = importlib.import_module("shared")
+    monkeypatch.setattr(sys, "argv", [str(build.ROOT / "benchmarks" / "cka.py"), "--sizes", "300"])
+    assert shared.command() == "python benchmarks/cka.py --sizes 300"
