@@ -43,7 +43,7 @@ def rung(name):
 
 def words(name, group):
     """Return what sets a recipe apart: a step on the way to ours from the step before it, others from their base."""
-    one = lambda name: next(iter(group[name].values()))["recipe"]  # noqa: E731
+    one = lambda which: next(iter(group[which].values()))["recipe"]  # noqa: E731
     if name == "lightly":
         return "as published"
     if base_of(name) == "course":
