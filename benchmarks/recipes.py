@@ -80,8 +80,10 @@ def one(name, recipe, args, train, test, deadline):
 
     def watch(record, history):
         if "knn" in record and (found := checkpoint.load(folder)):  # older by seconds: a checkpoint follows its record
-            linear.append([found[1]["step"] * recipe.batch_size / len(train), linear_of(found[0], recipe, *watched)])
-            write_atomically(curve, linear)
+            epoch = found[1]["step"] * recipe.batch_size / len(train)
+            if not linear or epoch > linear[-1][0]:  # not again what was measured before the run was cut off
+                linear.append([epoch, linear_of(found[0], recipe, *watched)])
+                write_atomically(curve, linear)
         if time.monotonic() > deadline:
             raise PausedError
 
@@ -91,15 +93,13 @@ def one(name, recipe, args, train, test, deadline):
     result = pretrain(recipe, train.images, folder=folder, knn=watched, knn_every=max(1, recipe.epochs / 8),
                       callback=watch, compile=args.compile, dtype=torch.bfloat16 if args.bf16 else None,
                       checkpoint_seconds=15)
-    h, h_test = (probe.extract_features(result.encoder, s.images) for s in (train, test))
-    y, y_test = (s.labels.to(h.device) for s in (train, test))
+    features = features_of(result.encoder, train, test)
     last = result.history[-1]
     return dict(
         name=name, network=args.network, seed=recipe.seed, views=args.views, pictures=len(train), variant=args.variant,
-        bf16=args.bf16, linear=probe.linear_probe(h, y, h_test, y_test, l2=1e-3),
-        knn=probe.knn_accuracy(h, y, h_test, y_test),
+        bf16=args.bf16, linear=probe.linear_probe(*features, l2=1e-3), knn=probe.knn_accuracy(*features),
         knn_over_time=[[r["epoch"], r["knn"]] for r in result.history if "knn" in r], linear_over_time=linear,
-        loss_over_time=[[r["epoch"], r["loss"]] for r in result.history], feature_dim=h.shape[1],
+        loss_over_time=[[r["epoch"], r["loss"]] for r in result.history], feature_dim=features[0].shape[1],
         seconds=last["seconds"], pictures_a_second=last["step"] * recipe.batch_size / last["seconds"],
         peak_gb=(torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available()
                  else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6),
@@ -113,8 +113,13 @@ def linear_of(tensors, recipe, train, test):
     with torch.random.fork_rng():
         encoder = networks(recipe)[0]
     encoder.load_state_dict({key.removeprefix(part): x for key, x in tensors.items() if key.startswith(part)})
-    h, h_test = (probe.extract_features(encoder.to(device), s.images) for s in (train, test))
-    return probe.linear_probe(h, train.labels.to(device), h_test, test.labels.to(device), l2=1e-3)
+    return probe.linear_probe(*features_of(encoder.to(device), train, test), l2=1e-3)
+
+
+def features_of(encoder, train, test):
+    """Return h and labels of both sets in the order in which the probes take them."""
+    h, h_test = (probe.extract_features(encoder, s.images) for s in (train, test))
+    return h, train.labels.to(h.device), h_test, test.labels.to(h.device)
 
 
 def label(name, seed, args):

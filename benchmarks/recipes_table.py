@@ -36,9 +36,8 @@ def base_of(name):
 
 
 def rung(name):
-    """Return a recipe's place on the way from lightly's to ours; the source's stands behind."""
-    ends = {"lightly": 0, "course": 8, "source": 9}
-    return ends[name] if name in ends else int(name.split("_")[1])
+    """Return what a recipe is sorted by: lightly's, its numbered steps to ours, ours, the source's."""
+    return ["lightly", "course", "source"].index(name.split("_")[0]), name
 
 
 def words(name, group):
@@ -87,6 +86,19 @@ def rows(group):
             if gain := gains.get(row["name"]):
                 row[f"{key}_gain"] = means[row["name"]], spread / len(gain) ** 0.5
     return sorted(found, key=lambda row: (1, -row["knn"]) if row["base"] == "course" else (0, rung(row["name"])))
+
+
+def growth(group):
+    """Return {name: [(views, mean, lowest, highest)]}, kNN accuracy in % while training, of those recipes that have a
+    name of their own and of the first step from lightly's to ours."""
+    found = {}
+    for name in ("course", "lightly_1_temperature", "source", "lightly"):
+        runs = list(group.get(name, {}).values())
+        for points in zip(*(run["knn_over_time"] for run in runs), strict=True):
+            views = points[0][0] * (2 + runs[0]["recipe"]["n_small"]) * runs[0]["pictures"]
+            knn = [100 * accuracy for _, accuracy in points]
+            found.setdefault(name, []).append((views, sum(knn) / len(knn), min(knn), max(knn)))
+    return found
 
 
 def title(about):

@@ -1,6 +1,7 @@
 """A record of benchmarks/shared.py as part of a page: figures, tables, goals, and what it was measured with."""
 
 import json
+import math
 import runpy
 
 import curves
@@ -73,7 +74,7 @@ def goals():
 
 
 def recipes():
-    """Every group of comparable pretraining runs: a picture and its tables."""
+    """Every group of comparable pretraining runs: a picture, its tables, and how kNN grew."""
     module = runpy.run_path(str(measured.ROOT / "benchmarks" / "recipes_table.py"))
     parts = []
     for about, group in module["results"]().items():
@@ -81,4 +82,30 @@ def recipes():
         figure = f'<figure style="overflow-x:auto">\n{module["picture"](rows)}\n</figure>'
         heading, pictures = module["title"](about)
         parts += [f"## {heading}", f"Pictures: {pictures}.", figure, module["table"](rows)]
+        parts.append(growth(module["growth"](group)))
     return "\n\n".join(parts)
+
+
+def growth(seen):
+    """The figure of what recipes_table.growth found."""
+    rows = [row for points in seen.values() for row in points]
+    most, low, high = max(row[0] for row in rows), min(row[2] for row in rows) - 1, max(row[3] for row in rows) + 1
+    left, right, top, bottom = curves.LEFT, curves.RIGHT, 30, 240
+    x = lambda views: left + (right - left) * views / most  # noqa: E731
+    y = lambda knn: bottom - (bottom - top) * (knn - low) / (high - low)  # noqa: E731
+    step = 5 if high - low > 10 else 2
+    marks = range(math.ceil(low / step) * step, math.ceil(high), step)
+    parts = curves.axes(x, y, [int(round(most, -5)) // 4 * k for k in range(5)], marks, top, bottom, "kNN accuracy (%)")
+    looks, ends = curves.look(seen, "course"), {}
+    for name in reversed(seen):  # ours is drawn last, on top
+        points = [(x(row[0]), y(row[1])) for row in seen[name]]
+        band = [(x(row[0]), y(row[2])) for row in seen[name]] + [(x(row[0]), y(row[3])) for row in reversed(seen[name])]
+        parts += curves.drawn(points, *looks[name], band)
+        ends[name] = (*points[-1], name.replace("_", " "))
+    parts += curves.labels(ends, looks, top, bottom)
+    parts.append(curves.text((left + right) / 2, bottom + 36, "views", "middle"))
+    caption = "On the way: kNN on 10,000 training and 2,000 test pictures. Line: mean of the seeds; band: all of them."
+    said = "; ".join(f"{name.replace('_', ' ')} {row[0][1]:.1f} to {row[-1][1]:.1f} %" for name, row in seen.items())
+    head = f'<svg viewBox="0 0 {curves.WIDTH} {bottom + 44}" role="img" aria-label="{caption} {said}">'
+    caption = f"<figcaption>{caption}</figcaption>"
+    return "\n".join(['<figure class="curves">', caption, head, *parts, "</svg>", "</figure>"])
