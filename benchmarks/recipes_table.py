@@ -1,8 +1,9 @@
 """The table and the picture of what `recipes.py` measured. Run: python benchmarks/recipes_table.py (prints the table)
 
 Recipes are compared seed by seed: seeds share weights, order and augmentation as far as the recipes allow. Two or three
-seeds say little about the spread of one difference, so the standard deviation is pooled over all recipes of a group
-(they differ in their means, hardly in their noise); behind each difference stands the half-width of its 95 % interval.
+seeds say little about the spread of one recipe, so one standard deviation is estimated for all runs of a group, from
+what is left of each after the effects of its recipe and its seed (two-way analysis of variance). Behind each difference
+stands the half-width of its 95 % interval, by the t distribution.
 """
 
 import json
@@ -36,7 +37,9 @@ def base_of(name):
 
 
 def rung(name):
-    """Return what a recipe is sorted by: lightly's, its numbered steps to ours, ours, the source's."""
+    """Return what a recipe is sorted by: lightly's, its numbered steps to ours, ours, the source's, changes of ours."""
+    if name.startswith("course_"):
+        return 3, name
     return ["lightly", "course", "source"].index(name.split("_")[0]), name
 
 
@@ -66,25 +69,37 @@ def short(value):
     return f"{text:g}" if isinstance(text, int | float) else str(text).replace("_", " ")
 
 
+def noise(group, key):
+    """Return the 97.5 % quantile of the difference of two runs, in points: t times sqrt(2) times the standard deviation
+    of what is left of a run after the effects of its recipe and its seed; nan if nothing is left."""
+    import numpy as np
+    from scipy.stats import t
+    runs = [(name, seed, 100 * record[key]) for name, records in group.items() for seed, record in records.items()]
+    recipes, seeds, y = zip(*runs, strict=True)
+    design = np.array([[*(name == other for other in group), *(seed == other for other in set(seeds))]
+                       for name, seed in zip(recipes, seeds, strict=True)], float)
+    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    freedom = len(y) - np.linalg.matrix_rank(design)
+    return float(t.ppf(0.975, freedom) * (2 * left @ left / freedom) ** 0.5) if freedom else math.nan
+
+
 def rows(group):
     """Return one dict a recipe: name, base, change in words, seeds, knn and linear (mean, %), and for both keys
-    `knn_gain` and `linear_gain`: (mean difference to the base in points, half-width of its 95 % interval)."""
-    from scipy.stats import t
-    found = []
-    for name, runs in group.items():
-        found.append(dict(name=name, base=base_of(name), change=words(name, group), seeds=len(runs)))
+    `knn_gain` and `linear_gain`: (mean difference to the base in points, half-width of its 95 % interval); for a step
+    from lightly's recipe to ours also `knn_step` and `linear_step`, the difference to the step before."""
+    found = [dict(name=name, base=base_of(name), change=words(name, group), seeds=len(runs))
+             for name, runs in group.items()]
+    steps = [name for name in sorted(group, key=rung) if base_of(name) == "lightly" and name != "source"]
+    before = dict(zip(steps[1:], steps, strict=False)) if len(steps) > 2 else {}
     for key in ("knn", "linear"):
-        gains = {name: differences(runs, group.get(base_of(name), {}), key) for name, runs in group.items()}
-        gains = {name: gain for name, gain in gains.items() if gain and name != "lightly"}
-        means = {name: sum(gain) / len(gain) for name, gain in gains.items()}
-        freedom = sum(len(gain) - 1 for gain in gains.values())
-        squares = sum((d - means[name]) ** 2 for name, gain in gains.items() for d in gain)
-        spread = float(t.ppf(0.975, freedom)) * (squares / freedom) ** 0.5 if freedom else float("nan")
+        half = noise(group, key)
         for row in found:
             runs = group[row["name"]]
             row[key] = 100 * sum(record[key] for record in runs.values()) / len(runs)
-            if gain := gains.get(row["name"]):
-                row[f"{key}_gain"] = means[row["name"]], spread / len(gain) ** 0.5
+            for what, base in (("gain", row["base"]), ("step", before.get(row["name"]))):
+                gain = differences(runs, group.get(base, {}), key)
+                if gain and row["name"] != base:
+                    row[f"{key}_{what}"] = sum(gain) / len(gain), half / len(gain) ** 0.5
     return sorted(found, key=lambda row: (1, -row["knn"]) if row["base"] == "course" else (0, rung(row["name"])))
 
 
@@ -108,9 +123,9 @@ def title(about):
     return f"{kind} of width {width}, {views:,.0f} views{', in bfloat16' * bf16}", f"CIFAR-10, {variant}"
 
 
-def gain(row, key):
-    """Return a difference as text."""
-    mean, half = row.get(f"{key}_gain", (math.nan, math.nan))
+def gain(row, key, what="gain"):
+    """Return a difference as text: to the base, or with what="step" to the step before."""
+    mean, half = row.get(f"{key}_{what}", (math.nan, math.nan))
     return "" if math.isnan(mean) else points(mean) if math.isnan(half) else f"{points(mean)} ± {half:.1f}"
 
 
@@ -149,12 +164,19 @@ def picture(found):
 
 def table(found):
     """Return the rows as two Markdown tables: from lightly's recipe to ours, and ours with one change."""
-    head = f"| Recipe | kNN (%) | Difference | Linear (%) | Difference | Seeds | What is changed |\n{'| --- ' * 7}|"
     parts = []
     for base, of in dict(lightly="lightly's", course="ours").items():
-        lines = [f"| {row['name'].replace('_', ' ')} | {row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | "
-                 f"{gain(row, 'linear')} | {row['seeds']} | {row['change']} |" for row in found if row["base"] == base]
-        parts += [f"Differences to {of}:\n\n{head}\n" + "\n".join(lines)] if lines else []
+        columns = ["Recipe", "kNN (%)", "Difference", "Linear (%)", "Difference", "Seeds", "What is changed"]
+        steps = base == "lightly" and any("knn_step" in row for row in found)
+        if steps:
+            columns[3:3] = columns[6:6] = ["This step"]
+        lines = [" | ".join(cell for cell in line if cell is not None) for line in (
+            (row["name"].replace("_", " "), f"{row['knn']:.1f}", gain(row, "knn"),
+             gain(row, "knn", "step") if steps else None, f"{row['linear']:.1f}", gain(row, "linear"),
+             gain(row, "linear", "step") if steps else None, str(row["seeds"]), row["change"])
+            for row in found if row["base"] == base)]  # fmt: skip
+        head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"
+        parts += [f"Differences to {of}:\n\n{head}" + "\n".join(f"| {line} |" for line in lines)] if lines else []
     return "\n\n".join(parts)
 
 
@@ -163,8 +185,9 @@ def main():
     for about, group in results().items():
         print("\n{}; {}".format(*title(about)))
         for row in rows(group):
+            step = f"this step {gain(row, 'knn', 'step')}, {gain(row, 'linear', 'step')}: " * ("knn_step" in row)
             print(f"  {row['name']:26} {row['seeds']}  kNN {row['knn']:.1f} {gain(row, 'knn'):12}  "
-                  f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {row['change']}")
+                  f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {step}{row['change']}")
 
 
 if __name__ == "__main__":

@@ -42,17 +42,17 @@ EFFECTS = dict(lightly=0.0, lightly_1_temperature=0.04, course=0.05, course_blur
 
 @pytest.mark.parametrize("seeds", [[3, 3, 3, 3, 3], [2, 2, 3, 2, 1]], ids=["balanced", "not balanced"])
 def test_95_percent_intervals_cover_the_true_difference_in_95_percent(seeds):
-    generator, inside = np.random.default_rng(0), {"knn": [], "linear": []}
+    generator, inside = np.random.default_rng(0), {(key, what): [] for key in NOISE for what in ("gain", "step")}
     for _ in range(400):
-        rows = recipes_table.rows(group_of(EFFECTS, dict(zip(EFFECTS, seeds, strict=True)), generator))
-        for row in rows:
-            for key, found in inside.items():
-                if f"{key}_gain" in row:
-                    mean, half = row[f"{key}_gain"]
-                    found.append(abs(mean - 100 * (EFFECTS[row["name"]] - EFFECTS[row["base"]])) <= half)
-    for found in inside.values():
-        assert len(found) == 400 * 4
-        assert 0.92 < np.mean(found) < 0.98
+        for row in recipes_table.rows(group_of(EFFECTS, dict(zip(EFFECTS, seeds, strict=True)), generator)):
+            bases = dict(gain=row["base"], step="lightly_1_temperature" if row["name"] == "course" else "lightly")
+            for (key, what), found in inside.items():
+                if f"{key}_{what}" in row:
+                    mean, half = row[f"{key}_{what}"]
+                    found.append(abs(mean - 100 * (EFFECTS[row["name"]] - EFFECTS[bases[what]])) <= half)
+    for (_, what), found in inside.items():
+        assert len(found) == 400 * dict(gain=4, step=2)[what]
+        assert 0.925 < np.mean(found) < 0.975
 
 
 def test_of_one_recipe_the_interval_is_that_of_the_paired_t_test():
@@ -86,7 +86,10 @@ def test_rows_stand_in_the_order_of_the_steps_and_then_of_the_accuracy():
     assert said["course"] == "and lr 0.06 → 0.1, warmup 0 → 0.05, crop (0.08, 1) → (0.2, 1), hidden 512 → 2048"
     assert said["course_blur"] == "blur 0 → 0.5"
     assert said["source"].startswith("batch size 128 → 256")
+    steps = {row["name"]: row["knn_step"][0] for row in rows if "knn_step" in row}
+    assert sum(steps.values()) == pytest.approx(next(row for row in rows if row["name"] == "course")["knn_gain"][0])
     table = recipes_table.table(rows)
+    assert {line.count("|") for line in table.split("Differences to ours")[0].splitlines() if "|" in line} == {10}
     assert table.index("Differences to lightly's") < table.index("| source |") < table.index("Differences to ours")
     picture = recipes_table.picture(rows)
     assert all(f">{name.replace('_', ' ')}</text>" in picture for name in names if name != "lightly")
