@@ -12,6 +12,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "recipes"
 ABOUT = ("network", "width", "views", "variant", "bf16")
+PROBES = "knn", "linear"
 SHOWN = "#0072b2", "#d55e00"  # to lightly's, to ours
 
 
@@ -91,7 +92,7 @@ def rows(group):
              for name, runs in group.items()]
     steps = [name for name in sorted(group, key=rung) if base_of(name) == "lightly" and name != "source"]
     before = dict(zip(steps[1:], steps, strict=False)) if len(steps) > 2 else {}
-    for key in ("knn", "linear"):
+    for key in PROBES:
         half = noise(group, key)
         for row in found:
             runs = group[row["name"]]
@@ -163,20 +164,17 @@ def picture(found):
 
 
 def table(found):
-    """Return the rows as two Markdown tables: from lightly's recipe to ours, and ours with one change."""
+    """Return the rows as Markdown tables: from lightly's recipe to ours, its single steps, ours with one change."""
+    head = f"| Recipe | kNN (%) | Difference | Linear (%) | Difference | Seeds | What is changed |\n{'| --- ' * 7}|"
     parts = []
     for base, of in dict(lightly="lightly's", course="ours").items():
-        columns = ["Recipe", "kNN (%)", "Difference", "Linear (%)", "Difference", "Seeds", "What is changed"]
-        steps = base == "lightly" and any("knn_step" in row for row in found)
-        if steps:
-            columns[3:3] = columns[6:6] = ["This step"]
-        lines = [" | ".join(cell for cell in line if cell is not None) for line in (
-            (row["name"].replace("_", " "), f"{row['knn']:.1f}", gain(row, "knn"),
-             gain(row, "knn", "step") if steps else None, f"{row['linear']:.1f}", gain(row, "linear"),
-             gain(row, "linear", "step") if steps else None, str(row["seeds"]), row["change"])
-            for row in found if row["base"] == base)]  # fmt: skip
-        head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|\n"
-        parts += [f"Differences to {of}:\n\n{head}" + "\n".join(f"| {line} |" for line in lines)] if lines else []
+        lines = [f"| {row['name'].replace('_', ' ')} | {row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | "
+                 f"{gain(row, 'linear')} | {row['seeds']} | {row['change']} |" for row in found if row["base"] == base]
+        parts += [f"Differences to {of}:\n\n{head}\n" + "\n".join(lines)] if lines else []
+        lines = ["| {} | {} | {} |".format(row["change"].removeprefix("and "), *(gain(row, k, "step") for k in PROBES))
+                 for row in found if row["base"] == base and "knn_step" in row]
+        parts += ["Each step on that way to the one before:\n\n| Step | kNN | Linear |\n| --- | --- | --- |\n"
+                  + "\n".join(lines)] if lines else []
     return "\n\n".join(parts)
 
 

@@ -95,7 +95,7 @@ def growth(seen):
     y = lambda knn: bottom - (bottom - top) * (knn - low) / (high - low)  # noqa: E731
     step = 5 if high - low > 10 else 2
     marks = range(math.ceil(low / step) * step, math.ceil(high), step)
-    parts = curves.axes(x, y, [int(round(most, -5)) // 4 * k for k in range(5)], marks, top, bottom, "kNN accuracy (%)")
+    parts = curves.axes(x, y, [int(round(most, -5)) // 2 * k for k in range(3)], marks, top, bottom, "kNN accuracy (%)")
     looks, ends = curves.look(seen, "course"), {}
     for name in reversed(seen):  # ours is drawn last, on top
         points = [(x(row[0]), y(row[1])) for row in seen[name]]
