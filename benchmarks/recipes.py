@@ -5,8 +5,8 @@ Run: python benchmarks/recipes.py --minutes 7 --variant "CIFAR-10 as published" 
 One JSON a run in benchmarks/results/recipes/. A run is `replearn.simclr.pretrain` on CIFAR-10's training pictures, with
 so many views in all (--views; a small view of multi-crop counts as one), then kNN and the linear probe on the test set.
 A run that is cut off by --minutes goes on from its checkpoint the next time. The defaults are for a GPU: ResNet-18 of
-width 64, 20 million views. Without one: --network resnet18 --width 8 --views 400000 --bf16, seven minutes a run on one
-core (with bfloat16 units a CPU makes 1.4 times as many steps a second). A seed changes weights, order and augmentation.
+width 64, 20 million views. Without one: --network resnet18 --width 8 --views 400000 --bf16, six minutes or more a run
+on one core with bfloat16 units. A seed changes weights, order and augmentation.
 """
 
 import argparse

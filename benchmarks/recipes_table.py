@@ -37,11 +37,10 @@ def base_of(name):
     return "course" if name.startswith("course_") else "lightly"
 
 
-def rung(name):
-    """Return what a recipe is sorted by: lightly's, its numbered steps to ours, ours, the source's, changes of ours."""
-    if name.startswith("course_"):
-        return 3, name
-    return ["lightly", "course", "source"].index(name.split("_")[0]), name
+def way(group):
+    """Return the recipes from lightly's to ours in the order of the steps."""
+    names = (name for name in group if base_of(name) == "lightly" and name != "source")
+    return sorted(names, key=lambda name: (name == "course", name))
 
 
 def words(name, group):
@@ -51,8 +50,8 @@ def words(name, group):
         return "as published"
     if base_of(name) == "course":
         return changed(one(name), one("course")) if "course" in group else ""
-    below = [n for n in group if base_of(n) == "lightly" and rung(n) < rung(name)]
-    last = "lightly" if name == "source" else max(below, key=rung)
+    steps = way(group)
+    last = "lightly" if name == "source" else steps[steps.index(name) - 1]
     return ("and " if last != "lightly" else "") + changed(one(name), one(last))
 
 
@@ -90,7 +89,7 @@ def rows(group):
     from lightly's recipe to ours also `knn_step` and `linear_step`, the difference to the step before."""
     found = [dict(name=name, base=base_of(name), change=words(name, group), seeds=len(runs))
              for name, runs in group.items()]
-    steps = [name for name in sorted(group, key=rung) if base_of(name) == "lightly" and name != "source"]
+    steps = way(group)
     before = dict(zip(steps[1:], steps, strict=False)) if len(steps) > 2 else {}
     for key in PROBES:
         half = noise(group, key)
@@ -101,7 +100,8 @@ def rows(group):
                 gain = differences(runs, group.get(base, {}), key)
                 if gain and row["name"] != base:
                     row[f"{key}_{what}"] = sum(gain) / len(gain), half / len(gain) ** 0.5
-    return sorted(found, key=lambda row: (1, -row["knn"]) if row["base"] == "course" else (0, rung(row["name"])))
+    places = {name: place for place, name in enumerate([*steps, "source"])}
+    return sorted(found, key=lambda row: (places.get(row["name"], len(group)), -row["knn"]))
 
 
 def growth(group):
