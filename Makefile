@@ -20,7 +20,7 @@ test: .venv/.test  ## Every check, 25 minutes or less on two cores
 	$(BIN)/python tests/stages.py
 
 run: .venv/.lab  ## Execute all notebooks, store their outputs, print seconds and claims held
-	$(BIN)/python -m replearn.lesson run
+	$(BIN)/python -m tools.notebooks run
 
 bench: .venv/.test  ## Measure again what suits this machine (three quarters of an hour; leave it alone)
 	$(BIN)/python benchmarks/run.py
@@ -30,7 +30,7 @@ site: .venv/.site  ## Build the site from the stored outputs into _build/html
 	@echo "Open _build/html/index.html"
 
 slides: .venv/.lab  ## Slides of all lessons into build/slides, from the stored notebooks
-	$(BIN)/python -m replearn.lesson slides
+	$(BIN)/python -m tools.slides
 
 test-colab: .venv/.lab  ## The lesson layer and three notebooks with the package versions of Colab
 	bash tests/colab.sh

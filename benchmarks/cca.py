@@ -31,16 +31,20 @@ def iterative(x, y, **options):
     return np.array([np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(a.shape[1])])
 
 
-FORMS = {"replearn": lambda x, y: cca_correlations(x, y).numpy(),
-         TIGHT: functools.partial(iterative, tol=1e-12, max_iter=10_000),
-         "scikit-learn, its defaults (1e-6)": functools.partial(iterative, tol=1e-6, max_iter=500)}  # fmt: skip
+FORMS = {
+    "replearn": lambda x, y: cca_correlations(x, y).numpy(),
+    TIGHT: functools.partial(iterative, tol=1e-12, max_iter=10_000),
+    "scikit-learn, its defaults (1e-6)": functools.partial(iterative, tol=1e-6, max_iter=500),
+}
 
 
 def views(n, p, generator):
     """Two mixed views whose p canonical correlations go from 0.98 down to 0.2 (in the population)."""
     rho = torch.linspace(0.98, 0.2, p, dtype=torch.float64)
-    x, e, a, b = (torch.randn(*shape, generator=generator, dtype=torch.float64)
-                  for shape in ((n, p), (n, p), (p, p), (p, p)))  # fmt: skip
+    x, e, a, b = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((n, p), (n, p), (p, p), (p, p))
+    )
     y = rho * x + (1 - rho**2).sqrt() * e
     return x @ a, y @ b
 
@@ -52,9 +56,15 @@ def measure(n, columns, turns):
     found = {name: call() for name, call in calls.items()}
     # Ours takes milliseconds, and its first call after seconds of other work finds cold caches: 0.3 s of calls a turn.
     times = against(take_turns(calls, turns if n < 5000 else min(turns, 2), least=0.3), "replearn")
-    return {name: dict(at=n, **times[name], memory_mb=peak_mb(call),
-                       largest_difference=float(np.abs(found[name] - found["replearn"]).max()))
-            for name, call in calls.items()}  # fmt: skip
+    return {
+        name: dict(
+            at=n,
+            **times[name],
+            memory_mb=peak_mb(call),
+            largest_difference=float(np.abs(found[name] - found["replearn"]).max()),
+        )
+        for name, call in calls.items()
+    }
 
 
 def main():
@@ -68,20 +78,40 @@ def main():
 
     torch.set_num_threads(a.threads)
     with threadpool_limits(a.threads), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the defaults may stop before they converge: the difference says so
+        warnings.simplefilter(
+            "ignore"
+        )  # the defaults may stop before they converge: the difference says so
         measured = [measure(n, a.columns, a.turns) for n in a.sizes]
     curves = {name: [rows[name] for rows in measured] for name in FORMS}
     worst = max(row["largest_difference"] for row in curves[TIGHT])
     goals = [
-        goal(f"{a.columns} canonical correlations, {a.sizes[-1]:,} rows: times faster than scikit-learn, equal result",
-             20, curves[TIGHT][-1]["times"]),
-        goal("canonical correlations: decimal digits that agree with scikit-learn, at every size", 6,
-             -math.log10(max(worst, 1e-16))),
-    ]  # fmt: skip
-    panel = dict(title=f"All canonical correlations, N x {a.columns}", size="rows N", unit="seconds a call",
-                 ours="replearn", curves=curves)  # fmt: skip
-    record("cca", "How long do all canonical correlations of two float64 views take, and do they agree?", [panel],
-           goals, ["numpy", "scikit-learn"], a.out, turns=a.turns)  # fmt: skip
+        goal(
+            f"{a.columns} canonical correlations, {a.sizes[-1]:,} rows: times faster than scikit-learn, equal result",
+            20,
+            curves[TIGHT][-1]["times"],
+        ),
+        goal(
+            "canonical correlations: decimal digits that agree with scikit-learn, at every size",
+            6,
+            -math.log10(max(worst, 1e-16)),
+        ),
+    ]
+    panel = dict(
+        title=f"All canonical correlations, N x {a.columns}",
+        size="rows N",
+        unit="seconds a call",
+        ours="replearn",
+        curves=curves,
+    )
+    record(
+        "cca",
+        "How long do all canonical correlations of two float64 views take, and do they agree?",
+        [panel],
+        goals,
+        ["numpy", "scikit-learn"],
+        a.out,
+        turns=a.turns,
+    )
     if not all(g["reached"] for g in goals):
         sys.exit(1)
 

@@ -42,13 +42,22 @@ def reference(x, y):
 def features(n, p, generator):
     """Two layers' worth of ReLU features that share 64 causes: correlated, and with a mean, as real ones."""
     cause = torch.randn(n, 64, generator=generator)
-    return [(cause @ torch.randn(64, p, generator=generator) / 8 + torch.randn(n, p, generator=generator)).relu()
-            for _ in range(2)]
+    return [
+        (
+            cause @ torch.randn(64, p, generator=generator) / 8
+            + torch.randn(n, p, generator=generator)
+        ).relu()
+        for _ in range(2)
+    ]
 
 
 def forms(n):
     """{contestant: function of x and y} for n rows."""
-    found = {"replearn": linear_cka, "torch, Gram form": gram_cka, "torch, lean Gram form": lean_gram_cka}
+    found = {
+        "replearn": linear_cka,
+        "torch, Gram form": gram_cka,
+        "torch, lean Gram form": lean_gram_cka,
+    }
     if n > 5000:  # ckatorch would take 5 GB and longer than all others together
         return found
     try:
@@ -67,13 +76,17 @@ def measure(n, columns, turns):
     exact = reference(x, y)
     errors = {name: abs(call() - exact) for name, call in calls.items()}
     times = against(take_turns(calls, turns if n < 5000 else min(turns, 3)), "replearn")
-    return {name: dict(at=n, **times[name], memory_mb=peak_mb(call), error=errors[name])
-            for name, call in calls.items()}  # fmt: skip
+    return {
+        name: dict(at=n, **times[name], memory_mb=peak_mb(call), error=errors[name])
+        for name, call in calls.items()
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 5000, 10_000])
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 5000, 10_000]
+    )
     parser.add_argument("--columns", type=int, default=512)
     parser.add_argument("--turns", type=int, default=7, help="from 5,000 rows on at most 3")
     parser.add_argument("--threads", type=int, default=1)
@@ -86,14 +99,34 @@ def main():
     usual, lean = curves["torch, Gram form"], curves["torch, lean Gram form"]
     worst = max(row["error"] for row in curves["replearn"])
     goals = [
-        goal(f"linear CKA, {a.sizes[-1]:,} x {a.columns}: times faster than the Gram form", 20, usual[-1]["times"]),
-        goal("linear CKA: decimal digits that agree with float64, at every size", 4, -math.log10(max(worst, 1e-16))),
+        goal(
+            f"linear CKA, {a.sizes[-1]:,} x {a.columns}: times faster than the Gram form",
+            20,
+            usual[-1]["times"],
+        ),
+        goal(
+            "linear CKA: decimal digits that agree with float64, at every size",
+            4,
+            -math.log10(max(worst, 1e-16)),
+        ),
     ]
-    panel = dict(title=f"Linear CKA, N x {a.columns}", size="rows N", unit="seconds a call", ours="replearn",
-                 curves=curves)  # fmt: skip
-    record("cka", f"How long does the linear CKA of two N x {a.columns} float32 matrices take, and how exact is it?",
-           [panel], goals, ["ckatorch"] if "ckatorch, float64" in curves else [], a.out, turns=a.turns,
-           lean_gram_form_is_faster_at=[row["at"] for row in lean if row["times"] < 1])  # fmt: skip
+    panel = dict(
+        title=f"Linear CKA, N x {a.columns}",
+        size="rows N",
+        unit="seconds a call",
+        ours="replearn",
+        curves=curves,
+    )
+    record(
+        "cka",
+        f"How long does the linear CKA of two N x {a.columns} float32 matrices take, and how exact is it?",
+        [panel],
+        goals,
+        ["ckatorch"] if "ckatorch, float64" in curves else [],
+        a.out,
+        turns=a.turns,
+        lean_gram_form_is_faster_at=[row["at"] for row in lean if row["times"] < 1],
+    )
     if not all(g["reached"] for g in goals):
         sys.exit(1)
 

@@ -18,7 +18,11 @@ import torch
 from references import information, losses, models, probes, processes, similarity
 from shared import RESULTS, command, goal, machine, write_atomically
 
-ROWS = [row for part in (similarity, information, losses, models, probes, processes) for row in part.ROWS]
+ROWS = [
+    row
+    for part in (similarity, information, losses, models, probes, processes)
+    for row in part.ROWS
+]
 PEERS = sorted({row["peer"] for row in ROWS if "peer" in row})
 
 
@@ -32,14 +36,20 @@ def version(package):
 
 def reference(row):
     """Library, its version and the name in it; or the paper or form."""
-    return f"{row['peer']} {version(row['peer'])}: {row['reference']}" if "peer" in row else row["reference"]
+    return (
+        f"{row['peer']} {version(row['peer'])}: {row['reference']}"
+        if "peer" in row
+        else row["reference"]
+    )
 
 
 def difference(a, b):
     """The largest absolute difference of two numbers or tensors of one shape."""
     a, b = (torch.as_tensor(v, dtype=torch.float64).detach() for v in (a, b))
     if a.shape != b.shape:
-        raise ValueError(f"expected two values of one shape to compare, found {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(
+            f"expected two values of one shape to compare, found {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     return (a - b).abs().max().item()
 
 
@@ -51,55 +61,97 @@ def compare(row):
     planted = min(map(difference, faulty, expected))
     first = torch.as_tensor(found[0], dtype=torch.float64)
     return dict(
-        quantity=row["quantity"], lesson=row["lesson"], reference=reference(row), seeds=seeds,
+        quantity=row["quantity"],
+        lesson=row["lesson"],
+        reference=reference(row),
+        seeds=seeds,
         value=first.item() if first.numel() == 1 else f"tensor of {first.numel():,} numbers",
-        largest_difference=largest, allowed=row["allowed"], held=largest <= row["allowed"],
-        fault=row["fault"], difference_with_fault=planted, fault_seen=planted > row["allowed"],
-        seconds=round(time.perf_counter() - start, 2))  # fmt: skip
+        largest_difference=largest,
+        allowed=row["allowed"],
+        held=largest <= row["allowed"],
+        fault=row["fault"],
+        difference_with_fault=planted,
+        fault_seen=planted > row["allowed"],
+        seconds=round(time.perf_counter() - start, 2),
+    )
 
 
 def table(rows):
     """Compare every row whose library is there, one line each; return them, the libraries left out, what broke."""
-    found, broken, absent = [], {}, {row["peer"] for row in rows if "peer" in row and version(row["peer"]) is None}
+    found, broken, absent = (
+        [],
+        {},
+        {row["peer"] for row in rows if "peer" in row and version(row["peer"]) is None},
+    )
     for row in rows:
         if row.get("peer") in absent:
             continue
         try:
             new = compare(row)
-        except Exception as problem:  # another version of a library, say; the other rows are still worth having
+        except (
+            Exception
+        ) as problem:  # another version of a library, say; the other rows are still worth having
             broken[f"{row['quantity']} ({reference(row)})"] = f"{type(problem).__name__}: {problem}"
             continue
-        print(f"{'✓' if new['held'] and new['fault_seen'] else '✗'} {new['quantity']} ({new['reference']}): "
-              f"{new['largest_difference']:.2g}, allowed {new['allowed']:g}; {new['fault']}: "
-              f"{new['difference_with_fault']:.2g}  [{new['seconds']} s]", flush=True)  # fmt: skip
+        print(
+            f"{'✓' if new['held'] and new['fault_seen'] else '✗'} {new['quantity']} ({new['reference']}): "
+            f"{new['largest_difference']:.2g}, allowed {new['allowed']:g}; {new['fault']}: "
+            f"{new['difference_with_fault']:.2g}  [{new['seconds']} s]",
+            flush=True,
+        )
         found.append(new)
     return found, sorted(absent), broken
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="without the rows that train networks or start processes")
-    parser.add_argument("--only", default="", help="the rows whose quantity or reference holds this text")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="without the rows that train networks or start processes",
+    )
+    parser.add_argument(
+        "--only", default="", help="the rows whose quantity or reference holds this text"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "correctness.json")
     a = parser.parse_args()
     rows = [row for row in ROWS if a.only.lower() in f"{row['quantity']} {reference(row)}".lower()]
     rows = [row for row in rows if not (a.quick and row.get("slow"))]
     if not rows:
-        sys.exit(f"--only: expected a part of a quantity or a reference, found none with {a.only!r}")
+        sys.exit(
+            f"--only: expected a part of a quantity or a reference, found none with {a.only!r}"
+        )
     torch.set_num_threads(1)
     found, absent, broken = table(rows)
     if absent:
         print(f"left out, not installed: {', '.join(absent)}")
-    goals = [goal("rows within the allowed difference", len(found) + len(broken), sum(row["held"] for row in found)),
-             goal("planted faults seen", len(found), sum(row["fault_seen"] for row in found))]  # fmt: skip
+    goals = [
+        goal(
+            "rows within the allowed difference",
+            len(found) + len(broken),
+            sum(row["held"] for row in found),
+        ),
+        goal("planted faults seen", len(found), sum(row["fault_seen"] for row in found)),
+    ]
     about = machine(*(p for p in PEERS if p not in absent))
-    write_atomically(a.out, dict(
-        question="how far is each number of the course from a reference?", command=command(),
-        rows=found, left_out=absent, broken=broken, goals=goals, **about))  # fmt: skip
+    write_atomically(
+        a.out,
+        dict(
+            question="how far is each number of the course from a reference?",
+            command=command(),
+            rows=found,
+            left_out=absent,
+            broken=broken,
+            goals=goals,
+            **about,
+        ),
+    )
     bad = [row["quantity"] for row in found if not (row["held"] and row["fault_seen"])]
     bad += [f"{row} broke off, {problem}" for row, problem in broken.items()]
     if bad:
-        sys.exit(f"expected every row to hold and every planted fault to be seen; not so: {'; '.join(bad)}")
+        sys.exit(
+            f"expected every row to hold and every planted fault to be seen; not so: {'; '.join(bad)}"
+        )
 
 
 if __name__ == "__main__":

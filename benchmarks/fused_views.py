@@ -24,8 +24,17 @@ STRENGTHS = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
 
 def draw(n, generator=None, blur=True):
     """Return the random numbers of one view, in the order in which the core draws them; without blur it draws less."""
-    shapes = ((n, 23), torch.float64), ((n, 9), None), ((n, 1), None), ((n, 1), None), ((n, 1), torch.float64)
-    drawn = [torch.rand(shape, generator=generator, dtype=kind) for shape, kind in shapes[: 5 if blur else 3]]
+    shapes = (
+        ((n, 23), torch.float64),
+        ((n, 9), None),
+        ((n, 1), None),
+        ((n, 1), None),
+        ((n, 1), torch.float64),
+    )
+    drawn = [
+        torch.rand(shape, generator=generator, dtype=kind)
+        for shape, kind in shapes[: 5 if blur else 3]
+    ]
     return drawn + [torch.ones(n, 1)] * (5 - len(drawn))
 
 
@@ -55,25 +64,43 @@ def positions(start, length, size, mirror):
 
 def slots(u, strengths, p):
     """Return factor and gray share of the eight blends (N, 8), the turns before and after contrast, its factor."""
-    factors = [1 - s + 2 * s * u[:, k : k + 1].double() - float(k == 3) for k, s in enumerate(strengths)]
+    factors = [
+        1 - s + 2 * s * u[:, k : k + 1].double() - float(k == 3) for k, s in enumerate(strengths)
+    ]
     bright, contrast, saturation, turn = (
-        torch.where(u[:, 8:] < p, f, float(k < 3)).float() for k, f in enumerate(factors))  # fmt: skip
-    after = lambda a, b: u[:, 4 + a : 5 + a] > u[:, 4 + b : 5 + b]  # noqa: E731
-    place = lambda a, other: after(a, 1) * 4 + after(a, 3) * 2 + after(a, other) == torch.arange(8)  # noqa: E731
+        torch.where(u[:, 8:] < p, f, float(k < 3)).float() for k, f in enumerate(factors)
+    )
+    after = lambda a, b: u[:, 4 + a : 5 + a] > u[:, 4 + b : 5 + b]
+    place = lambda a, other: after(a, 1) * 4 + after(a, 3) * 2 + after(a, other) == torch.arange(8)
     first, second, late = place(0, 2), place(2, 0), after(3, 1)
     factor = torch.where(first, bright, torch.where(second, saturation, 1.0))
-    return factor, torch.where(second, 1 - saturation, 0.0), torch.where(late, 0, turn), turn * late, contrast
+    return (
+        factor,
+        torch.where(second, 1 - saturation, 0.0),
+        torch.where(late, 0, turn),
+        turn * late,
+        contrast,
+    )
 
 
 def parameters(u, v, gray, blur, s, h, w, crop, flip, strengths, p_jitter, p_gray, p_blur, sigma):
     """Turn the random numbers of a view into what `view` needs, (N, 2 H + 2 W + 20 + taps)."""
     top, height, left, width = boxes(u, h, w, crop, (3 / 4, 4 / 3))
     mirror = u[:, 22:] < flip
-    rows, columns = positions(top, height, h, torch.zeros_like(mirror)), positions(left, width, w, mirror)
+    rows, columns = (
+        positions(top, height, h, torch.zeros_like(mirror)),
+        positions(left, width, w, mirror),
+    )
     half = max(1, h // 20)
-    taps = torch.exp(-0.5 * (torch.arange(-half, half + 1) / (sigma[0] + (sigma[1] - sigma[0]) * s)) ** 2)
-    taps = torch.where(blur < p_blur, taps / taps.sum(1, keepdim=True), torch.arange(-half, half + 1) == 0)
-    return torch.cat((*rows, *columns, *slots(v, strengths, p_jitter), gray < p_gray, taps), 1).float()
+    taps = torch.exp(
+        -0.5 * (torch.arange(-half, half + 1) / (sigma[0] + (sigma[1] - sigma[0]) * s)) ** 2
+    )
+    taps = torch.where(
+        blur < p_blur, taps / taps.sum(1, keepdim=True), torch.arange(-half, half + 1) == 0
+    )
+    return torch.cat(
+        (*rows, *columns, *slots(v, strengths, p_jitter), gray < p_gray, taps), 1
+    ).float()
 
 
 def triangles(pixel, center):
@@ -111,13 +138,17 @@ def hue(x, turn):
 
 def color(x, factor, share, turn, late_turn, contrast, gray):
     """Jitter and gray x, three times (N, H, W); the parameters are (N, 8) or (N, 1)."""
+
     def side(x, slots, turn):
         for j in slots:
             x = blend(x, factor[:, j, None, None], share[:, j, None, None] * luma(x))
             x = hue(x, turn[..., None]) if j % 4 == 1 else x
         return x
+
     x = side(x, range(4), turn)
-    x = blend(x, contrast[..., None], (1 - contrast[..., None]) * luma(x).mean((1, 2), keepdim=True))
+    x = blend(
+        x, contrast[..., None], (1 - contrast[..., None]) * luma(x).mean((1, 2), keepdim=True)
+    )
     x = side(x, range(4, 8), late_turn)
     y = luma(x)
     return [torch.where(gray[..., None], y, c) for c in x]
@@ -127,7 +158,9 @@ def view(images, given):
     """Crop, flip, jitter, gray and blur images (N, 3, H, W), uint8 or floats in [0, 1]; given: from `parameters`."""
     n, _, h, w = images.shape
     taps = given.shape[1] - 2 * h - 2 * w - 20
-    *sides, factor, share, turn, late_turn, contrast, gray, taps = given.split([h, h, w, w, 8, 8, 1, 1, 1, 1, taps], 1)
+    *sides, factor, share, turn, late_turn, contrast, gray, taps = given.split(
+        [h, h, w, w, 8, 8, 1, 1, 1, 1, taps], 1
+    )
     x = images.permute(0, 2, 1, 3).float().contiguous()
     x = x / 255 if images.dtype == torch.uint8 else x  # (N, H, 3, W)
     x = torch.bmm(triangles(*sides[:2]), x.view(n, h, 3 * w))
@@ -145,16 +178,30 @@ def compiled():
 
 
 @torch.no_grad()
-def two_views(images, *, crop=(0.2, 1.0), jitter=1.0, grayscale=0.2, blur=0.5, flip=0.5, generator=None, view=None):
+def two_views(
+    images,
+    *,
+    crop=(0.2, 1.0),
+    jitter=1.0,
+    grayscale=0.2,
+    blur=0.5,
+    flip=0.5,
+    generator=None,
+    view=None,
+):
     """Return what `replearn.augment.two_views` returns for the same generator, within 1e-5; `view`: `compiled()` or,
     to run it uncompiled, `view`."""
     view, n = view or compiled(), len(images)
     images = images if images.dtype == torch.uint8 else to_float(images)
     options = crop, flip, tuple(s * jitter for s in STRENGTHS), 0.8, grayscale, blur, (0.1, 2.0)
     drawn = map(torch.cat, zip(*(draw(n, generator, blur > 0) for _ in range(2)), strict=True))
-    rows = torch.arange(-(-2 * n // BLOCK) * BLOCK) % (2 * n)  # the last block filled up from the start
+    rows = torch.arange(-(-2 * n // BLOCK) * BLOCK) % (
+        2 * n
+    )  # the last block filled up from the start
     given = parameters(*drawn, *images.shape[2:], *options).index_select(0, rows).split(BLOCK)
     images, views = images.index_select(0, rows % n), torch.empty(2 * n, *images.shape[1:])
-    for block, pictures, numbers in zip(views.split(BLOCK), images.split(BLOCK), given, strict=True):
+    for block, pictures, numbers in zip(
+        views.split(BLOCK), images.split(BLOCK), given, strict=True
+    ):
         block.copy_(view(pictures, numbers)[: len(block)])  # out while it is in the cache
     return views.split(n)

@@ -25,8 +25,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.functional import to_pil_image
 
 from replearn import data
-from replearn.simclr import LIGHTLY
-from replearn.sources import files
+from replearn.data import folder as files
+from replearn.pretrain import LIGHTLY
 
 
 def write_cifar10(folder, images):
@@ -34,14 +34,19 @@ def write_cifar10(folder, images):
     batches, names = folder / CIFAR10.base_folder, list(files.BATCHES)
     batches.mkdir()
     rows = images.flatten(1).repeat(1 + 10_000 // len(images), 1)[:10_000].numpy()
-    texts = {name: pickle.dumps(dict(data=rows, labels=[i % 10 for i in range(10_000)])) for name in names}
+    texts = {
+        name: pickle.dumps(dict(data=rows, labels=[i % 10 for i in range(10_000)]))
+        for name in names
+    }
     texts["batches.meta"] = pickle.dumps(dict(label_names=list(files.CIFAR10)))
     sums = {}
     for name, text in texts.items():
         (batches / name).write_bytes(text)
         sums[name] = hashlib.md5(text, usedforsecurity=False).hexdigest()
     files.BATCHES.update({name: sums[name] for name in names})
-    CIFAR10.train_list, CIFAR10.test_list = ([[name, sums[name]] for name in part] for part in (names[:5], names[5:]))
+    CIFAR10.train_list, CIFAR10.test_list = (
+        [[name, sums[name]] for name in part] for part in (names[:5], names[5:])
+    )
     CIFAR10.meta = CIFAR10.meta | dict(md5=sums["batches.meta"])
 
 
@@ -59,17 +64,25 @@ def until(starts, marks, turns):
     for turn in range(turns + 1):  # the first warms up
         for name, start in starts.items():
             began = time.perf_counter()
-            there = [time.perf_counter() - began for _ in zip(range(marks[-1]), start(), strict=False)]
+            there = [
+                time.perf_counter() - began for _ in zip(range(marks[-1]), start(), strict=False)
+            ]
             seconds[name] += [there] * (turn > 0)
             print(f"\rturn {turn} of {turns}: {name:40}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    rows = {k: against({name: [t[k - 1] for t in times] for name, times in seconds.items()}, OURS) for k in marks}
+    rows = {
+        k: against({name: [t[k - 1] for t in times] for name, times in seconds.items()}, OURS)
+        for k in marks
+    }
     return {name: [dict(at=k, **rows[k][name]) for k in marks] for name in starts}
 
 
 def check(folder):
     """Exit unless both readers find the same pictures."""
-    ours, theirs = data.load("cifar10").images, torch.from_numpy(CIFAR10(folder).data).permute(0, 3, 1, 2)
+    ours, theirs = (
+        data.load("cifar10").images,
+        torch.from_numpy(CIFAR10(folder).data).permute(0, 3, 1, 2),
+    )
     if not torch.equal(ours, theirs):
         sys.exit("expected the same pictures from replearn and torchvision, found other ones")
     return ours
@@ -90,7 +103,7 @@ def measure(folder, count, turns):
     images = check(folder)[:2048]
     memory = Pictures(images)
     kept = load(memory, LIGHTLY.batch_size, 2, persistent=True)
-    ours = lambda name: views_of(LIGHTLY, data.load(name).images)  # noqa: E731
+    ours = lambda name: views_of(LIGHTLY, data.load(name).images)
 
     def first_time():
         for cache in folder.glob("*.npz"):
@@ -98,19 +111,28 @@ def measure(folder, count, turns):
         return ours(path)
 
     starts = {
-        "CIFAR-10, torchvision's files": {OURS: lambda: ours("cifar10")} | loaders(
-            lambda: CIFAR10(folder, transform=TRANSFORM)),
-        f"a folder of {count:,} pictures": {OURS: lambda: ours(path), "replearn, the first time": first_time}
-            | loaders(lambda: LightlyDataset(str(path / "train"), transform=TRANSFORM)),
+        "CIFAR-10, torchvision's files": {OURS: lambda: ours("cifar10")}
+        | loaders(lambda: CIFAR10(folder, transform=TRANSFORM)),
+        f"a folder of {count:,} pictures": {
+            OURS: lambda: ours(path),
+            "replearn, the first time": first_time,
+        }
+        | loaders(lambda: LightlyDataset(str(path / "train"), transform=TRANSFORM)),
         "a later epoch, 2,048 pictures in memory": {OURS: lambda: views_of(LIGHTLY, images)}
-            | loaders(lambda: memory) | {label(2) + ", kept": lambda: kept}}  # fmt: skip
+        | loaders(lambda: memory)
+        | {label(2) + ", kept": lambda: kept},
+    }
     return {what: until(these, (1, 4, 16), turns) for what, these in starts.items()}
 
 
 def main():
     """Run the benchmark, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=10_000, help="in the folder, a tenth of them for tests")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=10_000, help="in the folder, a tenth of them for tests"
+    )
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -119,10 +141,23 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.environ["REPLEARN_DATA"] = folder
         found = measure(Path(folder), a.pictures, a.turns)
-    record("loader", "How long does it take until the first views are there, and the next ones?",
-           [dict(title=f"From asking for pictures to views: {what}", size="batches of 128 pictures, two views each",
-                 unit="seconds until they are there", ours=OURS, curves=curves) for what, curves in found.items()], (),
-           ("torchvision", "lightly", "pillow"), a.out)  # fmt: skip
+    record(
+        "loader",
+        "How long does it take until the first views are there, and the next ones?",
+        [
+            dict(
+                title=f"From asking for pictures to views: {what}",
+                size="batches of 128 pictures, two views each",
+                unit="seconds until they are there",
+                ours=OURS,
+                curves=curves,
+            )
+            for what, curves in found.items()
+        ],
+        (),
+        ("torchvision", "lightly", "pillow"),
+        a.out,
+    )
 
 
 if __name__ == "__main__":

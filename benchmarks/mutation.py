@@ -24,45 +24,88 @@ from pathlib import Path
 import torch
 from shared import cpu_model, write_atomically
 
-from replearn.lesson import core, exercises
-from replearn.lesson.exercises import check, guard
+from replearn.lesson import exercises
+from replearn.lesson import lesson as core
+from replearn.lesson.exercises import check
+from replearn.lesson.exercises import limits as guard
 
 RESULTS = Path(__file__).parent / "results" / "mutation.json"
 SEEDS, INPUTS = range(3), 200
 MODULES = ("torch", "F", "nn", "math", "np", "torch.linalg", "copy")
-OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Pow: "*", ast.FloorDiv: "/", ast.Mod: "//"}
-COMPARISONS = {ast.Lt: ("<=", ">"), ast.LtE: ("<", ">="), ast.Gt: (">=", "<"), ast.GtE: (">", "<="),
-               ast.Eq: ("!=",), ast.NotEq: ("==",)}  # fmt: skip
-TWINS = [("mean", "sum"), ("max", "min"), ("amax", "amin"), ("argmax", "argmin"), ("exp", "log"), ("square", "abs"),
-         ("zeros", "ones"), ("log_softmax", "softmax"), ("sqrt", "square"), ("permutations", "combinations")]
+OPERATORS = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.Pow: "*",
+    ast.FloorDiv: "/",
+    ast.Mod: "//",
+}
+COMPARISONS = {
+    ast.Lt: ("<=", ">"),
+    ast.LtE: ("<", ">="),
+    ast.Gt: (">=", "<"),
+    ast.GtE: (">", "<="),
+    ast.Eq: ("!=",),
+    ast.NotEq: ("==",),
+}
+TWINS = [
+    ("mean", "sum"),
+    ("max", "min"),
+    ("amax", "amin"),
+    ("argmax", "argmin"),
+    ("exp", "log"),
+    ("square", "abs"),
+    ("zeros", "ones"),
+    ("log_softmax", "softmax"),
+    ("sqrt", "square"),
+    ("permutations", "combinations"),
+]
 TWIN = {a: b for pair in TWINS for a, b in (pair, pair[::-1])}
-SEVERAL = ("swap_head", "parameter_groups", "fools_cka", "breaking_prompts")  # tasks with more than one right answer
-ALLOWED = {"fix_leak": ("x_train.std(dim=0))", "unbiased=True")}  # either standard deviation: the task leaves it open
+SEVERAL = (
+    "swap_head",
+    "parameter_groups",
+    "fools_cka",
+    "breaking_prompts",
+)  # tasks with more than one right answer
+ALLOWED = {
+    "fix_leak": ("x_train.std(dim=0))", "unbiased=True")
+}  # either standard deviation: the task leaves it open
 
 
 def number_rewrites(value):
     """Off by one, twice, none, the other sign."""
     near = (value + 1, value - 1) if isinstance(value, int) else (value / 2, 0.0)
-    return [f"number {value} to {other}|({other})" for other in (*near, 2 * value, -value) if other != value]
+    return [
+        f"number {value} to {other}|({other})"
+        for other in (*near, 2 * value, -value)
+        if other != value
+    ]
 
 
 def call_rewrites(node, text):
     """Another function, no call at all, one argument less, two arguments swapped."""
     function, arguments = text(node.func), [text(part) for part in node.args]
     keywords = [f"{k.arg}={text(k.value)}" for k in node.keywords]
-    build = lambda f, parts: f"{f}({', '.join(parts)})"  # noqa: E731
+    build = lambda f, parts: f"{f}({', '.join(parts)})"
     if isinstance(node.func, ast.Attribute):
         owner, name = text(node.func.value), node.func.attr
         if name in TWIN:
-            yield f"{name} to {TWIN[name]}|" + build(f"({owner}).{TWIN[name]}", arguments + keywords)
+            yield f"{name} to {TWIN[name]}|" + build(
+                f"({owner}).{TWIN[name]}", arguments + keywords
+            )
         if not (owner in MODULES and arguments and isinstance(node.args[0], ast.Starred)):
             yield f"{name} dropped|({arguments[0] if owner in MODULES and arguments else owner})"
     elif function in TWIN:
         yield f"{function} to {TWIN[function]}|" + build(TWIN[function], arguments + keywords)
     for i in range(len(arguments + keywords)):
-        yield "argument dropped|" + build(function, [a for j, a in enumerate(arguments + keywords) if j != i])
+        yield "argument dropped|" + build(
+            function, [a for j, a in enumerate(arguments + keywords) if j != i]
+        )
     if len(arguments) > 1:
-        yield "arguments swapped|" + build(function, [arguments[1], arguments[0], *arguments[2:], *keywords])
+        yield "arguments swapped|" + build(
+            function, [arguments[1], arguments[0], *arguments[2:], *keywords]
+        )
 
 
 def rewrites(node, parameters, gradient):
@@ -98,7 +141,10 @@ def rewrites(node, parameters, gradient):
             yield f"transpose dropped|({text(value)})"
         case ast.Subscript(value=value, slice=ast.Slice(lower=lower, upper=upper)):
             low, high = ("" if part is None else text(part) for part in (lower, upper))
-            yield from (f"slice dropped|({text(value)})", f"slice turned|({text(value)})[{high}:{low}]")
+            yield from (
+                f"slice dropped|({text(value)})",
+                f"slice turned|({text(value)})[{high}:{low}]",
+            )
         case ast.Subscript(value=value):
             yield f"index dropped|({text(value)})"
         case ast.ListComp(elt=elt, generators=[ast.comprehension(ifs=[_]) as loop]):
@@ -112,7 +158,11 @@ def result_rewrites(node, gradient):
     """Changes of what is returned: sign, a factor of 2, no gradient; nothing for tuples and texts."""
     if not isinstance(node, ast.Tuple | ast.Constant | ast.IfExp):
         value = ast.unparse(node)
-        yield from (f"result negated|-({value})", f"result doubled|2 * ({value})", f"result halved|({value}) / 2")
+        yield from (
+            f"result negated|-({value})",
+            f"result doubled|2 * ({value})",
+            f"result halved|({value}) / 2",
+        )
         yield from [f"result without gradient|({value}).detach()"] * gradient
 
 
@@ -140,7 +190,7 @@ def mutants(source, gradient=True):
     function, found = tree.body[0], {}
     function.body = function.body[1:] if ast.get_docstring(function) else function.body
     parameters = [argument.arg for argument in function.args.args]
-    split = lambda change: change.split("|", 1)  # noqa: E731
+    split = lambda change: change.split("|", 1)
     for index, node in enumerate(ast.walk(tree)):
         if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
             for what, code in map(split, rewrites(node, parameters, gradient)):
@@ -171,7 +221,10 @@ def first_difference(exercise, fn, rounds):
     strict, before = replace(exercise, judge=None, tolerance=1e-10), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of the inputs, too
     try:
-        return next((result.text for seed in rounds if not (result := check(strict, fn, seed=seed)).right), None)
+        return next(
+            (result.text for seed in rounds if not (result := check(strict, fn, seed=seed)).right),
+            None,
+        )
     finally:
         torch.set_default_dtype(before)
 
@@ -187,7 +240,9 @@ def verdict(exercise, fn, text=""):
     different = first_difference(exercise, fn, rounds)
     if accepted == len(SEEDS) and different is None:
         return "equivalent", accepted, ""
-    allowed = exercise.name in SEVERAL or any(part in text for part in ALLOWED.get(exercise.name, ()))
+    allowed = exercise.name in SEVERAL or any(
+        part in text for part in ALLOWED.get(exercise.name, ())
+    )
     if allowed and all(check(exercise, fn, seed=seed).right for seed in rounds):
         return "another right answer", accepted, different or ""
     return "survived", accepted, different or "right at some seeds only"
@@ -206,39 +261,74 @@ def measure(exercise, limit=None):
     every = every[:: max(1, len(every) // limit)] if limit else every
     plain = ast.parse(textwrap.dedent(source))
     plain.body[0].body = plain.body[0].body[1:]
-    counts, kept = Counter(), {name: [] for name in ("equivalent", "another right answer", "survived")}
+    counts, kept = (
+        Counter(),
+        {name: [] for name in ("equivalent", "another right answer", "survived")},
+    )
     for text, what in every:
         if (fn := function_of(exercise, text)) is None:
             continue
         name, accepted, sentence = verdict(exercise, fn, text)
         counts[name] += 1
         if name in kept:
-            kept[name].append(dict(change=what, diff=difference_of(ast.unparse(plain), text), accepted=accepted,
-                                   found=sentence))  # fmt: skip
-    return dict(mutants=counts.total(), rejected=counts["rejected"] + counts["crashed"], crashed=counts["crashed"],
-                **{name.replace(" ", "_"): len(entries) for name, entries in kept.items()}, kept=kept)  # fmt: skip
+            kept[name].append(
+                dict(
+                    change=what,
+                    diff=difference_of(ast.unparse(plain), text),
+                    accepted=accepted,
+                    found=sentence,
+                )
+            )
+    return dict(
+        mutants=counts.total(),
+        rejected=counts["rejected"] + counts["crashed"],
+        crashed=counts["crashed"],
+        **{name.replace(" ", "_"): len(entries) for name, entries in kept.items()},
+        kept=kept,
+    )
 
 
 def summary(found, seconds):
     """The record of all exercises: sums, rows, versions."""
-    total = {key: sum(row[key] for row in found.values()) for key in next(iter(found.values())) if key != "kept"}
-    return dict(question="which changes of the reference solutions does each checker reject?", total=total,
-                command="python benchmarks/mutation.py", seeds=len(SEEDS), fresh_inputs=INPUTS, exercises=found,
-                seconds=round(seconds), cpu=cpu_model(), python=platform.python_version(),
-                torch=torch.__version__)  # fmt: skip
+    total = {
+        key: sum(row[key] for row in found.values())
+        for key in next(iter(found.values()))
+        if key != "kept"
+    }
+    return dict(
+        question="which changes of the reference solutions does each checker reject?",
+        total=total,
+        command="python benchmarks/mutation.py",
+        seeds=len(SEEDS),
+        fresh_inputs=INPUTS,
+        exercises=found,
+        seconds=round(seconds),
+        cpu=cpu_model(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+    )
 
 
 def main():
     """Measure the checkers and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all; writes the file)")
+    parser.add_argument(
+        "lessons",
+        nargs="*",
+        metavar="NN",
+        help="numbers of lessons (default: all; writes the file)",
+    )
     args = parser.parse_args()
     guard.LIMIT, start, found = 20.0, time.perf_counter(), {}
     torch.set_num_threads(1)
     for lesson in args.lessons or core.LESSONS:
         for name in exercises.names(lesson):
             found[f"{lesson} {name}"] = row = measure(exercises.get(lesson, name))
-            print(f"{lesson} {name}:", ", ".join(f"{k} {v}" for k, v in row.items() if k != "kept"), flush=True)
+            print(
+                f"{lesson} {name}:",
+                ", ".join(f"{k} {v}" for k, v in row.items() if k != "kept"),
+                flush=True,
+            )
             for entry in row["kept"]["survived"]:
                 print("  survived:", *entry["diff"], "  ", entry["found"], flush=True)
     record = summary(found, time.perf_counter() - start)

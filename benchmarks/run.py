@@ -14,8 +14,23 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-MINUTES = dict(augment=2, contrast=2, cka=2, cca=2, probe=2, knn=1, step=4, loader=2, t4_budget=1, export=2,
-               correctness=1, mutation=8, soak=3, kill=15, faults=3)  # on two CPU cores  # fmt: skip
+MINUTES = dict(
+    augment=2,
+    contrast=2,
+    cka=2,
+    cca=2,
+    probe=2,
+    knn=1,
+    step=4,
+    loader=2,
+    t4_budget=1,
+    export=2,
+    correctness=1,
+    mutation=8,
+    soak=3,
+    kill=15,
+    faults=3,
+)  # on two CPU cores
 LEFT_OUT = {
     "cold_start": "downloads gigabytes into empty caches",
     "serve": "needs a second interpreter with schemathesis (--schemathesis)",
@@ -33,7 +48,9 @@ def chosen(names):
     """The benchmarks to run, in order; SystemExit with a sentence for a name that is none of them."""
     for name in names:
         if name in LEFT_OUT:
-            sys.exit(f"{name} {LEFT_OUT[name]}: start it yourself, python benchmarks/{name}.py --help says how")
+            sys.exit(
+                f"{name} {LEFT_OUT[name]}: start it yourself, python benchmarks/{name}.py --help says how"
+            )
         if name not in MINUTES:
             sys.exit(f"no benchmark {name}; expected some of {', '.join(MINUTES)}")
     return list(names) or list(MINUTES)
@@ -53,7 +70,9 @@ def outcome(code, results):
     missed = [goal["sentence"] for goal in goals if not goal["reached"]]
     said = f"{len(goals) - len(missed)} of {len(goals)} goals reached" if goals else "measured"
     said += "".join(f"\n{'':28}missed: {sentence}" for sentence in missed)
-    return False, f"{'✗' if code or missed else '✓'} {said}" + (f" (exit {code})" if code and not missed else "")
+    return False, f"{'✗' if code or missed else '✓'} {said}" + (
+        f" (exit {code})" if code and not missed else ""
+    )
 
 
 def run(name):
@@ -71,12 +90,15 @@ def main(names):
     try:
         for i, name in enumerate(todo):
             left = sum(MINUTES[later] for later in todo[i:])
-            print(f"\n=== {i + 1} of {len(todo)}: {name}, about {MINUTES[name]} of {left} minutes left", flush=True)
+            print(
+                f"\n=== {i + 1} of {len(todo)}: {name}, about {MINUTES[name]} of {left} minutes left",
+                flush=True,
+            )
             broke, row = run(name)
             broken |= broke
             rows.append(row)
     except KeyboardInterrupt:
-        rows.append(f"stopped before the end; not run: {', '.join(todo[len(rows):])}")
+        rows.append(f"stopped before the end; not run: {', '.join(todo[len(rows) :])}")
     print("\n" + "\n".join(rows))
     return int(broken)
 

@@ -64,8 +64,14 @@ def against(seconds, ours):
     rows = {}
     for name, times in seconds.items():
         ratios = sorted(theirs / mine for theirs, mine in zip(times, seconds[ours], strict=True))
-        rows[name] = dict(median_s=statistics.median(times), min_s=min(times), max_s=max(times),
-                          times=statistics.median(ratios), fewest=ratios[0], most=ratios[-1])  # fmt: skip
+        rows[name] = dict(
+            median_s=statistics.median(times),
+            min_s=min(times),
+            max_s=max(times),
+            times=statistics.median(ratios),
+            fewest=ratios[0],
+            most=ratios[-1],
+        )
     return rows
 
 
@@ -74,10 +80,12 @@ def peak_mb(call):
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    read = lambda key: int(status.read_text().split(key + ":")[1].split()[0]) / 1024  # noqa: E731
+    read = lambda key: int(status.read_text().split(key + ":")[1].split()[0]) / 1024
     call()  # what a library loads or keeps at its first call is not the price of a call
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what a call takes
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # freed memory that glibc keeps would hide what a call takes
         ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5")  # VmHWM starts again from here
     before = read("VmRSS")
@@ -88,8 +96,12 @@ def peak_mb(call):
 def goal(sentence, least, found, why=""):
     """A number to reach, what was found, and if it was missed why."""
     reached = bool(found >= least)
-    print(f"{'✓' if reached else '✗'} {sentence}: {found:.3g}, expected {least:g} or more", flush=True)
-    return dict(sentence=sentence, least=least, found=found, reached=reached) | (dict(why=why) if why else {})
+    print(
+        f"{'✓' if reached else '✗'} {sentence}: {found:.3g}, expected {least:g} or more", flush=True
+    )
+    return dict(sentence=sentence, least=least, found=found, reached=reached) | (
+        dict(why=why) if why else {}
+    )
 
 
 def machine(*packages, threads=None):
@@ -97,8 +109,13 @@ def machine(*packages, threads=None):
     versions = {name: importlib.metadata.version(name) for name in ("torch", *packages)}
     return dict(
         versions=dict(python=platform.python_version()) | versions,
-        hardware=dict(cpu=cpu_model(), cpus=os.cpu_count(), threads=threads or torch.get_num_threads(),
-                      load_average=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None))  # fmt: skip
+        hardware=dict(
+            cpu=cpu_model(),
+            cpus=os.cpu_count(),
+            threads=threads or torch.get_num_threads(),
+            load_average=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        ),
+    )
 
 
 def record(name, question, panels, goals=(), packages=(), path=None, **more):
@@ -106,11 +123,20 @@ def record(name, question, panels, goals=(), packages=(), path=None, **more):
 
     panels: [dict(title, size, unit, ours, curves)]. size: what grows, in words; unit: "seconds a call", say; curves:
     {contestant: [dict(at=size, a row of `against`, memory_mb=peak_mb(...), anything more)]}, `ours` among them."""
-    found = dict(question=question, command=command(), panels=panels,
-                 goals=list(goals), **more, **machine(*packages))  # fmt: skip
+    found = dict(
+        question=question,
+        command=command(),
+        panels=panels,
+        goals=list(goals),
+        **more,
+        **machine(*packages),
+    )
     write_atomically(path or RESULTS / f"{name}.json", found)
     for panel in panels:
         print(f"\n{panel['title']}: how many times faster {panel['ours']} is, by {panel['size']}")
         for contestant, rows in panel["curves"].items():
-            print(f"  {contestant:32}" + "  ".join(f"{row['at']:,}: {row['times']:.2f}" for row in rows))
+            print(
+                f"  {contestant:32}"
+                + "  ".join(f"{row['at']:,}: {row['times']:.2f}" for row in rows)
+            )
     return found

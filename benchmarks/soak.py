@@ -26,10 +26,12 @@ from shared import machine, write_atomically
 def bundle(folder, size):
     """Export the shipped encoder; return the bundle's folder and test pictures as PNG."""
     from replearn import data, models
-    from replearn.simclr.export import export
+    from replearn.serve.exporting import export
 
     export(models.load("shapes_simclr"), folder / "bundle", data.load("shapes", size=size))
-    return folder / "bundle", [serve.coded(x, "PNG") for x in data.load("shapes", split="test", size=64).images]
+    return folder / "bundle", [
+        serve.coded(x, "PNG") for x in data.load("shapes", split="test", size=64).images
+    ]
 
 
 def open_files(own):
@@ -42,7 +44,10 @@ def sample(own, stop, seconds, found):
     begin = time.monotonic()
     while True:
         with own.oneshot():
-            seconds_in, megabytes = round(time.monotonic() - begin, 1), round(own.memory_info().rss / 1e6, 2)
+            seconds_in, megabytes = (
+                round(time.monotonic() - begin, 1),
+                round(own.memory_info().rss / 1e6, 2),
+            )
             found.append([seconds_in, megabytes, open_files(own), own.num_threads()])
         if stop.wait(seconds):
             return
@@ -52,7 +57,7 @@ def soak(folder, pictures, clients, seconds):
     """Return the answers and the samples of one service under load for so long."""
     import psutil
 
-    from replearn.simclr.serve import start
+    from replearn.serve.process import start
 
     chance, before = random.Random(0), {p.pid for p in psutil.Process().children()}
     bodies = pictures * 3 + [serve.damaged(content, chance) for content in pictures]
@@ -75,19 +80,27 @@ def summary(found):
     memory = [row[1] for row in found["samples"]]
     first, second = max(memory[: len(memory) // 2]), max(memory[len(memory) // 2 :])
     problems = {
-        f"memory grew: {first} MB at most in the first half, {second} MB in the second": second - first >= 5,
+        f"memory grew: {first} MB at most in the first half, {second} MB in the second": second
+        - first
+        >= 5,
         "open files were left": found["open_files_left"] > found["samples"][0][2],
         "threads were left": found["threads_left"] > found["samples"][0][3],
         f"answers: {found['statuses']}": set(found["statuses"]) - {200, 400},
     }
     highest = dict(memory_mb_most_first_half=first, memory_mb_most_second_half=second)
-    return dict(memory_mb_start=memory[0], memory_mb_end=memory[-1], **highest,
-                problems=[words for words, bad in problems.items() if bad])  # fmt: skip
+    return dict(
+        memory_mb_start=memory[0],
+        memory_mb_end=memory[-1],
+        **highest,
+        problems=[words for words, bad in problems.items() if bad],
+    )
 
 
 def main():
     """Run the soak and add it to the service's record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--size", type=int, default=2000, help="pictures in the bundle's index")
@@ -96,8 +109,9 @@ def main():
     load_average = [round(x, 2) for x in os.getloadavg()]
     with tempfile.TemporaryDirectory() as place:
         found = soak(*bundle(Path(place), args.size), args.clients, args.seconds)
-    found |= summary(found) | dict(load_average_before=load_average,
-                                   load_average_after=[round(x, 2) for x in os.getloadavg()])  # fmt: skip
+    found |= summary(found) | dict(
+        load_average_before=load_average, load_average_after=[round(x, 2) for x in os.getloadavg()]
+    )
     command = f"python benchmarks/soak.py --seconds {args.seconds:g} --clients {args.clients}"
     about = machine("fastapi", "uvicorn", "onnxruntime") | dict(command=command)
     whole = json.loads(args.out.read_text("utf-8")) if args.out.exists() else {}

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_pil_image
 
 from replearn import data
-from replearn.simclr import LIGHTLY, engine
+from replearn.pretrain import LIGHTLY
+from replearn.pretrain import step as engine
 
 try:
     from lightly.loss import NTXentLoss
@@ -53,8 +54,14 @@ class Pictures(torch.utils.data.Dataset):
 
 def load(dataset, batch_size, workers, persistent=False):
     """The DataLoader of lightly's recipe."""
-    return DataLoader(dataset, batch_size, shuffle=True, drop_last=True, num_workers=workers,
-                      persistent_workers=persistent)  # fmt: skip
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=persistent,
+    )
 
 
 def forever(loader):
@@ -75,7 +82,10 @@ def lightly_side(recipe, run):
 
     In lightly's own step batch normalization sees one view at a time."""
     net = deepcopy(run.online)
-    optimizer, find = torch.optim.SGD(net.parameters(), LR, momentum=0.9, weight_decay=5e-4), NTXentLoss()
+    optimizer, find = (
+        torch.optim.SGD(net.parameters(), LR, momentum=0.9, weight_decay=5e-4),
+        NTXentLoss(),
+    )
 
     def learn(loss):
         optimizer.zero_grad()
@@ -83,8 +93,8 @@ def lightly_side(recipe, run):
         optimizer.step()
         return loss.detach()
 
-    one_by_one = lambda views: learn(find(net(views[0]), net(views[1])))  # noqa: E731
-    together = lambda views: learn(find(*net(torch.cat(list(views))).chunk(2)))  # noqa: E731
+    one_by_one = lambda views: learn(find(net(views[0]), net(views[1])))
+    together = lambda views: learn(find(*net(torch.cat(list(views))).chunk(2)))
     return one_by_one, together, net
 
 
@@ -93,14 +103,27 @@ def check(recipe, images):
     views, run = engine.make_views(recipe, images[:256]), engine.begin(recipe, 32, CPU)
     _, together, net = lightly_side(recipe, run)
     losses = [float(engine.update(recipe, run, views, LR)), float(together(views))]
-    apart = max(float((a - b).detach().abs().max())
-                for a, b in zip(run.online.parameters(), net.parameters(), strict=True))  # fmt: skip
-    theirs = [torch.stack(v) for v in zip(*map(Pictures(images).__getitem__, range(len(images))), strict=True)]
-    about = [[float(f(torch.cat(list(v)))) for f in (torch.mean, torch.std)]
-             for v in (engine.make_views(recipe, images), theirs)]  # fmt: skip
+    apart = max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(run.online.parameters(), net.parameters(), strict=True)
+    )
+    theirs = [
+        torch.stack(v)
+        for v in zip(*map(Pictures(images).__getitem__, range(len(images))), strict=True)
+    ]
+    about = [
+        [float(f(torch.cat(list(v)))) for f in (torch.mean, torch.std)]
+        for v in (engine.make_views(recipe, images), theirs)
+    ]
     found = dict(loss=losses, weights_differ_by=apart, mean_and_std_of_views=about)
-    if abs(losses[0] - losses[1]) > 1e-5 or apart > 1e-5 or max(abs(a - b) for a, b in zip(*about, strict=True)) > 0.02:
-        sys.exit(f"{recipe.network}: expected one loss, one new network, views of one mean and std, found {found}")
+    if (
+        abs(losses[0] - losses[1]) > 1e-5
+        or apart > 1e-5
+        or max(abs(a - b) for a, b in zip(*about, strict=True)) > 0.02
+    ):
+        sys.exit(
+            f"{recipe.network}: expected one loss, one new network, views of one mean and std, found {found}"
+        )
     return found
 
 
@@ -110,7 +133,9 @@ def segments(makers, count, turns):
     for turn in range(turns + 1):  # a first turn of one step warms up
         for name, (workers, start, step) in makers.items():
             batches = start()
-            for _ in range(2 * workers + 1 if turn else 0):  # what the workers have made ahead of the first step
+            for _ in range(
+                2 * workers + 1 if turn else 0
+            ):  # what the workers have made ahead of the first step
                 step(next(batches))
             began = time.perf_counter()
             for _ in range(count if turn else 1):
@@ -126,17 +151,29 @@ def parts(recipe, images, pictures, count, turns):
     run = engine.begin(recipe, 32, CPU)
     theirs, together, _ = lightly_side(recipe, run)
     ours, start = partial(engine.update, recipe, run, lr=LR), partial(views_of, recipe, images)
-    loaders = {label(n): (n, partial(forever, load(pictures, recipe.batch_size, n))) for n in (0, 1, 2)}
+    loaders = {
+        label(n): (n, partial(forever, load(pictures, recipe.batch_size, n))) for n in (0, 1, 2)
+    }
     fixed = next(start())
-    calls = {OURS: partial(ours, fixed), "lightly": partial(theirs, fixed), BOTH: partial(together, fixed)}
+    calls = {
+        OURS: partial(ours, fixed),
+        "lightly": partial(theirs, fixed),
+        BOTH: partial(together, fixed),
+    }
     seconds = {
-        "whole": segments({OURS: (0, start, ours)} | {k: (*v, theirs) for k, v in loaders.items()}, count, turns),
-        "all but the views": take_turns(calls, turns, least=0.1)}  # fmt: skip
+        "whole": segments(
+            {OURS: (0, start, ours)} | {k: (*v, theirs) for k, v in loaders.items()}, count, turns
+        ),
+        "all but the views": take_turns(calls, turns, least=0.1),
+    }
     if recipe.network == "small_cnn":  # no network takes part: once is enough
         views = {OURS: (0, start, len)} | {name: (*loader, len) for name, loader in loaders.items()}
         seconds["its views alone"] = segments(views, count, turns)
     rows = {part: against(found, OURS) for part, found in seconds.items()}
-    return {part: {k: dict(at=recipe.batch_size, **row) for k, row in these.items()} for part, these in rows.items()}
+    return {
+        part: {k: dict(at=recipe.batch_size, **row) for k, row in these.items()}
+        for part, these in rows.items()
+    }
 
 
 def label(workers):
@@ -146,9 +183,13 @@ def label(workers):
 
 def main():
     """Run the benchmark, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=(32, 64, 128))
-    parser.add_argument("--network", choices=NETWORKS, help="measure one; the other's panels stay in the file")
+    parser.add_argument(
+        "--network", choices=NETWORKS, help="measure one; the other's panels stay in the file"
+    )
     parser.add_argument("--count", type=int, default=2, help="steps in a turn")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -156,19 +197,42 @@ def main():
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     images = data.load("shapes", size=2048).images
-    pictures, before = Pictures(images), json.loads(a.out.read_text()) if a.network and a.out.exists() else {}
-    kept, checks = [p for p in before.get("panels", ()) if p["about"] != a.network], before.get("checks", {})
+    pictures, before = (
+        Pictures(images),
+        json.loads(a.out.read_text()) if a.network and a.out.exists() else {},
+    )
+    kept, checks = (
+        [p for p in before.get("panels", ()) if p["about"] != a.network],
+        before.get("checks", {}),
+    )
     for network in [a.network] if a.network else NETWORKS:
         recipe = replace(LIGHTLY, network=network, width=NETWORKS[network], lr=LR)
         checks[network], found = check(recipe, images), []
         for batch_size in a.sizes:  # the file grows with each, for the whole takes long
-            found.append(parts(replace(recipe, batch_size=batch_size), images, pictures, a.count, a.turns))
-            panels = kept + [dict(
-                title=f"Training step, {network} of width {recipe.width}, {part}", about=network,
-                size="pictures in the batch", unit="seconds a step", ours=OURS, turns=a.turns,
-                curves={k: [rows[part][k] for rows in found] for k in names}) for part, names in found[0].items()]
-            record("step", "How long is a training step, pictures to new weights, beside lightly's recipe?", panels,
-                   (), ("torchvision", "lightly", "pillow"), a.out, checks=checks)  # fmt: skip
+            found.append(
+                parts(replace(recipe, batch_size=batch_size), images, pictures, a.count, a.turns)
+            )
+            panels = kept + [
+                dict(
+                    title=f"Training step, {network} of width {recipe.width}, {part}",
+                    about=network,
+                    size="pictures in the batch",
+                    unit="seconds a step",
+                    ours=OURS,
+                    turns=a.turns,
+                    curves={k: [rows[part][k] for rows in found] for k in names},
+                )
+                for part, names in found[0].items()
+            ]
+            record(
+                "step",
+                "How long is a training step, pictures to new weights, beside lightly's recipe?",
+                panels,
+                (),
+                ("torchvision", "lightly", "pillow"),
+                a.out,
+                checks=checks,
+            )
         kept = panels
 
 

@@ -1,6 +1,7 @@
 """Losses: features in, one differentiable number out (lower is better).
 Dimensions: N images in the batch, D size of an embedding, K entries of a queue or outputs of a DINO head.
 Every function raises ValueError for a wrong shape, too few rows, NaN or infinity, and TypeError for a wrong dtype."""
+
 import functools
 import math
 
@@ -12,14 +13,24 @@ from replearn._check import finite, same_shape
 
 def full_precision(function):
     """Run `function` outside autocast, half-precision tensors lifted to float32: exp(1 / 0.01) overflows float16."""
+
     def lift(x):
-        return x.float() if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x
+        return (
+            x.float()
+            if isinstance(x, torch.Tensor) and x.dtype in (torch.float16, torch.bfloat16)
+            else x
+        )
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        devices = [x.device.type for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and not x.is_meta]
+        devices = [
+            x.device.type
+            for x in (*args, *kwargs.values())
+            if isinstance(x, torch.Tensor) and not x.is_meta
+        ]
         with torch.autocast(devices[0] if devices else "cpu", enabled=False):
             return function(*map(lift, args), **{name: lift(x) for name, x in kwargs.items()})
+
     return wrapped
 
 
@@ -31,11 +42,17 @@ def positive(name, value):
 
 def pair(name_1, z1, name_2, z2, *, min_rows=2, temperature=1.0):
     """Raise unless both are finite, of one shape, dtype and device, and the temperature is a positive number."""
-    same_shape(name_1, finite(name_1, z1, min_rows=min_rows), name_2, finite(name_2, z2, min_rows=min_rows))
+    same_shape(
+        name_1, finite(name_1, z1, min_rows=min_rows), name_2, finite(name_2, z2, min_rows=min_rows)
+    )
     if z1.dtype != z2.dtype:
-        raise TypeError(f"{name_1} and {name_2}: expected one dtype, found {z1.dtype} and {z2.dtype}")
+        raise TypeError(
+            f"{name_1} and {name_2}: expected one dtype, found {z1.dtype} and {z2.dtype}"
+        )
     if not torch.isfinite(z1.detach().norm() + z2.detach().norm()):
-        raise ValueError(f"{name_1}, {name_2}: expected numbers that can be squared, found up to {z1.abs().max():.3g}")
+        raise ValueError(
+            f"{name_1}, {name_2}: expected numbers that can be squared, found up to {z1.abs().max():.3g}"
+        )
     positive("temperature", temperature)
 
 
@@ -47,8 +64,12 @@ def fill_diagonal(matrix, value):
 def _view_logits(z1, z2, temperature):
     """Cosine / temperature between all 2N views, self-pairs at -inf (2N, 2N), and the column of each row's positive."""
     pair("z1", z1, "z2", z2, temperature=temperature)
-    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D); a division of (2N, 2N), or a copy to fill, would take longer
-    return (z @ (z / temperature).T).fill_diagonal_(-math.inf), torch.arange(len(z), device=z.device).roll(len(z1))
+    z = F.normalize(
+        torch.cat([z1, z2]), dim=1
+    )  # (2N, D); a division of (2N, 2N), or a copy to fill, would take longer
+    return (z @ (z / temperature).T).fill_diagonal_(-math.inf), torch.arange(
+        len(z), device=z.device
+    ).roll(len(z1))
 
 
 @full_precision
@@ -63,7 +84,9 @@ def decoupled_contrastive(z1, z2, *, temperature=0.1):
     """NT-Xent with no positive in the denominator: -s_ij / T + log sum_{k not i, j} exp(s_ik / T), mean over 2N.
     z1, z2: (N, D), N >= 2. Returns nats, can be negative; log(2N - 2) at collapse. Source: Yeh et al. 2022, Eq. 6."""
     logits, j = _view_logits(z1, z2, temperature)
-    return (logits.scatter(1, j[:, None], -math.inf).logsumexp(1) - logits.gather(1, j[:, None])[:, 0]).mean()
+    return (
+        logits.scatter(1, j[:, None], -math.inf).logsumexp(1) - logits.gather(1, j[:, None])[:, 0]
+    ).mean()
 
 
 @full_precision
@@ -71,7 +94,9 @@ def info_nce(scores):
     """Cross-entropy of finding the partner of each row: -mean_i log( exp(S_ii) / sum_j exp(S_ij) ).
     scores: (N, N), N >= 2, S_ij = critic of (x_i, y_j). Returns nats. Source: van den Oord et al. 2018, Eq. 4."""
     if finite("scores", scores, min_rows=2).shape[0] != scores.shape[1]:
-        raise ValueError(f"scores: expected a square (N, N) matrix, found shape {tuple(scores.shape)}")
+        raise ValueError(
+            f"scores: expected a square (N, N) matrix, found shape {tuple(scores.shape)}"
+        )
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
@@ -82,7 +107,9 @@ def moco(query, key, queue, *, temperature=0.1):
     pair("query", query, "key", key, min_rows=1, temperature=temperature)
     pair("one key", key[:1], "one row of the queue", finite("queue", queue)[:1], min_rows=1)
     query, key, queue = (F.normalize(x, dim=1) for x in (query, key.detach(), queue.detach()))
-    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / temperature  # (N, 1 + K)
+    logits = (
+        torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / temperature
+    )  # (N, 1 + K)
     return (logits.logsumexp(1) - logits[:, 0]).mean()
 
 
@@ -123,7 +150,11 @@ def vicreg(z1, z2, *, similarity=25.0, variance=25.0, covariance=1.0):
     for z in (z1 - z1.mean(0), z2 - z2.mean(0)):
         c = z.T @ z / (len(z) - 1)  # (D, D)
         std = (c.diagonal() + 1e-4).sqrt()
-        loss = loss + variance * F.relu(1 - std).mean() + covariance * fill_diagonal(c, 0).square().sum() / len(c)
+        loss = (
+            loss
+            + variance * F.relu(1 - std).mean()
+            + covariance * fill_diagonal(c, 0).square().sum() / len(c)
+        )
     return finite("VICReg's loss", loss[None], ndim=1)[0]
 
 
@@ -134,7 +165,14 @@ def dino(student, teacher, *, center, student_temperature=0.1, teacher_temperatu
     of the teacher's. No gradient to the teacher. Returns nats. Source: Caron et al. 2021, Algorithm 1."""
     pair("student", student, "teacher", teacher, min_rows=1, temperature=student_temperature)
     center = finite("center", center, ndim=1)[None]  # (1, K)
-    pair("center", center, "a row of teacher", teacher[:1], min_rows=1, temperature=teacher_temperature)
+    pair(
+        "center",
+        center,
+        "a row of teacher",
+        teacher[:1],
+        min_rows=1,
+        temperature=teacher_temperature,
+    )
     target = ((teacher - center).detach() / teacher_temperature).softmax(1)  # (N, K)
     return F.cross_entropy(student / student_temperature, target)
 
@@ -144,8 +182,12 @@ def kl_normal(mu, logvar, prior_mu=None, prior_logvar=None):
     """Diagonal Gaussians: 1/2 sum_d [ prior_logvar - logvar + (e^logvar + (mu - prior_mu)^2) e^-prior_logvar - 1 ].
     All (N, D); no prior: N(0, 1). Returns (N,) nats; ValueError on overflow. Source: Kingma & Welling 2014, App. B."""
     pair("mu", mu, "logvar", logvar, min_rows=1)
-    prior_mu, prior_logvar = (torch.zeros_like(mu) if x is None else x for x in (prior_mu, prior_logvar))
+    prior_mu, prior_logvar = (
+        torch.zeros_like(mu) if x is None else x for x in (prior_mu, prior_logvar)
+    )
     pair("mu", mu, "prior_mu", prior_mu, min_rows=1)
     pair("mu", mu, "prior_logvar", prior_logvar, min_rows=1)
     scaled = (logvar - prior_logvar).exp() + (mu - prior_mu).square() * (-prior_logvar).exp()
-    return finite("KL (clamp a logvar beyond +-80)", (prior_logvar - logvar + scaled - 1).sum(1) / 2, ndim=1)
+    return finite(
+        "KL (clamp a logvar beyond +-80)", (prior_logvar - logvar + scaled - 1).sum(1) / 2, ndim=1
+    )

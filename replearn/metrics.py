@@ -1,5 +1,6 @@
 """Metrics: features in, numbers out; only alignment, uniformity and mi_lower_bound are differentiable.
 N examples; P, Q, D features; K factors. A wrong shape, too few rows or NaN is a ValueError, a bad type a TypeError."""
+
 import math
 
 import torch
@@ -11,10 +12,14 @@ from replearn.losses import fill_diagonal, full_precision, info_nce, pair, posit
 
 def _same_rows(name_x, x, name_y, y, *, min_rows=2):
     """Raise unless both are finite matrices about the same N examples; their columns may differ."""
-    rows = {len(_check.finite(name, v, min_rows=min_rows)) for name, v in ((name_x, x), (name_y, y))}
+    rows = {
+        len(_check.finite(name, v, min_rows=min_rows)) for name, v in ((name_x, x), (name_y, y))
+    }
     if len(rows) > 1 or x.dtype != y.dtype:
-        raise ValueError(f"{name_x} and {name_y}: expected equal numbers of rows and equal dtypes, found "
-                         f"{tuple(x.shape)} {x.dtype} and {tuple(y.shape)} {y.dtype}")
+        raise ValueError(
+            f"{name_x} and {name_y}: expected equal numbers of rows and equal dtypes, found "
+            f"{tuple(x.shape)} {x.dtype} and {tuple(y.shape)} {y.dtype}"
+        )
 
 
 def _centered(x):
@@ -26,12 +31,22 @@ def _centered(x):
 def _hsic(x, y, debiased):
     """||x^T y||_F^2 of centered x, y: HSIC up to a factor that cancels in CKA; debiased as in Song et al. 2012."""
     n, p, q = len(x), x.shape[1], y.shape[1]
-    if n * (p + q) < p * q:  # few rows of wide features: <x x^T, y y^T> is the same number and cheaper
+    if (
+        n * (p + q) < p * q
+    ):  # few rows of wide features: <x x^T, y y^T> is the same number and cheaper
         total = ((x @ x.T) * (y @ y.T)).cpu().double().sum()
     else:  # float32 products of 8,192 rows at a time, summed in float64
-        total = sum((a.T @ b).cpu().double() for a, b in zip(x.split(8192), y.split(8192), strict=True)).square().sum()
+        total = (
+            sum((a.T @ b).cpu().double() for a, b in zip(x.split(8192), y.split(8192), strict=True))
+            .square()
+            .sum()
+        )
     if debiased:
-        a, b, raw = x.square().sum(1).cpu().double(), y.square().sum(1).cpu().double(), total  # (N,), (N,)
+        a, b, raw = (
+            x.square().sum(1).cpu().double(),
+            y.square().sum(1).cpu().double(),
+            total,
+        )  # (N,), (N,)
         total = raw - n / (n - 2) * (a @ b) + a.sum() * b.sum() / ((n - 1) * (n - 2))
         total *= total.abs() > 10 * torch.finfo(x.dtype).eps * raw  # the rest is rounding noise
     return total.item()
@@ -43,7 +58,9 @@ def linear_cka(x, y, *, debiased=False):
     x: (N, P), y: (N, Q), N >= 2, debiased 4. Returns a float in [0, 1] (debiased: it can be negative); 0.0 if a side is
     constant. Biased upward unless N >> P, Q. Source: Kornblith et al. 2019, Sec. 3; debiased: Nguyen et al. 2021."""
     _same_rows("x", x, "y", y, min_rows=4 if debiased else 2)
-    x, y = (v.div_(max(v.amax(), -v.amin(), 1e-30)) for v in (_centered(x), _centered(y)))  # squares must not overflow
+    x, y = (
+        v.div_(max(v.amax(), -v.amin(), 1e-30)) for v in (_centered(x), _centered(y))
+    )  # squares must not overflow
     xx, yy = _hsic(x, x, debiased), _hsic(y, y, debiased)
     return min(_hsic(x, y, debiased) / math.sqrt(xx * yy), 1.0) if min(xx, yy) > 0 else 0.0
 
@@ -59,9 +76,13 @@ def cca_correlations(x, y, *, ridge=0.0):
     for v, centered in ((v, _centered(v.cpu().double())) for v in (x, y)):
         size = centered.abs().max().clamp(min=1e-307)  # so that squares neither overflow nor vanish
         u, s, _ = torch.linalg.svd(centered / size, full_matrices=False)
-        null = s <= s[0] * v.shape[1] * min(torch.finfo(v.dtype).eps, 1e-7)  # no variation, so no correlation
-        white.append(u * (s / (s.square() + ridge / size / size * (len(v) - 1)).sqrt()).masked_fill(null, 0))
-    return torch.linalg.svdvals(white[0].T @ white[1])[:len(x) - 1].clamp(max=1).to(x)
+        null = s <= s[0] * v.shape[1] * min(
+            torch.finfo(v.dtype).eps, 1e-7
+        )  # no variation, so no correlation
+        white.append(
+            u * (s / (s.square() + ridge / size / size * (len(v) - 1)).sqrt()).masked_fill(null, 0)
+        )
+    return torch.linalg.svdvals(white[0].T @ white[1])[: len(x) - 1].clamp(max=1).to(x)
 
 
 def mcc(z, z_true, *, method="pearson"):
@@ -69,16 +90,28 @@ def mcc(z, z_true, *, method="pearson"):
     z: (N, D), posterior means on held-out data; z_true: (N, K); method: "pearson" or "spearman". Returns a float in
     [0, 1]; a constant latent counts 0; compare with noise of equal shape. Source: Hyvärinen & Morioka 2016."""
     from scipy import optimize, stats
+
     _same_rows("z", z, "z_true", z_true)
     if method not in ("pearson", "spearman"):
         raise ValueError(f'method: expected "pearson" or "spearman", found {method!r}')
     if (z_true == z_true[0]).all(0).any():
-        raise ValueError("z_true: expected factors that vary, found a constant column; leave it out")
+        raise ValueError(
+            "z_true: expected factors that vary, found a constant column; leave it out"
+        )
     z, z_true = (v.detach().cpu().double() for v in (z, z_true))
-    z, z_true = (torch.from_numpy(stats.rankdata(v, axis=0)) if method == "spearman" else v for v in (z, z_true))
-    z, z_true = (F.normalize(v / v.abs().amax(0).clamp(min=1e-307), dim=0) for v in map(_centered, (z, z_true)))
+    z, z_true = (
+        torch.from_numpy(stats.rankdata(v, axis=0)) if method == "spearman" else v
+        for v in (z, z_true)
+    )
+    z, z_true = (
+        F.normalize(v / v.abs().amax(0).clamp(min=1e-307), dim=0)
+        for v in map(_centered, (z, z_true))
+    )
     correlation = (z.T @ z_true).abs().numpy()  # (D, K)
-    return float(correlation[optimize.linear_sum_assignment(correlation, maximize=True)].sum() / z_true.shape[1])
+    return float(
+        correlation[optimize.linear_sum_assignment(correlation, maximize=True)].sum()
+        / z_true.shape[1]
+    )
 
 
 @full_precision
@@ -88,10 +121,16 @@ def mi_lower_bound(scores, *, bound="infonce"):
     can exceed the truth, the mean over batches cannot (mine: only as N grows). Source: Poole et al. 2019, Sec. 2."""
     loss, n, joint = info_nce(scores), len(scores), scores.diagonal().mean()
     log_mean = fill_diagonal(scores, -math.inf).flatten().logsumexp(0) - math.log(n * (n - 1))
-    bounds = {"infonce": math.log(n) - loss, "nwj": joint - (log_mean - 1).exp(), "mine": joint - log_mean}
+    bounds = {
+        "infonce": math.log(n) - loss,
+        "nwj": joint - (log_mean - 1).exp(),
+        "mine": joint - log_mean,
+    }
     if bound not in bounds:
         raise ValueError(f"bound: expected one of {', '.join(bounds)}, found {bound!r}")
-    return _check.finite("nwj (e^score overflows: normalize the critic)", bounds[bound][None], ndim=1)[0]
+    return _check.finite(
+        "nwj (e^score overflows: normalize the critic)", bounds[bound][None], ndim=1
+    )[0]
 
 
 @full_precision
@@ -109,7 +148,9 @@ def uniformity(z, *, t=2):
     z: (N, D), N >= 2. Returns a number <= 0, lower is better. Source: Wang & Isola 2020, Sec. 4.1."""
     positive("t", t)
     z = F.normalize(_check.finite("z", z, min_rows=2), dim=1)  # so ||z_i - z_j||^2 = 2 - 2 z_i.z_j
-    return fill_diagonal(2 * t * (z @ z.T - 1), -math.inf).flatten().logsumexp(0) - math.log(len(z) * (len(z) - 1))
+    return fill_diagonal(2 * t * (z @ z.T - 1), -math.inf).flatten().logsumexp(0) - math.log(
+        len(z) * (len(z) - 1)
+    )
 
 
 def effective_rank(z):
@@ -125,7 +166,12 @@ def collapse_meter(z):
     z = F.normalize(_check.finite("z", z, min_rows=2).detach().cpu().double(), dim=1)
     cosine = (z.sum(0).square().sum() - z.square().sum()).item() / (len(z) * (len(z) - 1))
     std = z.std(0, correction=0).mean().item()
-    return dict(std=std, std_uniform=z.shape[1] ** -0.5, effective_rank=effective_rank(z), mean_cosine=cosine)
+    return dict(
+        std=std,
+        std_uniform=z.shape[1] ** -0.5,
+        effective_rank=effective_rank(z),
+        mean_cosine=cosine,
+    )
 
 
 @full_precision
@@ -135,8 +181,10 @@ def precision_at_k(features, labels, *, k=10, metric="euclidean"):
     features = _check.finite("features", features, min_rows=2).detach()
     labels = _check.labels("labels", labels, len(features)).to(features.device)
     if not 1 <= k < len(features) or metric not in ("euclidean", "cosine"):
-        raise ValueError(f"expected k in 1 to {len(features) - 1} (a query is not its own neighbor) and metric "
-                         f"'euclidean' or 'cosine', found k={k!r} and metric={metric!r}")
+        raise ValueError(
+            f"expected k in 1 to {len(features) - 1} (a query is not its own neighbor) and metric "
+            f"'euclidean' or 'cosine', found k={k!r} and metric={metric!r}"
+        )
     x, hits = F.normalize(features, dim=1) if metric == "cosine" else features - features.mean(0), 0
     for rows in torch.arange(len(x), device=x.device).split(1024):
         closeness = x[rows] @ x.T if metric == "cosine" else -torch.cdist(x[rows], x)  # (1024, N)

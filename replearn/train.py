@@ -47,7 +47,9 @@ def amp_dtype(device):
 def batches(n, batch_size, steps, generator=None):
     """Yield `steps` index tensors (batch_size,): each picture once an epoch, shuffled; incomplete batches left out."""
     if not 2 <= batch_size <= n:
-        raise ValueError(f"batch_size: expected 2 to {n}, the number of pictures, found {batch_size}")
+        raise ValueError(
+            f"batch_size: expected 2 to {n}, the number of pictures, found {batch_size}"
+        )
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         if len(order) < batch_size:
@@ -56,22 +58,43 @@ def batches(n, batch_size, steps, generator=None):
         order = order[batch_size:]
 
 
-def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3, weight_decay=1e-4, optimizer=None,
-        after_step=None, generator=None, text="training"):
+def fit(
+    loss_fn,
+    modules,
+    images,
+    labels=None,
+    *,
+    steps,
+    batch_size=256,
+    lr=1e-3,
+    weight_decay=1e-4,
+    optimizer=None,
+    after_step=None,
+    generator=None,
+    text="training",
+):
     """Minimize `loss_fn(x)`, or with labels `loss_fn(x, y)`, over random batches; return {name: a number a step}.
     loss_fn: x float (batch_size, 3, H, W) in [0, 1] on the modules' device -> loss, or loss and a dict to record.
     modules: the networks to train, by AdamW (or your `optimizer`): 5 % of the steps warm-up, then a cosine to zero.
     after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite."""
     from tqdm.auto import tqdm
+
     network = torch.nn.ModuleList(modules).train()
     device = next(network.parameters()).device
     images, labels = images.to(device), labels if labels is None else labels.to(device)
-    optimizer = optimizer or torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, warmup=steps // 20))
+    optimizer = optimizer or torch.optim.AdamW(
+        network.parameters(), lr=lr, weight_decay=weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine(step, steps, warmup=steps // 20)
+    )
     dtype = amp_dtype(device)
     scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
     history = defaultdict(list)
-    order, quiet = batches(len(images), batch_size, steps, generator), "REPLEARN_STATIC" in os.environ
+    order, quiet = (
+        batches(len(images), batch_size, steps, generator),
+        "REPLEARN_STATIC" in os.environ,
+    )
     bar = tqdm(order, text, steps, leave=False, disable=quiet)
     for step, index in enumerate(bar):
         index = index.to(device)
@@ -80,7 +103,9 @@ def fit(loss_fn, modules, images, labels=None, *, steps, batch_size=256, lr=1e-3
             result = loss_fn(x) if labels is None else loss_fn(x, labels[index])
         loss, extra = result if isinstance(result, tuple) else (result, {})
         if not torch.isfinite(loss):
-            raise ValueError(f"step {step}: expected a finite loss, found {loss.item()}; try a smaller lr (now {lr})")
+            raise ValueError(
+                f"step {step}: expected a finite loss, found {loss.item()}; try a smaller lr (now {lr})"
+            )
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -34,7 +34,9 @@ stroke-width='2'/%3E%3C/svg%3E">"""
 
 def configure(app, config):
     """Theme options that hold an address, and the path of MathJax."""
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
+        "Repository"
+    ]
     config.html_theme_options = {
         **config.html_theme_options,
         "repository_url": address,
@@ -108,7 +110,9 @@ def link_terms(cells):
     entries = {form.lower(): term for term in terms() for form in (term + "s", term)}
     words = "|".join(re.escape(form) for form in sorted(entries, key=len, reverse=True))
     keep = r"(?P<keep>```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\[[^\]]*\]\([^)]*\)|<[^>]*>|^#.*?$)"
-    pattern = re.compile(rf"{keep}|(?<![\w*])(?P<mark>\*\*?)(?P<word>{words})(?P=mark)(?![\w*])", re.I | re.S | re.M)
+    pattern = re.compile(
+        rf"{keep}|(?<![\w*])(?P<mark>\*\*?)(?P<word>{words})(?P=mark)(?![\w*])", re.I | re.S | re.M
+    )
     linked = set()
 
     def link(match):
@@ -152,7 +156,11 @@ def drop_unused(app, pagename, templatename, context, doctree):
 
 def outdated(app, env, added, changed, removed):
     """Pages with generated parts: Sphinx does not see that the results they are made of have changed."""
-    return [name for name in env.found_docs if "<!-- generated:" in Path(env.doc2path(name)).read_text("utf-8")]
+    return [
+        name
+        for name in env.found_docs
+        if "<!-- generated:" in Path(env.doc2path(name)).read_text("utf-8")
+    ]
 
 
 def setup(app):

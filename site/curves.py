@@ -34,10 +34,16 @@ def alt(panel):
     ours = {row["at"]: row for row in panel["curves"][panel["ours"]]}
     sentences = [panel["title"] + "."]
     for at in sorted({min(ours), max(ours)}):
-        others = "; ".join(f"{name} {amount(row['times'])} times" for name, rows in panel["curves"].items()
-                           for row in rows if name != panel["ours"] and row["at"] == at)  # fmt: skip
+        others = "; ".join(
+            f"{name} {amount(row['times'])} times"
+            for name, rows in panel["curves"].items()
+            for row in rows
+            if name != panel["ours"] and row["at"] == at
+        )
         took = f"{panel['ours']} takes {duration(ours[at]['median_s'])}"
-        sentences.append(f"At {at:,} ({panel['size']}): {took}" + (f"; {others} as long." if others else "."))
+        sentences.append(
+            f"At {at:,} ({panel['size']}): {took}" + (f"; {others} as long." if others else ".")
+        )
     return " ".join(sentences)
 
 
@@ -52,8 +58,19 @@ def scale(low, high, start, end):
 def ticks(low, high):
     """Six round numbers in [low, high] or fewer: 1, 1.5, 2, 3, 5, 7, or 1, 2, 5, or powers of ten."""
     powers = [10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-    for factors, every in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2)):
-        found = [power * factor for power in powers[::every] for factor in factors if low <= power * factor <= high]
+    for factors, every in (
+        ((1, 1.5, 2, 3, 5, 7), 1),
+        ((1, 2, 5), 1),
+        ((1, 3), 1),
+        ((1,), 1),
+        ((1,), 2),
+    ):
+        found = [
+            power * factor
+            for power in powers[::every]
+            for factor in factors
+            if low <= power * factor <= high
+        ]
         if len(found) <= 6:
             break
     return found
@@ -61,13 +78,17 @@ def ticks(low, high):
 
 def text(x, y, words, anchor="start", weight="normal"):
     words = html.escape(words)
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="13.5" font-weight="{weight}" '
-            f'fill="currentColor">{words}</text>')  # fmt: skip
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="13.5" font-weight="{weight}" '
+        f'fill="currentColor">{words}</text>'
+    )
 
 
 def line(x1, y1, x2, y2, opacity=0.2, width=1):
-    return (f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="currentColor" '
-            f'stroke-width="{width}" opacity="{opacity}"/>')  # fmt: skip
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="currentColor" '
+        f'stroke-width="{width}" opacity="{opacity}"/>'
+    )
 
 
 def spread_out(centers, heights, top, bottom):
@@ -96,22 +117,33 @@ def drawn(points, color, dash, width, band=()):
     stroke = f'stroke="{color}" stroke-width="{width}" stroke-dasharray="{dash}"'
     parts = [f'<polygon points="{edge}" fill="{color}" opacity="0.18"/>'] * bool(band)
     parts.append(f'<polyline points="{path}" fill="none" {stroke}/>')
-    return parts + [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 1}" fill="{color}"/>' for x, y in points]
+    return parts + [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 1}" fill="{color}"/>' for x, y in points
+    ]
 
 
 def labels(ends, looks, top, bottom):
     """At the right the name of every line, joined to its end: ends = {contestant: (x, y, words)}."""
     names = sorted(ends, key=lambda name: ends[name][1])
     lines = [textwrap.wrap(ends[name][2], 20) for name in names]
-    places = spread_out([ends[n][1] for n in names], [STEP * len(words) + 3 for words in lines], top, bottom)
+    places = spread_out(
+        [ends[n][1] for n in names], [STEP * len(words) + 3 for words in lines], top, bottom
+    )
     parts = []
     for name, words, place in zip(names, lines, places, strict=True):
         x, y, color = *ends[name][:2], looks[name][0]
         path = f"M{x:.1f},{y:.1f} L{RIGHT + 10},{place:.1f} h4"
         parts.append(f'<path d="{path}" fill="none" stroke="{color}" opacity="0.7"/>')
         first = place - STEP * len(words) / 2 + 12
-        parts += [text(RIGHT + 18, first + STEP * i, word, weight="bold" if name == next(iter(looks)) else "normal")
-                  for i, word in enumerate(words)]  # fmt: skip
+        parts += [
+            text(
+                RIGHT + 18,
+                first + STEP * i,
+                word,
+                weight="bold" if name == next(iter(looks)) else "normal",
+            )
+            for i, word in enumerate(words)
+        ]
     return parts
 
 
@@ -119,7 +151,10 @@ def axes(x, y, sizes, marks, top, bottom, title):
     """Grid lines with their numbers, and what they count, above."""
     parts = [text(0, top - 10, title)]
     for mark in marks:
-        parts += [line(LEFT, y(mark), RIGHT, y(mark)), text(LEFT - 6, y(mark) + 4, f"{mark:,g}", "end")]
+        parts += [
+            line(LEFT, y(mark), RIGHT, y(mark)),
+            text(LEFT - 6, y(mark) + 4, f"{mark:,g}", "end"),
+        ]
     last = -math.inf
     for at in reversed(sizes):  # the largest is always named
         words = f"{at:,}"
@@ -136,14 +171,27 @@ def times_axes(panel, looks, x, sizes, top, bottom):
     low, high = min(row["fewest"] for row in rows) / 1.2, max(row["most"] for row in rows) * 1.2
     low, high = min(low, 0.45), max(high, 2.2)  # a small difference looks small
     y = scale(low, high, bottom, top)
-    parts = axes(x, y, sizes, ticks(low, high), top, bottom, f"times as long as {panel['ours']} ({panel['unit']})")
+    parts = axes(
+        x,
+        y,
+        sizes,
+        ticks(low, high),
+        top,
+        bottom,
+        f"times as long as {panel['ours']} ({panel['unit']})",
+    )
     ends = {}
     for name in reversed(looks):  # ours is drawn last, on top
         rows = sorted(panel["curves"][name], key=lambda row: row["at"])
         points = [(x(row["at"]), y(row["times"])) for row in rows]
-        band = [(x(r["at"]), y(r["fewest"])) for r in rows] + [(x(r["at"]), y(r["most"])) for r in reversed(rows)]
+        band = [(x(r["at"]), y(r["fewest"])) for r in rows] + [
+            (x(r["at"]), y(r["most"])) for r in reversed(rows)
+        ]
         parts += drawn(points, *looks[name], band)
-        ends[name] = (*points[-1], f"{name}:\u00a0{'1' if name == panel['ours'] else amount(rows[-1]['times'])}")
+        ends[name] = (
+            *points[-1],
+            f"{name}:\u00a0{'1' if name == panel['ours'] else amount(rows[-1]['times'])}",
+        )
     return parts + labels(ends, looks, top, bottom)
 
 
@@ -155,8 +203,14 @@ def brief(name, names):
 
 def memory_axes(panel, looks, x, sizes, top, bottom):
     """Megabytes at the peak of a call; what is below one is drawn as one."""
-    curves = {name: [(r["at"], max(1, r["memory_mb"])) for r in sorted(panel["curves"][name], key=lambda r: r["at"])
-                     if r.get("memory_mb") is not None] for name in looks}  # fmt: skip
+    curves = {
+        name: [
+            (r["at"], max(1, r["memory_mb"]))
+            for r in sorted(panel["curves"][name], key=lambda r: r["at"])
+            if r.get("memory_mb") is not None
+        ]
+        for name in looks
+    }
     curves = {name: rows for name, rows in curves.items() if rows}
     low, high = 0.8, 1.2 * max(mb for rows in curves.values() for _, mb in rows)
     y = scale(low, high, bottom, top)

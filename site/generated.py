@@ -31,12 +31,18 @@ def lesson_map():
         head = "".join(cells[0]["source"])
         title, question, before, minutes = (
             re.search(pattern, head, re.MULTILINE)[1].strip()
-            for pattern in (r"^# (.+)", r"\*\*The question\.\*\* (.+)", r"\*\*Prerequisites\.\*\* (.+)",
-                            r"\*\*Minutes\.\*\* (.+)")
-        )  # fmt: skip
+            for pattern in (
+                r"^# (.+)",
+                r"\*\*The question\.\*\* (.+)",
+                r"\*\*Prerequisites\.\*\* (.+)",
+                r"\*\*Minutes\.\*\* (.+)",
+            )
+        )
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         run, solve = re.match(r"(\d+)", minutes)[1], re.search(r"about (\d+) to read", minutes)[1]
-        rows.append(f"| [{title}](/notebooks/{stem}.ipynb) | {question} | {run} + {solve} | {before} |")
+        rows.append(
+            f"| [{title}](/notebooks/{stem}.ipynb) | {question} | {run} + {solve} | {before} |"
+        )
     return "\n".join(rows)
 
 
@@ -44,7 +50,9 @@ def printed_claims(cells):
     """(✓ or ✗, sentence, numbers) of each claim in a notebook's stored outputs."""
     text = "\n".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", ()))
     for mark, line in re.findall(r"^([✓✗]) (.+)$", text, re.MULTILINE):
-        sentence, numbers = re.match(r"(.*?)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?$", line).groups()
+        sentence, numbers = re.match(
+            r"(.*?)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?$", line
+        ).groups()
         yield mark, sentence, numbers or ""
 
 
@@ -55,12 +63,18 @@ def claims():
         found = list(printed_claims(cells))
         path = RESULTS / f"claims_{stem[:2]}.json"
         seeds = json.loads(path.read_text("utf-8"))["claims"] if path.exists() else []
-        held = {claim["sentence"]: f"{sum(claim['held'])} of {len(claim['held'])}" for claim in seeds}
+        held = {
+            claim["sentence"]: f"{sum(claim['held'])} of {len(claim['held'])}" for claim in seeds
+        }
         title = re.search(r"^# (.+)", "".join(cells[0]["source"]))[1]
-        rows = [f"| {mark} {escape(sentence)} | {escape(numbers)} | {held.get(sentence, '')} |"
-                for mark, sentence, numbers in found]  # fmt: skip
+        rows = [
+            f"| {mark} {escape(sentence)} | {escape(numbers)} | {held.get(sentence, '')} |"
+            for mark, sentence, numbers in found
+        ]
         rows = ["| Claim | As measured, seed 0 | Held at seeds |", "| --- | --- | --- |", *rows]
-        parts.append("\n".join([f"## {title}\n", f"[Open the lesson](/notebooks/{stem}.ipynb)\n", *rows]))
+        parts.append(
+            "\n".join([f"## {title}\n", f"[Open the lesson](/notebooks/{stem}.ipynb)\n", *rows])
+        )
     return "\n\n".join(parts)
 
 
@@ -69,9 +83,14 @@ def photographs():
     rows = ["| Lesson | Claim | As measured |", "| --- | --- | --- |"]
     for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
-            numbers = ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in claim["numbers"].items())
-            rows.append(f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} {escape(claim['sentence'])} "
-                        f"| {escape(numbers)} |")  # fmt: skip
+            numbers = ", ".join(
+                f"{name.replace('_', ' ')} {short(value)}"
+                for name, value in claim["numbers"].items()
+            )
+            rows.append(
+                f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} {escape(claim['sentence'])} "
+                f"| {escape(numbers)} |"
+            )
     return "\n".join(rows)
 
 
@@ -85,17 +104,41 @@ def link_lessons(text):
     stems = {stem[:2]: stem for stem, _ in notebooks()}
 
     def link(match):
-        return f"[{match[0]}](/notebooks/{stems[match[0]]}.ipynb)" if match[0] in stems else match[0]
+        return (
+            f"[{match[0]}](/notebooks/{stems[match[0]]}.ipynb)" if match[0] in stems else match[0]
+        )
 
     phrase = r"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? \d\d\b(?:(?: \([^()]*\))?(?:, | and | to )\d\d\b)*"
-    return re.sub(phrase, lambda match: match[0] if match[0][0] == "[" else re.sub(r"\b\d\d\b", link, match[0]), text)
+    return re.sub(
+        phrase,
+        lambda match: match[0] if match[0][0] == "[" else re.sub(r"\b\d\d\b", link, match[0]),
+        text,
+    )
 
 
-MAKERS = {maker.__name__: maker for maker in (
-    lesson_map, claims, photographs, panels.panels, panels.goals, panels.recipes, measured.budget, measured.service,
-    measured.correctness, measured.mutation, measured.faults, measured.outcomes, measured.cold_start,
-    measured.versions)}  # fmt: skip
-MAKERS |= {"timetable": lambda: timetable(notebooks()), "course": lambda: measured.course(notebooks())}
+MAKERS = {
+    maker.__name__: maker
+    for maker in (
+        lesson_map,
+        claims,
+        photographs,
+        panels.panels,
+        panels.goals,
+        panels.recipes,
+        measured.budget,
+        measured.service,
+        measured.correctness,
+        measured.mutation,
+        measured.faults,
+        measured.outcomes,
+        measured.cold_start,
+        measured.versions,
+    )
+}
+MAKERS |= {
+    "timetable": lambda: timetable(notebooks()),
+    "course": lambda: measured.course(notebooks()),
+}
 
 
 def made(marker):

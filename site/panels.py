@@ -12,7 +12,11 @@ from measured import escape, mark, stored, table
 def panels(name):
     """What benchmarks/NAME.py measured: figures, tables, goals, and on what."""
     found = stored(name, "panels")
-    parts = [part for panel in found["panels"] for part in (curves.figure(panel), ratios(panel), *errors(panel))]
+    parts = [
+        part
+        for panel in found["panels"]
+        for part in (curves.figure(panel), ratios(panel), *errors(panel))
+    ]
     said = "\n".join(f"- {goal(one)}" for one in found["goals"])
     return "\n\n".join(part for part in (*parts, said, measured_with(found)) if part)
 
@@ -23,11 +27,19 @@ def ratios(panel):
     rows = {}
     for name in names:
         for row in panel["curves"][name]:
-            took = (curves.duration(row["median_s"]) if name == panel["ours"] else
-                    f"{curves.amount(row['times'])}\u00a0× ({spread(row)})")  # fmt: skip
+            took = (
+                curves.duration(row["median_s"])
+                if name == panel["ours"]
+                else f"{curves.amount(row['times'])}\u00a0× ({spread(row)})"
+            )
             memory = row.get("memory_mb")
-            rows.setdefault(row["at"], {})[name] = took + (f", {memory:,.0f}\u00a0MB" if memory is not None else "")
-    lines = [[f"{at:,}", *(cells.get(name, "not run") for name in names)] for at, cells in sorted(rows.items())]
+            rows.setdefault(row["at"], {})[name] = took + (
+                f", {memory:,.0f}\u00a0MB" if memory is not None else ""
+            )
+    lines = [
+        [f"{at:,}", *(cells.get(name, "not run") for name in names)]
+        for at, cells in sorted(rows.items())
+    ]
     return table([escape(panel["size"]), *map(escape, names)], lines)
 
 
@@ -66,7 +78,9 @@ def measured_with(found):
 
 def goals():
     """All goals of the stored results counted, and those that were missed."""
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(measured.RESULTS.glob("*.json"))]
+    records = [
+        json.loads(path.read_text("utf-8")) for path in sorted(measured.RESULTS.glob("*.json"))
+    ]
     found = [one for record in records for one in record.get("goals", ())]
     missed = [f"- {goal({**one, 'why': ''})}" for one in found if not one["reached"]]
     said = f"Of {len(found)} goals that were set before measuring, {len(found) - len(missed)} are reached"
@@ -89,23 +103,42 @@ def recipes():
 def growth(seen):
     """The figure of what recipes_table.growth found."""
     rows = [row for points in seen.values() for row in points]
-    most, low, high = max(row[0] for row in rows), min(row[2] for row in rows) - 1, max(row[3] for row in rows) + 1
+    most, low, high = (
+        max(row[0] for row in rows),
+        min(row[2] for row in rows) - 1,
+        max(row[3] for row in rows) + 1,
+    )
     left, right, top, bottom = curves.LEFT, curves.RIGHT, 30, 240
-    x = lambda views: left + (right - left) * views / most  # noqa: E731
-    y = lambda knn: bottom - (bottom - top) * (knn - low) / (high - low)  # noqa: E731
+    x = lambda views: left + (right - left) * views / most
+    y = lambda knn: bottom - (bottom - top) * (knn - low) / (high - low)
     step = 5 if high - low > 10 else 2
     marks = range(math.ceil(low / step) * step, math.ceil(high), step)
-    parts = curves.axes(x, y, [int(round(most, -5)) // 2 * k for k in range(3)], marks, top, bottom, "kNN accuracy (%)")
+    parts = curves.axes(
+        x,
+        y,
+        [int(round(most, -5)) // 2 * k for k in range(3)],
+        marks,
+        top,
+        bottom,
+        "kNN accuracy (%)",
+    )
     looks, ends = curves.look(seen, "course"), {}
     for name in reversed(seen):  # ours is drawn last, on top
         points = [(x(row[0]), y(row[1])) for row in seen[name]]
-        band = [(x(row[0]), y(row[2])) for row in seen[name]] + [(x(row[0]), y(row[3])) for row in reversed(seen[name])]
+        band = [(x(row[0]), y(row[2])) for row in seen[name]] + [
+            (x(row[0]), y(row[3])) for row in reversed(seen[name])
+        ]
         parts += curves.drawn(points, *looks[name], band)
         ends[name] = (*points[-1], name.replace("_", " "))
     parts += curves.labels(ends, looks, top, bottom)
     parts.append(curves.text((left + right) / 2, bottom + 36, "views", "middle"))
     caption = "On the way: kNN on 10,000 training and 2,000 test pictures. Line: mean of the seeds; band: all of them."
-    said = "; ".join(f"{name.replace('_', ' ')} {row[0][1]:.1f} to {row[-1][1]:.1f} %" for name, row in seen.items())
-    head = f'<svg viewBox="0 0 {curves.WIDTH} {bottom + 44}" role="img" aria-label="{caption} {said}">'
+    said = "; ".join(
+        f"{name.replace('_', ' ')} {row[0][1]:.1f} to {row[-1][1]:.1f} %"
+        for name, row in seen.items()
+    )
+    head = (
+        f'<svg viewBox="0 0 {curves.WIDTH} {bottom + 44}" role="img" aria-label="{caption} {said}">'
+    )
     caption = f"<figcaption>{caption}</figcaption>"
     return "\n".join(['<figure class="curves">', caption, head, *parts, "</svg>", "</figure>"])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 ICONS, RULES = "scripts/fontawesome.js", "styles/pydata-sphinx-theme.css"
 # One icon: name:[width,height,[other names],"code","path"]
-ICON = re.compile(r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?')
+ICON = re.compile(
+    r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?'
+)
 INDEX = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>')
 RULE = re.compile(r"([^{}]+)\{((?:[^{}]|\{[^{}]*\})*)\}")
 
@@ -19,14 +21,22 @@ def slim(app, exception):
     if exception or app.builder.format != "html":
         return
     out = Path(app.outdir)
-    scripts = [path for path in out.glob("_static/**/*.js") if path.name not in ("fontawesome.js", "tex-chtml-full.js")]
-    seen = {word for path in [*out.rglob("*.html"), *scripts] for word in words(path.read_text("utf-8"))}
+    scripts = [
+        path
+        for path in out.glob("_static/**/*.js")
+        if path.name not in ("fontawesome.js", "tex-chtml-full.js")
+    ]
+    seen = {
+        word for path in [*out.rglob("*.html"), *scripts] for word in words(path.read_text("utf-8"))
+    }
     for page in out.rglob("*.html"):
         text = page.read_text("utf-8")
         if page.name != "search.html" and INDEX.search(text):
             page.write_text(INDEX.sub("", text), "utf-8")
     for name, reduce in ((ICONS, icons), (RULES, rules)):
-        originals = [Path(folder) / "static" / name for folder in app.builder.theme.get_theme_dirs()]
+        originals = [
+            Path(folder) / "static" / name for folder in app.builder.theme.get_theme_dirs()
+        ]
         for original in filter(Path.exists, originals):
             (out / "_static" / name).write_text(reduce(original.read_text("utf-8"), seen), "utf-8")
     for path in out.glob("_static/**/*.map"):  # for people who debug the theme
@@ -66,4 +76,6 @@ def rules(css, seen):
 
 def needed(selector):
     """The classes without which a selector finds nothing."""
-    return set(re.findall(r"\.(-?[A-Za-z_][\w-]*)", re.sub(r":(?:not|is|where)\([^()]*\)", "", selector)))
+    return set(
+        re.findall(r"\.(-?[A-Za-z_][\w-]*)", re.sub(r":(?:not|is|where)\([^()]*\)", "", selector))
+    )

@@ -15,7 +15,9 @@ def chromium():
 
     def start(*flags):
         webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-        binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        binary = next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+        )
         driver = shutil.which("chromedriver")
         if not (binary and driver):
             pytest.skip("no chromium with chromedriver on this machine")

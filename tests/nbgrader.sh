@@ -36,7 +36,7 @@ from pathlib import Path
 import nbformat
 
 from replearn.lesson import exercises
-from replearn.lesson.exercises import trial
+from replearn.lesson.exercises import checker as trial
 
 STEP, NAME = sys.argv[1:]
 LESSON, NOTEBOOK = NAME[:2], f"{NAME}/{NAME}.ipynb"
@@ -58,8 +58,8 @@ FORGED = """
 class lesson:
     check = hint = lambda *_: print("right")
 import sys, types, replearn.lesson.exercises as exercises
-exercises.check = exercises.trial.check = lambda *_, **__: types.SimpleNamespace(score=1.0, right=True, text="right")
-fake = sys.modules["replearn.lesson.classroom"] = types.ModuleType("classroom")
+exercises.check = exercises.checker.check = lambda *_, **__: types.SimpleNamespace(score=1.0, right=True, text="right")
+fake = sys.modules["replearn.lesson.exercises.points"] = types.ModuleType("classroom")
 fake.points = lambda *_: 2.0
 """
 KEEP = object()  # the instructor's solution
@@ -159,7 +159,7 @@ else:
     compare(total("isolated.csv", "points"), 1)
 PY
 
-"$main" -m replearn.lesson class "$course/class" "$lesson"
+"$main" -m tools.classroom class "$course/class" "$lesson"
 cd "$course/class"
 nbgrader --version
 nbgrader generate_assignment "$name"
@@ -168,5 +168,5 @@ nbgrader generate_assignment "$name"
 nbgrader autograde "$name" --ExecutePreprocessor.timeout="${NBGRADER_SECONDS:-30}" || true
 nbgrader export --to grades.csv
 "$bin/python" "$course/steps.py" grades "$name"
-"$main" -m replearn.lesson grade submitted --csv isolated.csv
+"$main" -m tools.classroom grade submitted --csv isolated.csv
 "$bin/python" "$course/steps.py" isolated "$name"

@@ -15,13 +15,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 NOTEBOOKS = sorted(glob.glob("notebooks/[0-9][0-9]_*.ipynb", root_dir=ROOT))
-HOUSE = ["tests/test_house.py", "tests/test_contract.py", "tests/test_site.py", "tests/test_browser.py"]
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg",
-         "--dist", "loadscope", "-n", os.environ.get("NB_WORKERS", "2")]  # fmt: skip
+HOUSE = [
+    "tests/test_house.py",
+    "tests/test_contract.py",
+    "tests/test_site.py",
+    "tests/test_browser.py",
+]
+NBVAL = [
+    "--nbval-lax",
+    "--nbval-current-env",
+    "--nbval-sanitize-with",
+    "tests/nbval_sanitize.cfg",
+    "--dist",
+    "loadscope",
+    "-n",
+    os.environ.get("NB_WORKERS", "2"),
+]
 
 STAGES = {  # name: command, variables
     "lint": ([sys.executable, "-m", "ruff", "check", "."], {}),
-    "units": ([*PYTEST, "tests", *(f"--ignore={path}" for path in HOUSE), "-n", "2"], {"OMP_NUM_THREADS": "1"}),
+    "units": (
+        [*PYTEST, "tests", *(f"--ignore={path}" for path in HOUSE), "-n", "2"],
+        {"OMP_NUM_THREADS": "1"},
+    ),
     "colab": (["bash", "tests/colab.sh"], {}),
     "house": ([*PYTEST, *HOUSE[:2]], {}),
     "site": ([*PYTEST, *HOUSE[2:]], {}),
@@ -43,13 +59,21 @@ def run(command, variables):
     """Stream a command's output; return its exit code, its seconds and the counts of pytest's closing line."""
     started, closing = time.perf_counter(), ""
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     for line in process.stdout:
         print(line, end="", flush=True)
         if re.search(r"\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):
             closing = line
-    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", closing)}
+    counts = {
+        kind: int(number)
+        for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", closing)
+    }
     return process.wait(), time.perf_counter() - started, counts
 
 
@@ -62,7 +86,11 @@ def main(names):
         code, seconds, counts = run(*STAGES[name])
         broken |= code != 0
         failed = counts.get("failed", 0) + counts.get("error", 0)
-        counts = dict(passed=counts.get("passed", 0), failed=failed or int(code != 0), skipped=counts.get("skipped", 0))
+        counts = dict(
+            passed=counts.get("passed", 0),
+            failed=failed or int(code != 0),
+            skipped=counts.get("skipped", 0),
+        )
         totals = {kind: totals[kind] + counts[kind] for kind in totals}
         shown = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
         rows.append(f"{'✗' if code else '✓'} {name:<10} {seconds:6.0f} s   {shown}")

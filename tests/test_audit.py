@@ -29,7 +29,9 @@ def test_invariance_is_its_definition():
     moved = sum(float(((changed[i] - z[i]) ** 2).sum()) for i in range(30)) / 30
     apart = [float(((z[i] - z[j]) ** 2).sum()) for i in range(30) for j in range(30) if i != j]
     assert invariance(z, changed) == pytest.approx(1 - moved * len(apart) / sum(apart), abs=1e-12)
-    assert invariance(z, z) == 1 and invariance(7 * z + 100, 7 * changed + 100) == pytest.approx(invariance(z, changed))
+    assert invariance(z, z) == 1 and invariance(7 * z + 100, 7 * changed + 100) == pytest.approx(
+        invariance(z, changed)
+    )
 
 
 def test_invariance_is_one_minus_the_total_sobol_index():
@@ -78,7 +80,9 @@ def test_audit_leaves_the_encoder_alone_and_is_json(pictures):
     encoder = models.small_cnn(8).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     report = audit(encoder, pictures.images, pictures.labels)
-    assert encoder.training and all(torch.equal(before[n], v) for n, v in encoder.state_dict().items())
+    assert encoder.training and all(
+        torch.equal(before[n], v) for n, v in encoder.state_dict().items()
+    )
     assert json.loads(json.dumps(report))["pictures"] == 60
     assert report == audit(encoder, pictures.images, pictures.labels)
 
@@ -94,7 +98,9 @@ def test_the_vote_is_that_of_knn_predict(pictures):
     from replearn.audit import _leave_one_out
     from replearn.probe import knn_predict
 
-    z = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(2)), dim=1)
+    z = torch.nn.functional.normalize(
+        torch.randn(40, 6, generator=torch.Generator().manual_seed(2)), dim=1
+    )
     y = torch.arange(40) % 3
     rows = torch.arange(40)
     said = [knn_predict(z[rows != i], y[rows != i], z[i : i + 1], k=7).item() for i in range(40)]

@@ -38,7 +38,9 @@ def site():
 
 @pytest.fixture(scope="module")
 def browser(chromium):
-    chrome = chromium("window-size=1280,800", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    chrome = chromium(
+        "window-size=1280,800", "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    )
     chrome.command_executor._client_config.timeout = 5 * PATIENCE
     chrome.set_page_load_timeout(PATIENCE)
     chrome.set_script_timeout(4 * PATIENCE)
@@ -73,7 +75,11 @@ def errors(browser, address):
     browser.get_log("browser")
     browser.get(address)
     until(lambda: browser.execute_script(READY), f"{address} is ready")
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    return [
+        entry["message"]
+        for entry in browser.get_log("browser")
+        if entry["level"] in ("SEVERE", "WARNING")
+    ]
 
 
 # --- every page, once -------------------------------------------------------------------------------------------------
@@ -114,8 +120,11 @@ def violations(browser, **options):
 
 def theme(browser, mode):
     """Light or dark, at once: a color on its way to another is no color to judge."""
-    browser.execute_script("""document.documentElement.dataset.theme = arguments[0];
-        document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')""", mode)
+    browser.execute_script(
+        """document.documentElement.dataset.theme = arguments[0];
+        document.head.insertAdjacentHTML('beforeend', '<style>* { transition: none !important }</style>')""",
+        mode,
+    )
 
 
 VIEW = """const f = arguments[0].closest('figure');
@@ -128,7 +137,9 @@ def moved(browser, slider):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", slider)
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", slider
+    )
     seen = [browser.execute_script(VIEW, slider)]
     right = slider.get_property("value") == slider.get_attribute("min")
     end = (slider.size["width"] // 2 - 4) * (1 if right else -1)
@@ -148,7 +159,9 @@ return page.textContent;"""
 def visits(site, browser):
     """What was found on each page, opened once from file://."""
     if sys.version_info < (3, 11):
-        pytest.skip("the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://")
+        pytest.skip(
+            "the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://"
+        )
     if not course.fetch_mathjax():
         pytest.skip("MathJax has no local copy here: it is fetched with npm")
     axe, found = axe_script(), {}
@@ -159,8 +172,12 @@ def visits(site, browser):
             continue
         visit = found[name] = SimpleNamespace(console=errors(browser, page.as_uri()))
         visit.text = browser.execute_script(TEXT)
-        visit.broken = browser.execute_script("return [...document.images].filter(i => !i.width).map(i => i.src)")
-        visit.icons = browser.execute_script("return document.querySelectorAll('.theme-switch-button svg path').length")
+        visit.broken = browser.execute_script(
+            "return [...document.images].filter(i => !i.width).map(i => i.src)"
+        )
+        visit.icons = browser.execute_script(
+            "return document.querySelectorAll('.theme-switch-button svg path').length"
+        )
         theme(browser, "light")
         if axe:
             browser.execute_script(axe)
@@ -168,17 +185,24 @@ def visits(site, browser):
             theme(browser, "dark")
             visit.dark = violations(browser, runOnly=["color-contrast"])
             theme(browser, "light")
-        visit.sliders = [moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)]
+        visit.sliders = [
+            moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)
+        ]
     return found
 
 
 def test_no_page_complains_with_the_network_off(visits):
-    assert len(visits) > 15 and not {name: visit.console for name, visit in visits.items() if visit.console}
+    assert len(visits) > 15 and not {
+        name: visit.console for name, visit in visits.items() if visit.console
+    }
     assert not {name: visit.broken for name, visit in visits.items() if visit.broken}
 
 
 def test_no_formula_is_left_raw(visits):
-    raw = {name: re.findall(r"\\[(\[]|\$\$|\\frac|\{\w+\}`|\]\(", visit.text) for name, visit in visits.items()}
+    raw = {
+        name: re.findall(r"\\[(\[]|\$\$|\\frac|\{\w+\}`|\]\(", visit.text)
+        for name, visit in visits.items()
+    }
     assert not {name: found for name, found in raw.items() if found}
 
 
@@ -187,10 +211,16 @@ def test_icons_are_drawn(visits):
 
 
 def test_every_slider_moves_by_mouse_and_by_keyboard(visits):
-    lessons = {name: visit.sliders for name, visit in visits.items() if name.startswith("notebooks/")}
-    stored = {f"notebooks/{path.stem}.html": path.read_text("utf-8").count("<figure data-frames=")
-              for path in (ROOT / "notebooks").glob("*.ipynb")}  # fmt: skip
-    assert {name: len(sliders) for name, sliders in lessons.items()} == {name: stored[name] for name in lessons}
+    lessons = {
+        name: visit.sliders for name, visit in visits.items() if name.startswith("notebooks/")
+    }
+    stored = {
+        f"notebooks/{path.stem}.html": path.read_text("utf-8").count("<figure data-frames=")
+        for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
+    assert {name: len(sliders) for name, sliders in lessons.items()} == {
+        name: stored[name] for name in lessons
+    }
     assert lessons and all(lessons.values()), "each lesson has a figure to move"
     for name, sliders in lessons.items():
         for number, (first, clicked, keyed) in enumerate(sliders):
@@ -209,10 +239,13 @@ def test_axe_finds_nothing(visits, mode):
 
 def test_what_looks_for_faults_finds_them(tmp_path, browser):
     page = tmp_path / "planted.html"
-    page.write_text("""<!doctype html><title>t</title><main><h1>a</h1><h4>b</h4><img src="x.gif">
+    page.write_text(
+        """<!doctype html><title>t</title><main><h1>a</h1><h4>b</h4><img src="x.gif">
         <p style="color:#bbb;background:#fff">pale</p><input type="range"></main>
         <script>nothing.here()</script><script src="missing.js"></script><img alt="x" src="https://example.org/x.png">
-        <figure data-frames="{}"><img alt="a" src="data:,"><output>1</output><input type="range"></figure>""", "utf-8")
+        <figure data-frames="{}"><img alt="a" src="data:,"><output>1</output><input type="range"></figure>""",
+        "utf-8",
+    )
     console = errors(browser, page.as_uri())
     assert len(console) >= 3 and any("example.org" in line for line in console)
     still = moved(browser, browser.find_element("css selector", SLIDERS))
@@ -226,8 +259,12 @@ def test_what_looks_for_faults_finds_them(tmp_path, browser):
 def test_plain_sphinx_opens_too(browser):
     site = built("sphinx")[0]
     assert not errors(browser, sorted((site / "notebooks").glob("*.html"))[0].as_uri())
-    assert all(first != clicked != keyed for first, clicked, keyed in
-               (moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)))  # fmt: skip
+    assert all(
+        first != clicked != keyed
+        for first, clicked, keyed in (
+            moved(browser, slider) for slider in browser.find_elements("css selector", SLIDERS)
+        )
+    )
 
 
 # --- size, search, paper ----------------------------------------------------------------------------------------------
@@ -246,14 +283,18 @@ def test_no_page_scrolls_sideways_on_a_phone(site, browser):
     with phone(browser):
         for page in [*(site / "site").glob("*.html"), *sorted((site / "notebooks").glob("*.html"))]:
             errors(browser, page.as_uri())
-            wide, seen = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+            wide, seen = browser.execute_script(
+                "return [document.documentElement.scrollWidth, window.innerWidth]"
+            )
             assert wide <= seen == PHONE["width"], f"{page.name} is {wide} pixels wide"
 
 
 def test_first_page_says_on_one_screen_what_one_will_be_able_to_do(site, browser):
     errors(browser, (site / "site" / "index.html").as_uri())
     start = browser.find_element("css selector", "article .start")
-    assert start.rect["y"] + start.rect["height"] < browser.execute_script("return window.innerHeight")
+    assert start.rect["y"] + start.rect["height"] < browser.execute_script(
+        "return window.innerHeight"
+    )
     with phone(browser):
         errors(browser, (site / "site" / "index.html").as_uri())
         assert browser.find_element("css selector", "article li").rect["y"] < PHONE["height"]
@@ -280,30 +321,48 @@ def test_a_lesson_on_paper_shows_all_its_text_and_figures(site, browser):
     theme(browser, "dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        shown = "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent).length"
-        for selector in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".prev-next-footer"):
+        shown = (
+            "return [...document.querySelectorAll(arguments[0])].filter(e => e.offsetParent).length"
+        )
+        for selector in (
+            ".bd-sidebar-primary",
+            ".bd-sidebar-secondary",
+            ".bd-header-article",
+            ".prev-next-footer",
+        ):
             assert not browser.execute_script(shown, selector), selector
         assert browser.execute_script(shown, "article h1") == 1
         assert browser.execute_script(shown, ".cell_output img") > 8
-        color = browser.execute_script("return getComputedStyle(document.querySelector('article p')).color")
+        color = browser.execute_script(
+            "return getComputedStyle(document.querySelector('article p')).color"
+        )
         assert color == "rgb(0, 0, 0)"
         code = "[...document.querySelectorAll('article pre')]"
-        assert browser.execute_script(f"return {code}.filter(e => e.scrollWidth > e.clientWidth).length") == 0
+        assert (
+            browser.execute_script(
+                f"return {code}.filter(e => e.scrollWidth > e.clientWidth).length"
+            )
+            == 0
+        )
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         theme(browser, "light")
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed"
+)
 def test_from_a_host_the_first_page_is_light_and_nothing_is_missing(site, browser):
     """Counted: whatever the browser asks for on a first visit, fonts too, uncompressed; pictures aside."""
     with served(site) as address:
         browser.get(address)
         until(lambda: browser.current_url.endswith("site/index.html"), "the first page")
         assert not errors(browser, f"{address}site/index.html")
-        sizes = dict(browser.execute_script("""return [...performance.getEntriesByType('navigation'),
+        sizes = dict(
+            browser.execute_script("""return [...performance.getEntriesByType('navigation'),
             ...performance.getEntriesByType('resource')].filter(e => !/\\.(png|svg|jpg|ico)/.test(e.name))
-            .map(e => [e.name, e.decodedBodySize])"""))
+            .map(e => [e.name, e.decodedBodySize])""")
+        )
         assert 100_000 < sum(sizes.values()) < 500_000, sizes
         lesson = sorted((site / "notebooks").glob("*.html"))[0].name
         assert not errors(browser, f"{address}notebooks/{lesson}")
@@ -365,17 +424,43 @@ def lab(tmp_path):
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), "utf-8")
-    folders = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_RUNTIME_DIR="runtime", JUPYTERLAB_SETTINGS_DIR="settings",
-                   JUPYTERLAB_WORKSPACES_DIR="workspaces", IPYTHONDIR="ipython", REPLEARN_DATA="no-data")  # fmt: skip
+    folders = dict(
+        JUPYTER_CONFIG_DIR="config",
+        JUPYTER_RUNTIME_DIR="runtime",
+        JUPYTERLAB_SETTINGS_DIR="settings",
+        JUPYTERLAB_WORKSPACES_DIR="workspaces",
+        IPYTHONDIR="ipython",
+        REPLEARN_DATA="no-data",
+    )
     variables = {**os.environ, **{name: str(tmp_path / folder) for name, folder in folders.items()}}
-    variables |= dict(REPLEARN_STATIC="0", REPLEARN_STRICT="0", REPLEARN_PROFILE="cpu", JUPYTER_TOKEN="open-sesame")
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-               f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={notebooks}"]  # fmt: skip
+    variables |= dict(
+        REPLEARN_STATIC="0",
+        REPLEARN_STRICT="0",
+        REPLEARN_PROFILE="cpu",
+        JUPYTER_TOKEN="open-sesame",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={notebooks}",
+    ]
     with open(tmp_path / "lab.log", "w") as log:
         server = subprocess.Popen(command, cwd=notebooks, env=variables, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}"
-            until(lambda: answers(f"{address}/api/status?token=open-sesame") or server.poll() is not None, "a server")
+            until(
+                lambda: (
+                    answers(f"{address}/api/status?token=open-sesame") or server.poll() is not None
+                ),
+                "a server",
+            )
             assert server.poll() is None, (tmp_path / "lab.log").read_text()[-2000:]
             yield f"{address}/lab/tree/01_representations.ipynb?token=open-sesame", sources
         finally:
@@ -397,7 +482,10 @@ def menu(browser, *words):
     """Choose from a menu of JupyterLab."""
     for kind, word in zip(("lm-MenuBar-itemLabel", "lm-Menu-itemLabel"), words, strict=True):
         path = f"//div[contains(@class, '{kind}') and text()='{word}']"
-        until(lambda path=path: browser.find_element("xpath", path).click() or True, f"a menu with {word}")
+        until(
+            lambda path=path: browser.find_element("xpath", path).click() or True,
+            f"a menu with {word}",
+        )
 
 
 STATE = """const cells = [...document.querySelectorAll('.jp-Notebook .jp-Cell')];
@@ -411,12 +499,21 @@ def edit(browser, cell, text):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", cell)
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", cell
+    )
     until(lambda: cell.find_element("css selector", ".cm-content").click() or True, "an editor")
     ActionChains(browser).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
     browser.execute_cdp_cmd("Input.insertText", {"text": text})
-    until(lambda: text.split("\n")[1].strip() in cell.find_element("css selector", ".cm-content").text, "the new text")
-    ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    until(
+        lambda: (
+            text.split("\n")[1].strip() in cell.find_element("css selector", ".cm-content").text
+        ),
+        "the new text",
+    )
+    ActionChains(browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
+        Keys.CONTROL
+    ).perform()
 
 
 @pytest.mark.slow
@@ -426,7 +523,11 @@ def test_notebook_01_in_jupyterlab(lab, browser):
     address, sources = lab
     code = [i for i, source in enumerate(sources) if source]
     browser.get(address)
-    until(lambda: len(browser.execute_script(STATE)) == len(sources), "all cells of the notebook", 2 * PATIENCE)
+    until(
+        lambda: len(browser.execute_script(STATE)) == len(sources),
+        "all cells of the notebook",
+        2 * PATIENCE,
+    )
     idle = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
     until(lambda: browser.find_elements("css selector", idle), "a kernel")
     menu(browser, "Run", "Run All Cells")
@@ -440,24 +541,35 @@ def test_notebook_01_in_jupyterlab(lab, browser):
     state = until(finished, "every cell has run", 10 * PATIENCE)
     assert re.search(r"Lesson 01: (\d+) of \1 claims held", state[code[-2]][2])
     assert not [text for _, _, text, _ in state if "✗" in text]
-    assert state[sources.index(next(s for s in sources if s.endswith(CHECK)))][2].count("not attempted") == 1
+    assert (
+        state[sources.index(next(s for s in sources if s.endswith(CHECK)))][2].count(
+            "not attempted"
+        )
+        == 1
+    )
 
     sliders = browser.find_elements("css selector", f".jp-OutputArea {SLIDERS}")
     assert sliders
     for slider in sliders:
-        first, clicked, keyed = moved(browser, slider)  # JupyterLab must not take the arrow keys for itself
+        first, clicked, keyed = moved(
+            browser, slider
+        )  # JupyterLab must not take the arrow keys for itself
         assert first[0] != clicked[0] != keyed[0]
 
     cells = browser.find_elements("css selector", ".jp-Notebook .jp-Cell")
     last = cells[code[-1]]
-    picture = lambda: last.find_element("css selector", ".jupyter-widgets img").get_attribute("src")  # noqa: E731
+    picture = lambda: last.find_element("css selector", ".jupyter-widgets img").get_attribute("src")
     before = until(picture, "a figure under the control")
     handle = last.find_element("css selector", ".noUi-handle, .ui-slider-handle")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", handle)
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", handle
+    )
     handle.send_keys(Keys.ARROW_RIGHT)
     until(lambda: picture() != before, "the control redraws the figure")
 
     exercise = next(i for i, source in enumerate(sources) if source.endswith(CHECK))
     for verdict, answer in ANSWERS.items():
         edit(browser, cells[exercise], answer + CHECK)
-        until(lambda verdict=verdict: verdict in browser.execute_script(STATE)[exercise][2], verdict)
+        until(
+            lambda verdict=verdict: verdict in browser.execute_script(STATE)[exercise][2], verdict
+        )

@@ -42,4 +42,6 @@ def test_mean_squared_canonical_correlation(pair):
     qx, qy = (np.linalg.qr(v)[0] for v in pair)
     assert np.square(qx.T @ qy).sum() / 10 == pytest.approx(0.54312, abs=5e-6)
     centered = metrics.cca_correlations(*map(torch.from_numpy, pair)).square().mean().item()
-    assert centered != pytest.approx(0.54312, abs=5e-6) and centered == pytest.approx(0.543, abs=0.01)
+    assert centered != pytest.approx(0.54312, abs=5e-6) and centered == pytest.approx(
+        0.543, abs=0.01
+    )

@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from replearn.lesson import __main__ as cli
-from replearn.lesson import assignment, build, classroom, exercises, grading
-from replearn.lesson.cells import parse, read, slice_of
-from replearn.lesson.core import LESSONS
-from replearn.lesson.grading import wire
-from replearn.lesson.grading.nursery import Nursery
-from replearn.lesson.grading.proxy import Proxy
+from replearn.lesson import exercises
+from replearn.lesson.exercises.points import points
+from replearn.lesson.lesson import LESSONS
+from tools import notebooks as build
+from tools.classroom import __main__ as cli
+from tools.classroom import assignment, grading
+from tools.classroom import course as classroom
+from tools.classroom.cells import parse, read, slice_of
+from tools.classroom.grading import protocol as wire
+from tools.classroom.grading.fork_server import Nursery
+from tools.classroom.grading.proxy import Proxy
 
 pytest.importorskip("resource", reason="grading needs Linux or macOS")
 
@@ -31,7 +35,9 @@ def course(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
     sources = [source for source in build.sources() if exercises.names(source.stem[:2])]
     # A lesson that is being written may have its exercises, but no section for them yet.
-    return folder, {name: worth for name, count, worth in classroom.course(folder, sources) if count}
+    return folder, {
+        name: worth for name, count, worth in classroom.course(folder, sources) if count
+    }
 
 
 def notebook(path):
@@ -56,13 +62,19 @@ def test_the_instructors_cells_are_right_and_worth_their_difficulty(course):
         answers = [cell for cell in cells if marks(cell).get("solution")]
         tests = [cell for cell in cells if marks(cell).get("grade")]
         assert [marks(cell)["grade_id"] for cell in answers] == exercises.names(lesson)
-        assert [marks(cell)["grade_id"] for cell in tests] == [f"{one}-points" for one in exercises.names(lesson)]
-        assert [marks(cell)["points"] for cell in tests] == [exercises.get(lesson, one).difficulty
-                                                             for one in exercises.names(lesson)]  # fmt: skip
+        assert [marks(cell)["grade_id"] for cell in tests] == [
+            f"{one}-points" for one in exercises.names(lesson)
+        ]
+        assert [marks(cell)["points"] for cell in tests] == [
+            exercises.get(lesson, one).difficulty for one in exercises.names(lesson)
+        ]
         assert sum(marks(cell)["points"] for cell in tests) == points
         for cell in answers:
             found = []
-            exec(text(cell), {"lesson": SimpleNamespace(check=lambda *call, found=found: found.append(call))})
+            exec(
+                text(cell),
+                {"lesson": SimpleNamespace(check=lambda *call, found=found: found.append(call))},
+            )
             ((exercise, fn),) = found
             assert exercises.check(exercises.get(lesson, exercise), fn).right, exercise
 
@@ -82,10 +94,14 @@ def test_the_students_version_shows_no_solution_and_runs_unsolved(course):
             if cell["cell_type"] == "code" and "%pip" not in text(cell):
                 exec(text(cell), space)
             if "lesson" in space:  # the set-up runs alone; from here on, only note what is checked
-                space["lesson"] = SimpleNamespace(check=found.__setitem__, number=space["lesson"].number)
+                space["lesson"] = SimpleNamespace(
+                    check=found.__setitem__, number=space["lesson"].number
+                )
         assert space["lesson"].number == name[:2] and list(found) == exercises.names(name[:2])
         for exercise, fn in found.items():
-            assert exercises.check(exercises.get(name[:2], exercise), fn).text.startswith("not attempted")
+            assert exercises.check(exercises.get(name[:2], exercise), fn).text.startswith(
+                "not attempted"
+            )
 
 
 def test_full_keeps_the_whole_lesson():
@@ -94,26 +110,39 @@ def test_full_keeps_the_whole_lesson():
     assert len(whole.cells) > 2 * len(short.cells)
     assert "lesson.claim(" in str(whole) and "lesson.claim(" not in str(short)
     assert "lesson.finish()" in whole.cells[-1].source
-    assert "masked_fill(itself, -math.inf)" not in str(assignment.student(whole)), "the folded solutions are gone, too"
+    assert "masked_fill(itself, -math.inf)" not in str(assignment.student(whole)), (
+        "the folded solutions are gone, too"
+    )
 
 
-@pytest.mark.parametrize("answer, expected", dict(right=2.0, half=2 * 5 / 6, nothing=0.0, endless=0.0).items())
+@pytest.mark.parametrize(
+    "answer, expected", dict(right=2.0, half=2 * 5 / 6, nothing=0.0, endless=0.0).items()
+)
 def test_the_test_cell_ends_in_the_points(course, monkeypatch, capfd, answer, expected):
     """As in nbgrader's kernel, where the answer's cells have replaced `lesson` and the check."""
-    monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.5)
+    monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.5)
     monkeypatch.setattr(sys, "path", list(sys.path))
     cells = notebook(course[0] / "source" / "06_simclr" / "06_simclr.ipynb")
     (source,) = [text(cell) for cell in cells if marks(cell).get("grade_id") == "nt_xent-points"]
     solution = exercises.get("06", "nt_xent").solution
-    answers = dict(right=noisy(solution), half=lambda a, b, t: solution(a, b, t) / (t > 0.05), nothing=lambda *_: None,
-                   endless=lambda *_: time.sleep(60))  # fmt: skip
+    answers = dict(
+        right=noisy(solution),
+        half=lambda a, b, t: solution(a, b, t) / (t > 0.05),
+        nothing=lambda *_: None,
+        endless=lambda *_: time.sleep(60),
+    )
     before = dict(sys.modules)
     space = {"nt_xent_exercise": answers[answer], "lesson": None, "points": lambda *_: 99.0}
     try:
-        if answer in ("nothing", "endless"):  # the limit above is set in the modules that are loaded already
+        if answer in (
+            "nothing",
+            "endless",
+        ):  # the limit above is set in the modules that are loaded already
             exec(source.replace("del sys.modules[_]", "pass").rsplit("\npoints(", 1)[0], space)
         else:
-            sys.modules["replearn.lesson.classroom"] = SimpleNamespace(points=lambda *_: 99.0)
+            sys.modules["replearn.lesson.exercises.points"] = SimpleNamespace(
+                points=lambda *_: 99.0
+            )
             exec(source.rsplit("\npoints(", 1)[0], space)
         call = source.rsplit("\n", 2)[-2]
         capfd.readouterr()
@@ -124,12 +153,16 @@ def test_the_test_cell_ends_in_the_points(course, monkeypatch, capfd, answer, ex
         sys.modules.update(before)
 
 
-@pytest.mark.parametrize("luck", [lambda a: a.sum() > 0, lambda a: torch.rand(()) > 0.5], ids=["inputs", "own"])
+@pytest.mark.parametrize(
+    "luck", [lambda a: a.sum() > 0, lambda a: torch.rand(()) > 0.5], ids=["inputs", "own"]
+)
 def test_grades_do_not_depend_on_the_draw(luck):
     exercise = exercises.get("06", "nt_xent")
-    fn = lambda a, b, t: exercise.solution(a, b, t) * (1.0 if luck(a) else 2.0)  # noqa: E731
-    assert len({classroom.points("06", "nt_xent", fn, 2.0) for _ in range(8)}) == 1
-    assert len({exercises.check(exercise, fn).score for _ in range(20)}) > 1, "a learner's check draws anew"
+    fn = lambda a, b, t: exercise.solution(a, b, t) * (1.0 if luck(a) else 2.0)
+    assert len({points("06", "nt_xent", fn, 2.0) for _ in range(8)}) == 1
+    assert len({exercises.check(exercise, fn).score for _ in range(20)}) > 1, (
+        "a learner's check draws anew"
+    )
 
 
 def noisy(solution):
@@ -146,12 +179,16 @@ def noisy(solution):
 def test_stubs_may_name_their_arguments_and_keep_their_comments():
     stub = 'def mine(s):\n    """Text."""\n    ...  # a copy\n\nlesson.check("mask_self_pairs", mine)\nafter = 1'
     solved = assignment._with_solution(stub, "06_x", "mask_self_pairs", "mine")
-    assert '"""Text."""\n    # a copy\n    ### BEGIN SOLUTION' in solved and solved.endswith("after = 1")
+    assert '"""Text."""\n    # a copy\n    ### BEGIN SOLUTION' in solved and solved.endswith(
+        "after = 1"
+    )
     space = {"lesson": SimpleNamespace(check=lambda *_: None)}
     exec(solved, space)
     assert exercises.check(exercises.get("06", "mask_self_pairs"), space["mine"]).right
     for faulty in ("def mine(a, b): ...", "mine = 1"):
-        with pytest.raises(SystemExit, match=r"expected a function mine\(similarity\) in the cell of exercise mask"):
+        with pytest.raises(
+            SystemExit, match=r"expected a function mine\(similarity\) in the cell of exercise mask"
+        ):
             assignment._with_solution(faulty, "06_x", "mask_self_pairs", "mine")
 
 
@@ -169,7 +206,10 @@ def test_bad_input_is_told(tmp_path, capsys):
     ]:
         with pytest.raises(SystemExit, match=message):
             cli.main([arguments[0], str(tmp_path / arguments[1]), *arguments[2:]])
-    assert not (tmp_path / "new").exists() and (tmp_path / "full" / "grades.csv").read_text() == "precious"
+    assert (
+        not (tmp_path / "new").exists()
+        and (tmp_path / "full" / "grades.csv").read_text() == "precious"
+    )
 
 
 # --- what of a notebook is run ----------------------------------------------------------------------------------------
@@ -180,13 +220,24 @@ def cells(*sources):
 
 
 def test_an_exercise_runs_with_what_it_names_and_without_experiments():
-    notebook = [("code", "import torch, os\nfrom torch import nn\n%matplotlib inline"),
-                ("code", "encoder = train(1000)\nEPS = 1e-8\nOTHER = 2"), ("markdown", "text\n## Exercises\nmore"),
-                ("code", "half = torch.tensor(0.5)\ndef helper(x):\n    return x * half + EPS\ndef unused(): pass"),
-                ("code", 'def f(x):\n    return helper(x)\nlesson.check("f", f)\nboom()')]  # fmt: skip
+    notebook = [
+        ("code", "import torch, os\nfrom torch import nn\n%matplotlib inline"),
+        ("code", "encoder = train(1000)\nEPS = 1e-8\nOTHER = 2"),
+        ("markdown", "text\n## Exercises\nmore"),
+        (
+            "code",
+            "half = torch.tensor(0.5)\ndef helper(x):\n    return x * half + EPS\ndef unused(): pass",
+        ),
+        ("code", 'def f(x):\n    return helper(x)\nlesson.check("f", f)\nboom()'),
+    ]
     steps, expression, note = slice_of(notebook, "f")
-    assert [step.split("\n")[0] for step in steps] == ["import torch, os", "EPS = 1e-08", "half = torch.tensor(0.5)",
-                                                       "def helper(x):", "def f(x):"]  # fmt: skip
+    assert [step.split("\n")[0] for step in steps] == [
+        "import torch, os",
+        "EPS = 1e-08",
+        "half = torch.tensor(0.5)",
+        "def helper(x):",
+        "def f(x):",
+    ]
     assert expression == "f" and note == ""
 
 
@@ -207,8 +258,20 @@ def test_what_cannot_be_run_is_told():
     assert isinstance(parse("\0"), SyntaxError) and isinstance(parse("(" * 10_000), SyntaxError)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"cells": 3}', '{"cells": [1]}', '{"cells": [{}]}', "[" * 99_999,
-                                     '{"cells": [{"cell_type": "code", "source": 5}]}', "\xff\xfe"])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"cells": 3}',
+        '{"cells": [1]}',
+        '{"cells": [{}]}',
+        "[" * 99_999,
+        '{"cells": [{"cell_type": "code", "source": 5}]}',
+        "\xff\xfe",
+    ],
+)
 def test_no_notebook_at_all(tmp_path, content):
     path = tmp_path / "x.ipynb"
     path.write_bytes(content.encode("latin-1"))
@@ -220,30 +283,65 @@ def test_no_notebook_at_all(tmp_path, content):
 
 
 def test_values_survive_the_wire():
-    values = [None, True, 3, 0.1, float("inf"), "ä", ..., [1, (2, [])], {"a": 1, 2: (3.0,)}, torch.tensor(5),
-              torch.rand(2, 0, 3), torch.rand(3, 2).T, torch.tensor([True, False]), np.arange(3.0), np.float32(2),
-              torch.tensor([1e-45, float("nan")]).bfloat16(), torch.tensor([1 + 2j]).conj()]  # fmt: skip
+    values = [
+        None,
+        True,
+        3,
+        0.1,
+        float("inf"),
+        "ä",
+        ...,
+        [1, (2, [])],
+        {"a": 1, 2: (3.0,)},
+        torch.tensor(5),
+        torch.rand(2, 0, 3),
+        torch.rand(3, 2).T,
+        torch.tensor([True, False]),
+        np.arange(3.0),
+        np.float32(2),
+        torch.tensor([1e-45, float("nan")]).bfloat16(),
+        torch.tensor([1 + 2j]).conj(),
+    ]
     message = json.loads(json.dumps(wire.pack(values, None)))
     for before, after in zip(values, wire.unpack(message, None), strict=True):
         if isinstance(before, torch.Tensor):
             assert torch.equal(before.isnan(), after.isnan()) and before.dtype == after.dtype
             assert torch.equal(before.nan_to_num(), after.nan_to_num()) or before.is_complex()
         else:
-            assert np.array_equal(before, after) if isinstance(before, np.generic | np.ndarray) else before == after
+            assert (
+                np.array_equal(before, after)
+                if isinstance(before, np.generic | np.ndarray)
+                else before == after
+            )
 
 
-@pytest.mark.parametrize("item", [[], {}, {"a": 1, "b": 2}, {"tensor": ["float32", [2], "", False]},
-                                  {"tensor": ["load", [], "", False]}, {"tensor": ["int8", [-1, -1], "AA", 0]},
-                                  {"tensor": 1}, {"list": 3}, {"dict": [[{"list": []}, 1]]}, {"code": ""}])  # fmt: skip
+@pytest.mark.parametrize(
+    "item",
+    [
+        [],
+        {},
+        {"a": 1, "b": 2},
+        {"tensor": ["float32", [2], "", False]},
+        {"tensor": ["load", [], "", False]},
+        {"tensor": ["int8", [-1, -1], "AA", 0]},
+        {"tensor": 1},
+        {"list": 3},
+        {"dict": [[{"list": []}, 1]]},
+        {"code": ""},
+    ],
+)
 def test_a_strangers_message_is_a_value_or_an_error(item):
     with pytest.raises((ValueError, TypeError, AttributeError)):
         wire.unpack(item, lambda kind, content: int(content))
 
 
 def test_a_message_may_be_short_long_or_late():
-    for sent, error in [(b"", EOFError), (struct.pack(">Q", 2**40), ValueError),
-                        (struct.pack(">Q", 3) + b"{x}", ValueError),
-                        (struct.pack(">Q", 200_000) + b"[" * 200_000, ValueError)]:  # fmt: skip
+    for sent, error in [
+        (b"", EOFError),
+        (struct.pack(">Q", 2**40), ValueError),
+        (struct.pack(">Q", 3) + b"{x}", ValueError),
+        (struct.pack(">Q", 200_000) + b"[" * 200_000, ValueError),
+    ]:
         mine, theirs = socket.socketpair()
         with mine:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
@@ -285,40 +383,91 @@ def wrong(body, before=""):
 CLASS = {  # student: cells, points for mask_self_pairs, what the message says
     "right": ([HEAD, RIGHT.format("pass")], 1, "✓ right"),
     "twice": ([HEAD, wrong("return 1"), RIGHT.format("pass")], 1, "2 cells"),
-    "chatty": ([HEAD, RIGHT.format("print('✗'); import sys; print(1, file=sys.stderr)")], 1, "✓ right"),
+    "chatty": (
+        [HEAD, RIGHT.format("print('✗'); import sys; print(1, file=sys.stderr)")],
+        1,
+        "✓ right",
+    ),
     "changed": ([HEAD, wrong("return s.fill_diagonal_(-torch.inf)")], 0, "it changes its input"),
     "detached": ([HEAD, RIGHT.format("s = s.detach()")], 0, "carries gradients"),
     "stub": ([HEAD, wrong("raise NotImplementedError")], 0, "not attempted"),
     "nothing": ([HEAD], 0, "missing"),
     "syntax": ([HEAD, wrong("return (")], 0, "cannot be read"),
-    "crash": ([HEAD, wrong("return 1 / 0")], 0, "ZeroDivisionError (division by zero, in the line `return 1 / 0`)"),
+    "crash": (
+        [HEAD, wrong("return 1 / 0")],
+        0,
+        "ZeroDivisionError (division by zero, in the line `return 1 / 0`)",
+    ),
     "crashing_cell": ([HEAD, wrong("return g(s)", "g = boom()")], 0, "name 'g' is not defined"),
-    "not_a_function": ([HEAD, 'lesson.check("mask_self_pairs", 5)'], 0, "expected a function, found int"),
+    "not_a_function": (
+        [HEAD, 'lesson.check("mask_self_pairs", 5)'],
+        0,
+        "expected a function, found int",
+    ),
     "forever": ([HEAD, wrong("while True: pass")], 0, "does not come to an end"),
     "forever_cell": ([HEAD, wrong("pass", "while True: pass")], 0, "does not come to an end"),
     "sleeps": ([HEAD, wrong("import time; time.sleep(1e6)")], 0, "does not come to an end"),
     "memory": ([HEAD, wrong("return torch.ones(10**10)")], 0, "RuntimeError"),
     "exit": ([HEAD, wrong("import sys; sys.exit(0)")], 0, "SystemExit"),
     "hard_exit": ([HEAD, wrong("import os; os._exit(0)")], 0, "its process ended (exit code 0)"),
-    "segfault": ([HEAD, wrong("import ctypes; ctypes.string_at(0)")], 0, "its process ended (SIGSEGV)"),
-    "signal": ([HEAD, wrong("import signal; signal.raise_signal(41)")], 0, "its process ended (signal 41)"),
+    "segfault": (
+        [HEAD, wrong("import ctypes; ctypes.string_at(0)")],
+        0,
+        "its process ended (SIGSEGV)",
+    ),
+    "signal": (
+        [HEAD, wrong("import signal; signal.raise_signal(41)")],
+        0,
+        "its process ended (signal 41)",
+    ),
     "kill": ([HEAD, wrong("import os; os.kill(os.getppid(), 0)")], 0, "os.kill is not allowed"),
     "kill_c": ([HEAD, wrong("import ctypes; ctypes.CDLL(None).kill(1, 0)")], 0, "is not allowed"),
     "fork": ([HEAD, wrong("import os; return os.fork()")], 0, "os.fork is not allowed"),
-    "shell": ([HEAD, wrong("import os; return os.system('touch FOLDER/hacked')")], 0, "is not allowed"),
+    "shell": (
+        [HEAD, wrong("import os; return os.system('touch FOLDER/hacked')")],
+        0,
+        "is not allowed",
+    ),
     "writes": ([HEAD, wrong("open('FOLDER/hacked', 'w').write('x')")], 0, "is not allowed"),
-    "deletes": ([HEAD, wrong("import os; os.remove('FOLDER/right/06.ipynb')")], 0, "is not allowed"),
-    "fakes": ([HEAD, wrong("print('✓ right'); return 1", "class lesson:\n    check = print")], 0, "expected shape"),
-    "patches": ([HEAD, wrong("return 1", "import replearn.lesson.exercises as e\ne.check = lambda *_: 1")], 0, "✗"),
-    "borrows": ([HEAD, "from replearn.lesson import exercises\n" + wrong("return exercises.get('06', 'mask_self_pairs')"
-                                                                         ".solution(s)")], 0, "NameError"),
+    "deletes": (
+        [HEAD, wrong("import os; os.remove('FOLDER/right/06.ipynb')")],
+        0,
+        "is not allowed",
+    ),
+    "fakes": (
+        [HEAD, wrong("print('✓ right'); return 1", "class lesson:\n    check = print")],
+        0,
+        "expected shape",
+    ),
+    "patches": (
+        [HEAD, wrong("return 1", "import replearn.lesson.exercises as e\ne.check = lambda *_: 1")],
+        0,
+        "✗",
+    ),
+    "borrows": (
+        [
+            HEAD,
+            "from replearn.lesson import exercises\n"
+            + wrong("return exercises.get('06', 'mask_self_pairs').solution(s)"),
+        ],
+        0,
+        "NameError",
+    ),
     "forges": ([HEAD, wrong("exec(text); return 1", f"text = {FORGE!r}")], 0, "✗ wrong"),
     "floods": ([HEAD, wrong("return 'x' * 2 * 10**7")], 0, "sent what is no answer"),
-    "deep": ([HEAD, wrong("x = []\n    for _ in range(10**5): x = [x]\n    return x")], 0, "✗ wrong"),
+    "deep": (
+        [HEAD, wrong("x = []\n    for _ in range(10**5): x = [x]\n    return x")],
+        0,
+        "✗ wrong",
+    ),
     "odd": ([HEAD, wrong("return {frozenset([1]): object()}")], 0, "✗ wrong"),
-    "equal": ([HEAD, wrong("return type('T', (torch.Tensor,), {'__eq__': lambda *_: True})()")], 0, "✗ wrong"),
+    "equal": (
+        [HEAD, wrong("return type('T', (torch.Tensor,), {'__eq__': lambda *_: True})()")],
+        0,
+        "✗ wrong",
+    ),
     "=1+1": ([HEAD, wrong("raise ValueError('a\\n=b\\x1b[31m')")], 0, "ValueError (a =b [31m"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -335,9 +484,13 @@ def graded(tmp_path_factory, nursery):
         (folder / student).mkdir()
         texts = [source.replace("FOLDER", str(folder)) for source in sources]
         code = [dict(cell_type="code", source=source.splitlines(True)) for source in texts]
-        (folder / student / "06.ipynb").write_text(json.dumps(dict(cells=code, metadata={}, nbformat=4)), "utf-8")
+        (folder / student / "06.ipynb").write_text(
+            json.dumps(dict(cells=code, metadata={}, nbformat=4)), "utf-8"
+        )
     (folder / "06_alone.ipynb").write_text("junk")
-    (folder / "13.ipynb").write_text(json.dumps(dict(cells=[dict(cell_type="code", source='Lesson("13")')])))
+    (folder / "13.ipynb").write_text(
+        json.dumps(dict(cells=[dict(cell_type="code", source='Lesson("13")')]))
+    )
     (folder / "link.ipynb").symlink_to("/etc/passwd")
     for nothing in (".ipynb_checkpoints", "__MACOSX"):
         (folder / "right" / nothing).mkdir()
@@ -347,7 +500,9 @@ def graded(tmp_path_factory, nursery):
         (folder / student).rename(endless / student)
     rows = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grading, "Nursery", lambda: nullcontext(nursery))  # torch is imported once for all these tests
+        patch.setattr(
+            grading, "Nursery", lambda: nullcontext(nursery)
+        )  # torch is imported once for all these tests
         for place, seconds in ((folder, "20"), (endless, "1")):
             assert cli.main(["grade", str(place), "--seconds", seconds, "--memory", "500"]) == 0
             with open(place / "grades.csv", encoding="utf-8", newline="") as file:
@@ -358,8 +513,12 @@ def graded(tmp_path_factory, nursery):
 @pytest.mark.parametrize("student", CLASS)
 def test_a_class(graded, student):
     _, points, message = CLASS[student]
-    (row,) = [row for row in graded[1] if row["notebook"].lstrip("'") == f"{student}/06.ipynb"
-              and row["exercise"] == "mask_self_pairs"]  # fmt: skip
+    (row,) = [
+        row
+        for row in graded[1]
+        if row["notebook"].lstrip("'") == f"{student}/06.ipynb"
+        and row["exercise"] == "mask_self_pairs"
+    ]
     assert float(row["points"]) == points == float(row["score"]) and message in row["message"], row
 
 
@@ -370,12 +529,16 @@ def test_the_table_is_whole(graded):
     others = [row for row in rows if row["exercise"] in ("nt_xent", "ema_update")]
     assert all(float(row["points"]) == 0 for row in others)
     found = {row["student"]: row["message"] for row in rows if row["exercise"] in ("", "nt_xent")}
-    assert found["06_alone"].startswith("not a notebook") and found["link"].startswith("not a notebook")
+    assert found["06_alone"].startswith("not a notebook") and found["link"].startswith(
+        "not a notebook"
+    )
     assert found["13"] == "no exercises in lesson 13" and found["'=1+1"].startswith("missing")
     assert not list(folder.glob(".*.part"))
 
 
-@pytest.mark.parametrize("lesson, name", [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)])
+@pytest.mark.parametrize(
+    "lesson, name", [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
+)
 def test_every_exercise_through_the_processes(nursery, lesson, name):
     """The solution is accepted within two seconds, and a mistake is told as in the notebook."""
     exercise = exercises.get(lesson, name)
@@ -389,7 +552,9 @@ def test_every_exercise_through_the_processes(nursery, lesson, name):
             proxy.close()
 
     seconds = []
-    while min(seconds, default=9) >= 2 and len(seconds) < 3:  # on a busy machine the first try may have to wait
+    while (
+        min(seconds, default=9) >= 2 and len(seconds) < 3
+    ):  # on a busy machine the first try may have to wait
         started = time.perf_counter()
         assert graded([exercise.source()], name)[0] == 1.0
         seconds.append(time.perf_counter() - started)
@@ -402,11 +567,15 @@ def test_every_exercise_through_the_processes(nursery, lesson, name):
 def test_an_answer_that_is_an_object_needs_the_token(nursery):
     exercise, forged = exercises.get("04", "swap_head"), FORGE.replace("found=found", "token='?'")
     proxy = Proxy(nursery, seconds=20, memory=1024)
-    score, message = proxy.grade(exercise, "04", [forged + "def f(network, classes): return network"], "f")
+    score, message = proxy.grade(
+        exercise, "04", [forged + "def f(network, classes): return network"], "f"
+    )
     proxy.close()
     assert score == 0.0 and message.startswith("✗ wrong")
     proxy = Proxy(nursery, seconds=20, memory=1024)
-    score, message = proxy.grade(exercise, "04", [f"def f(network, classes):\n    exec({forged!r})"], "f")
+    score, message = proxy.grade(
+        exercise, "04", [f"def f(network, classes):\n    exec({forged!r})"], "f"
+    )
     proxy.close()
     assert score == 0.0 and "sent what is no answer" in message
 
@@ -423,6 +592,15 @@ def test_a_nursery_that_was_killed_is_replaced(nursery):
 
 
 def test_points_and_table():
-    rows = [grading.Grade("a", "a/06.ipynb", "nt_xent", 0.5, 1.0, "✗"),
-            grading.Grade("b", "b.ipynb", "", 0.0, 0.0, "no")]  # fmt: skip
-    assert grading.table(rows).split("\n")[1].split() == ["a", "a/06.ipynb", "nt_xent", "0.50", "1", "✗"]
+    rows = [
+        grading.Grade("a", "a/06.ipynb", "nt_xent", 0.5, 1.0, "✗"),
+        grading.Grade("b", "b.ipynb", "", 0.0, 0.0, "no"),
+    ]
+    assert grading.table(rows).split("\n")[1].split() == [
+        "a",
+        "a/06.ipynb",
+        "nt_xent",
+        "0.50",
+        "1",
+        "✗",
+    ]

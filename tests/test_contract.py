@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from replearn.lesson import build
+from tools import notebooks as build
 
 NOTEBOOKS = sorted((build.ROOT / "notebooks").glob("*.ipynb"))
 CHECKED = "nbval-check-output"
@@ -30,7 +30,11 @@ BONES = [  # name, kind of cell, pattern; in this order
     ("## On real photographs", "markdown", r"^## On real photographs"),
     ("lesson.photographs", "code", r"\blesson\.photographs\("),
     ("## Pitfalls", "markdown", r"^## Pitfalls"),
-    ("## What we have seen, what is still open", "markdown", r"^## What we have seen, what is still open"),
+    (
+        "## What we have seen, what is still open",
+        "markdown",
+        r"^## What we have seen, what is still open",
+    ),
     ("## References", "markdown", r"^## References"),
     ("lesson.finish", "code", r"\blesson\.finish\("),
 ]
@@ -42,19 +46,32 @@ def printed(cell):
 
 def readable(outputs):
     """All text of the outputs, without the bytes of pictures."""
-    kept = [{key: value for key, value in output.get("data", output).items() if not key.startswith("image/")}
-            for output in outputs]  # fmt: skip
+    kept = [
+        {
+            key: value
+            for key, value in output.get("data", output).items()
+            if not key.startswith("image/")
+        }
+        for output in outputs
+    ]
     return re.sub(r"base64,[\w+/=]+", "", json.dumps(kept, ensure_ascii=False))
 
 
 def bone_faults(nb):
     """The first bone that is missing or out of order, if any; what moves may stand before or after the claims."""
-    if not any(re.search(r"\b(Frames(\.\w+)?|live)\(", cell.source) for cell in nb.cells if cell.cell_type == "code"):
+    if not any(
+        re.search(r"\b(Frames(\.\w+)?|live)\(", cell.source)
+        for cell in nb.cells
+        if cell.cell_type == "code"
+    ):
         return ["Frames or live: missing"]
     position = 0
     for name, kind, pattern in BONES:
-        here = [i for i, cell in enumerate(nb.cells[position:], position)
-                if cell.cell_type == kind and re.search(pattern, cell.source, re.MULTILINE)]  # fmt: skip
+        here = [
+            i
+            for i, cell in enumerate(nb.cells[position:], position)
+            if cell.cell_type == kind and re.search(pattern, cell.source, re.MULTILINE)
+        ]
         if not here:
             return [f"{name}: missing, or not after the bone before it"]
         position = here[0]
@@ -76,10 +93,16 @@ def code_faults(nb):
             yield f"code cell {position}: stored error"
         if any(output.get("name") == "stderr" for output in outputs):
             yield f"code cell {position}: stored warning: {printed(cell)[:200]}"
-        if found := re.search(r"/(?:work|root|tmp|home|Users)/\w+|\b0x[0-9a-f]{8,}", readable(outputs)):
+        if found := re.search(
+            r"/(?:work|root|tmp|home|Users)/\w+|\b0x[0-9a-f]{8,}", readable(outputs)
+        ):
             yield f"code cell {position}: what only this machine has: {found[0]}"
-        shown = [set(output.get("data", {})) for output in outputs]  # HTML (Frames) has its alt text inside
-        if any("image/png" in kinds and "text/html" not in kinds for kinds in shown) and not cell.metadata.get("alt"):
+        shown = [
+            set(output.get("data", {})) for output in outputs
+        ]  # HTML (Frames) has its alt text inside
+        if any(
+            "image/png" in kinds and "text/html" not in kinds for kinds in shown
+        ) and not cell.metadata.get("alt"):
             yield f"code cell {position}: a figure without alt text (:alt: in the text)"
 
 
@@ -100,7 +123,11 @@ def claim_faults(nb):
                 yield f"tag {CHECKED} is missing: {cell.source[:60]}"
             if not printed(cell).strip():
                 yield f"no stored output: {cell.source[:60]}"
-        if re.search(r"\blesson\.claim\(", cell.source) and not photographs and "✓" not in printed(cell):
+        if (
+            re.search(r"\blesson\.claim\(", cell.source)
+            and not photographs
+            and "✓" not in printed(cell)
+        ):
             yield f"no ✓ in the output of a claim: {cell.source[:60]}"
         for name in re.findall(r"\blesson\.check\(\s*[\"'](\w+)", cell.source):
             for needed in (f"<!-- solution {name} -->", f'hint("{name}")'):
@@ -125,14 +152,19 @@ def test_lesson_contract(path):
 @pytest.fixture
 def model():
     """A notebook with all bones and no fault."""
-    checked, picture = {"tags": [CHECKED]}, new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    checked, picture = (
+        {"tags": [CHECKED]},
+        new_output("display_data", {"image/png": "iVBORw0KGgo="}),
+    )
 
     def code(source, output="", **metadata):
         outputs = [new_output("stream", text=output)] if output else []
         return new_code_cell(source, outputs=outputs, metadata=metadata)
 
     cells = [
-        new_markdown_cell("# 99 · Sample\n\n<!-- badge -->\n\n**Objectives.**\n\n**Prerequisites.**\n\n**Minutes.**"),
+        new_markdown_cell(
+            "# 99 · Sample\n\n<!-- badge -->\n\n**Objectives.**\n\n**Prerequisites.**\n\n**Minutes.**"
+        ),
         code("# Set-up: …", tags=["setup"]),
         code('lesson = Lesson("99")'),
         new_markdown_cell("## Predict"),

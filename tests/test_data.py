@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageOps
 
 from replearn import data
-from replearn.sources import download as data_download
-from replearn.sources import files
+from replearn.data import download as data_download
+from replearn.data import folder as files
 
 REAL = Path(os.environ.get("REPLEARN_DATA", "absent"))
 
@@ -37,7 +37,9 @@ def pictures(folder, classes, count=5, size=(40, 30), seed=0):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             paths.append(folder / name / f"{i}.png")
-            Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(paths[-1])
+            Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(
+                paths[-1]
+            )
     return paths
 
 
@@ -55,16 +57,28 @@ def rows(images):
 
 def test_image_set_subset_and_device():
     images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 3, 32, 32)
-    whole = data.ImageSet(images, torch.arange(6), ("a",), {"hue": torch.arange(6) / 6}, tuple("uvwxyz"))
+    whole = data.ImageSet(
+        images, torch.arange(6), ("a",), {"hue": torch.arange(6) / 6}, tuple("uvwxyz")
+    )
     assert len(whole) == 6
     mask = torch.tensor([False, True, False, False, True, False])
     for index in ([1, 4], torch.tensor([1, 4]), slice(1, 5, 3), mask, np.array([1, 4])):
         part = whole.subset(index)
-        assert part.labels.tolist() == part.images[:, 0, 0, 0].tolist() == [1, 4] and part.captions == ("v", "y")
-        assert torch.equal(part.factors["hue"], torch.tensor([1, 4]) / 6) and part.class_names == ("a",)
+        assert part.labels.tolist() == part.images[:, 0, 0, 0].tolist() == [
+            1,
+            4,
+        ] and part.captions == ("v", "y")
+        assert torch.equal(part.factors["hue"], torch.tensor([1, 4]) / 6) and part.class_names == (
+            "a",
+        )
     assert len(whole.subset([])) == 0 and len(whole.subset(3)) == 1
     moved = whole.to("meta")
-    assert moved.images.device.type == moved.labels.device.type == moved.factors["hue"].device.type == "meta"
+    assert (
+        moved.images.device.type
+        == moved.labels.device.type
+        == moved.factors["hue"].device.type
+        == "meta"
+    )
     assert moved.captions == whole.captions
     with pytest.raises(IndexError):
         whole.subset([6])
@@ -73,9 +87,15 @@ def test_image_set_subset_and_device():
 def test_importing_is_light():
     for module in (data, data_download):
         body = ast.parse(Path(module.__file__).read_text()).body
-        names = [alias.name for line in body if isinstance(line, ast.Import) for alias in line.names]
+        names = [
+            alias.name for line in body if isinstance(line, ast.Import) for alias in line.names
+        ]
         names += [line.module for line in body if isinstance(line, ast.ImportFrom)]
-        assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "numpy", "torch"}
+        assert {name.split(".")[0] for name in names} <= {
+            *sys.stdlib_module_names,
+            "numpy",
+            "torch",
+        }
 
 
 def test_cache_folder(monkeypatch):
@@ -85,7 +105,11 @@ def test_cache_folder(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert data.cache_folder() == Path("/x/replearn")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    for platform, home in (("linux", ".cache"), ("darwin", "Library/Caches"), ("win32", "AppData/Local")):
+    for platform, home in (
+        ("linux", ".cache"),
+        ("darwin", "Library/Caches"),
+        ("win32", "AppData/Local"),
+    ):
         monkeypatch.setattr(sys, "platform", platform)
         assert data.cache_folder() == Path.home() / home / "replearn"
 
@@ -98,14 +122,22 @@ def test_digits_are_the_scans():
 
     train, test = data.load("digits"), data.load("digits", split="test")
     assert len(train) + len(test) == 1797 and 0.19 < len(test) / 1797 < 0.21
-    assert train.images.dtype == torch.uint8 and train.images.shape[1:] == (3, 32, 32) and train.images.max() == 255
+    assert (
+        train.images.dtype == torch.uint8
+        and train.images.shape[1:] == (3, 32, 32)
+        and train.images.max() == 255
+    )
     assert train.class_names == tuple("0123456789") and train.labels.dtype == torch.int64
-    shares = torch.bincount(test.labels) / (torch.bincount(test.labels) + torch.bincount(train.labels))
+    shares = torch.bincount(test.labels) / (
+        torch.bincount(test.labels) + torch.bincount(train.labels)
+    )
     assert (shares - 0.2).abs().max() < 0.01
     expected = {}
     for scan, label in zip(*load_digits(return_X_y=True), strict=True):
         image = Image.fromarray((scan.reshape(8, 8) * 255 / 16).astype(np.float32))
-        resized = np.round(np.array(image.resize((32, 32), Image.Resampling.BILINEAR))).astype(np.uint8)
+        resized = np.round(np.array(image.resize((32, 32), Image.Resampling.BILINEAR))).astype(
+            np.uint8
+        )
         expected[resized.tobytes()] = label
     pairs = zip(test.images[:, 0].numpy(), test.labels.tolist(), strict=True)
     same = [expected.get(picture.tobytes()) == label for picture, label in pairs]
@@ -119,20 +151,32 @@ def test_size_is_seeded_stratified_and_nested():
     assert torch.equal(small.images, again.images) and not torch.equal(small.images, other.images)
     assert torch.bincount(small.labels).tolist() == [10] * 10
     large = data.load("digits", size=200, seed=1)
-    assert torch.equal(large.images[:100], small.images) and torch.bincount(large.labels[:50]).tolist() == [5] * 10
+    assert (
+        torch.equal(large.images[:100], small.images)
+        and torch.bincount(large.labels[:50]).tolist() == [5] * 10
+    )
     assert len(set(rows(large.images))) == 200
     everything, shuffled = data.load("digits"), data.load("digits", size=1435)
     assert rows(everything.images) == rows(shuffled.images)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (dict(name="cifar11"), "expected shapes, digits, cifar10, pneumonia or a folder of pictures, found 'cifar11'"),
-    (dict(name=3), "found 3"),
-    (dict(name="digits", split="val"), r"expected one of \('train', 'test'\), found 'val'"),
-    (dict(name="digits", size=0), "whole number of 1 or more.*found 0"),
-    (dict(name="digits", size=10.0), "whole number of 1 or more.*found 10.0"),
-    (dict(name="digits", size=1797), "expected 1797 or more pictures in the train split, found 1435"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            dict(name="cifar11"),
+            "expected shapes, digits, cifar10, pneumonia or a folder of pictures, found 'cifar11'",
+        ),
+        (dict(name=3), "found 3"),
+        (dict(name="digits", split="val"), r"expected one of \('train', 'test'\), found 'val'"),
+        (dict(name="digits", size=0), "whole number of 1 or more.*found 0"),
+        (dict(name="digits", size=10.0), "whole number of 1 or more.*found 10.0"),
+        (
+            dict(name="digits", size=1797),
+            "expected 1797 or more pictures in the train split, found 1435",
+        ),
+    ],
+)
 def test_bad_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         data.load(**arguments)
@@ -144,9 +188,11 @@ def test_options_are_for_shapes_only():
 
 
 def test_shapes_splits_never_share_a_seed(monkeypatch):
-    shapes = pytest.importorskip("replearn.sources.shapes")
+    shapes = pytest.importorskip("replearn.data.shapes")
     seen = []
-    monkeypatch.setattr(shapes, "render", lambda size, *, seed, **options: seen.append((size, seed, options)))
+    monkeypatch.setattr(
+        shapes, "render", lambda size, *, seed, **options: seen.append((size, seed, options))
+    )
     for split in ("train", "test"):
         for seed in range(5):
             data.load("shapes", split=split, seed=seed, spurious=0.9)
@@ -154,9 +200,13 @@ def test_shapes_splits_never_share_a_seed(monkeypatch):
 
 
 def test_shapes_load():
-    pytest.importorskip("replearn.sources.shapes")
+    pytest.importorskip("replearn.data.shapes")
     train, test = data.load("shapes", size=20), data.load("shapes", size=20, split="test")
-    assert isinstance(train, data.ImageSet) and len(train) == 20 and not torch.equal(train.images, test.images)
+    assert (
+        isinstance(train, data.ImageSet)
+        and len(train) == 20
+        and not torch.equal(train.images, test.images)
+    )
 
 
 def test_available(cache, tmp_path):
@@ -175,7 +225,9 @@ def test_available(cache, tmp_path):
 def test_pneumonia(cache, monkeypatch):
     cache.mkdir()
     monkeypatch.setitem(data.ON_DISK, "pneumonia", data.ON_DISK["pneumonia"][:1])
-    with pytest.raises(OSError, match=r"expected pneumoniamnist\.npz in .*found none; copy it there"):
+    with pytest.raises(
+        OSError, match=r"expected pneumoniamnist\.npz in .*found none; copy it there"
+    ):
         data.load("pneumonia")
     rng, arrays = np.random.default_rng(0), {}
     for split, count in (("train", 12), ("val", 6), ("test", 9)):
@@ -185,19 +237,28 @@ def test_pneumonia(cache, monkeypatch):
     for split in ("train", "val", "test"):
         scans = data.load("pneumonia", split=split)
         expected = torch.from_numpy(arrays[f"{split}_images"])
-        assert scans.images.shape == (len(expected), 3, 32, 32) and scans.class_names == ("normal", "pneumonia")
-        assert all(torch.equal(scans.images[:, channel, 2:-2, 2:-2], expected) for channel in range(3))
+        assert scans.images.shape == (len(expected), 3, 32, 32) and scans.class_names == (
+            "normal",
+            "pneumonia",
+        )
+        assert all(
+            torch.equal(scans.images[:, channel, 2:-2, 2:-2], expected) for channel in range(3)
+        )
         assert torch.equal(scans.images[:, :, 0], scans.images[:, :, 2])  # the edge is repeated
         assert scans.labels.tolist() == arrays[f"{split}_labels"].reshape(-1).tolist()
         assert scans.labels.dtype == torch.int64
     raw = (cache / "pneumoniamnist.npz").read_bytes()
     for damaged in (raw[: len(raw) // 2], b"", b"not a zip file"):
         (cache / "pneumoniamnist.npz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"pneumoniamnist\.npz: expected MedMNIST's arrays, found it damaged"):
+        with pytest.raises(
+            ValueError, match=r"pneumoniamnist\.npz: expected MedMNIST's arrays, found it damaged"
+        ):
             data.load("pneumonia")
 
 
-@pytest.mark.skipif(not (REAL / "pneumoniamnist.npz").exists(), reason="no pneumoniamnist.npz in $REPLEARN_DATA")
+@pytest.mark.skipif(
+    not (REAL / "pneumoniamnist.npz").exists(), reason="no pneumoniamnist.npz in $REPLEARN_DATA"
+)
 def test_real_pneumonia(monkeypatch):
     monkeypatch.setenv("REPLEARN_DATA", str(REAL))
     test = data.load("pneumonia", split="test")
@@ -212,12 +273,18 @@ def test_folder_with_splits(tmp_path):
     train_paths = pictures(folder / "train", ["cat", "ant"], 6)
     pictures(folder / "test", ["cat", "ant"], 2, seed=1)
     train, test = data.load(folder), data.load(str(folder), split="test")
-    assert len(train) == 12 and len(test) == 4 and train.class_names == ("ant", "cat") == test.class_names
+    assert (
+        len(train) == 12
+        and len(test) == 4
+        and train.class_names == ("ant", "cat") == test.class_names
+    )
     expected = {}
     for path in train_paths:
         with Image.open(path) as image:
             expected[tensor(ImageOps.fit(image, (32, 32))).numpy().tobytes()] = path.parent.name
-    assert [expected[x.numpy().tobytes()] for x in train.images] == [train.class_names[y] for y in train.labels]
+    assert [expected[x.numpy().tobytes()] for x in train.images] == [
+        train.class_names[y] for y in train.labels
+    ]
     assert len(set(train.labels[:6].tolist())) == 2  # not class after class
     assert data.load(folder, size=2).labels.bincount().tolist() == [1, 1]
 
@@ -230,7 +297,9 @@ def test_folder_without_splits_gets_a_fixed_fifth(tmp_path):
     (folder / "a" / "._0.png").write_bytes(b"what macOS leaves behind")
     (folder / "a" / "Thumbs.db").write_bytes(b"what Windows leaves behind")
     train, test = data.load(folder), data.load(folder, split="test")
-    assert torch.bincount(train.labels).tolist() == [8, 8, 8] and torch.bincount(test.labels).tolist() == [2, 2, 2]
+    assert torch.bincount(train.labels).tolist() == [8, 8, 8] and torch.bincount(
+        test.labels
+    ).tolist() == [2, 2, 2]
     assert not set(rows(train.images)) & set(rows(test.images))
     shutil.move(folder, tmp_path / "moved")
     assert torch.equal(data.load(tmp_path / "moved", split="test").images, test.images)
@@ -242,10 +311,16 @@ def test_square_crop_and_resize_are_centered_and_antialiased(tmp_path):
     stripes[:, 128:384:2] = 255  # one-pixel stripes in the middle square, black outside it
     Image.fromarray(stripes).save(tmp_path / "f/a/wide.png")
     Image.fromarray(stripes.transpose(1, 0, 2)).save(tmp_path / "f/b/tall.png")
-    images = torch.cat([data.load(tmp_path / "f", split=split).images for split in ("train", "test")])
+    images = torch.cat(
+        [data.load(tmp_path / "f", split=split).images for split in ("train", "test")]
+    )
     gray = [x for x in images if x.float().std() < 20]
     assert len(gray) == 2 and all((x[:, 2:-2, 2:-2].float() - 127.5).abs().max() < 8 for x in gray)
-    exact = {tensor(Image.open(tmp_path / f"f/{c}/{i}.png")).numpy().tobytes() for c in "ab" for i in range(2)}
+    exact = {
+        tensor(Image.open(tmp_path / f"f/{c}/{i}.png")).numpy().tobytes()
+        for c in "ab"
+        for i in range(2)
+    }
     assert exact <= set(rows(images))  # a 32 x 32 picture is left as it is
 
 
@@ -288,13 +363,21 @@ def test_broken_pictures_are_named(tmp_path):
     whole = path.read_bytes()
     sixteen = tmp_path / "16.png"
     Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(sixteen)
-    broken = {"half": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "16 bits": sixteen.read_bytes(),
-              "bomb": bomb(8000), "larger bomb": bomb(60_000)}  # fmt: skip
+    broken = {
+        "half": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"hello",
+        "16 bits": sixteen.read_bytes(),
+        "bomb": bomb(8000),
+        "larger bomb": bomb(60_000),
+    }
     for what, raw in broken.items():
         path.write_bytes(raw)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's own, of the larger bomb
-            with pytest.raises(ValueError, match=r"f/a/1\.png: expected a picture, found .+; repair it") as error:
+            with pytest.raises(
+                ValueError, match=r"f/a/1\.png: expected a picture, found .+; repair it"
+            ) as error:
                 data.load(tmp_path / "f")
         assert what != "bomb" or "pixels" in str(error.value)
         assert what != "16 bits" or "8 bits" in str(error.value)
@@ -302,23 +385,28 @@ def test_broken_pictures_are_named(tmp_path):
     assert len(data.load(tmp_path / "f")) == 4  # nothing wrong was kept
 
 
-@pytest.mark.parametrize(("layout", "words"), [
-    ([], "found the folders"),
-    (["cat/0.png"], r"two classes or more.*found the folders \[\['cat'\]\]"),
-    (["0.png", "1.png"], "found the folders"),
-    (["train/cat/0.png", "test/cat/0.png"], r"two classes or more"),
-    (["train/cat/0.png", "train/dog/0.png"], "train/<class>/ and test/<class>/"),
-    (["train/cat/0.png", "train/dog/0.png", "test/"], "test/<class>/"),
-    (["train/cat/0.png", "train/dog/0.png", "test/cow/0.png"], "test ones also in train.*cow"),
-    (["cat/0.png", "dog/"], r"in every <class>/.*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
-    (["ant/0.png", "cat/0.png", "dog/"], r"found the folders \[\['ant', 'cat', 'dog'\]\]"),
-    (["cat/0.png", "dog/0.heic"], r"\.jpg .*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ([], "found the folders"),
+        (["cat/0.png"], r"two classes or more.*found the folders \[\['cat'\]\]"),
+        (["0.png", "1.png"], "found the folders"),
+        (["train/cat/0.png", "test/cat/0.png"], r"two classes or more"),
+        (["train/cat/0.png", "train/dog/0.png"], "train/<class>/ and test/<class>/"),
+        (["train/cat/0.png", "train/dog/0.png", "test/"], "test/<class>/"),
+        (["train/cat/0.png", "train/dog/0.png", "test/cow/0.png"], "test ones also in train.*cow"),
+        (["cat/0.png", "dog/"], r"in every <class>/.*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
+        (["ant/0.png", "cat/0.png", "dog/"], r"found the folders \[\['ant', 'cat', 'dog'\]\]"),
+        (["cat/0.png", "dog/0.heic"], r"\.jpg .*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
+    ],
+)
 def test_folders_that_cannot_be_a_data_set(tmp_path, layout, words):
     folder = tmp_path / "f"
     folder.mkdir()
     for name in layout:
-        (folder / name if name[-1] == "/" else (folder / name).parent).mkdir(parents=True, exist_ok=True)
+        (folder / name if name[-1] == "/" else (folder / name).parent).mkdir(
+            parents=True, exist_ok=True
+        )
         if name[-1] != "/":
             Image.new("RGB", (32, 32)).save(folder / name, "PNG")
     with pytest.raises(ValueError, match=words):
@@ -352,7 +440,9 @@ def decoded(monkeypatch):
 def test_second_load_decodes_nothing(folder, decoded, cache):
     first = [data.load(folder, split=split) for split in ("train", "test", "train")]
     assert decoded == [10] and len(list(cache.iterdir())) == 1
-    assert torch.equal(first[0].images, first[2].images) and first[0].class_names == first[2].class_names == ("a", "b")
+    assert torch.equal(first[0].images, first[2].images) and first[0].class_names == first[
+        2
+    ].class_names == ("a", "b")
     assert all(part.images.is_contiguous() and part.images.dtype == torch.uint8 for part in first)
 
 
@@ -386,7 +476,11 @@ def test_damaged_cache_is_never_trusted(folder, decoded, cache, damage):
         path.with_suffix(".npy").unlink()
     if damage == "flip":
         raw[raw.index(b"images.npy") + 5000] ^= 1
-    path.write_bytes({"flip": raw, "half": raw[: len(raw) // 2], "empty": b"", "text": b"hello", "pickle": raw}[damage])
+    path.write_bytes(
+        {"flip": raw, "half": raw[: len(raw) // 2], "empty": b"", "text": b"hello", "pickle": raw}[
+            damage
+        ]
+    )
     with pytest.warns(UserWarning, match="damaged, and made anew"):
         assert torch.equal(data.load(folder).images, good.images)
     assert torch.equal(data.load(folder).images, good.images) and decoded == [10, 10]
@@ -403,7 +497,9 @@ def test_folder_that_cannot_be_written_costs_one_sentence(folder, decoded, tmp_p
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
 def test_read_only_cache_folder(monkeypatch):
-    with tempfile.TemporaryDirectory() as base:  # pytest's own temporary folders are closed to other users
+    with (
+        tempfile.TemporaryDirectory() as base
+    ):  # pytest's own temporary folders are closed to other users
         base = Path(base)
         base.chmod(0o755)
         monkeypatch.setenv("REPLEARN_DATA", str(base / "cache"))
@@ -416,7 +512,9 @@ def test_read_only_cache_folder(monkeypatch):
         try:
             with pytest.warns(UserWarning, match=r"not written .*Permission denied"):
                 assert torch.equal(data.load(base / "mine").images, good.images)
-            with pytest.raises(OSError, match=r"cache: expected a writable folder, found .*Permission denied"):
+            with pytest.raises(
+                OSError, match=r"cache: expected a writable folder, found .*Permission denied"
+            ):
                 data.load("cifar10")
         finally:
             os.seteuid(user)
@@ -439,18 +537,27 @@ def test_interrupted_write_leaves_nothing(folder, decoded, cache, monkeypatch):
 
 def test_threads_at_once(folder, cache):
     results = []
-    threads = [threading.Thread(target=lambda: results.append(data.load(folder).images)) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: results.append(data.load(folder).images)) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 6 and all(torch.equal(x, results[0]) for x in results) and len(list(cache.iterdir())) == 1
+    assert (
+        len(results) == 6
+        and all(torch.equal(x, results[0]) for x in results)
+        and len(list(cache.iterdir())) == 1
+    )
 
 
 # real photographs
 
 
-@pytest.mark.skipif(not (REAL / "cifar10" / "train").is_dir(), reason="no image folder cifar10/train in $REPLEARN_DATA")
+@pytest.mark.skipif(
+    not (REAL / "cifar10" / "train").is_dir(),
+    reason="no image folder cifar10/train in $REPLEARN_DATA",
+)
 def test_real_photographs_by_the_image_folder_route(cache):
     for split, count in (("train", 100), ("test", 20)):
         for kind in files.CIFAR10:
@@ -460,7 +567,10 @@ def test_real_photographs_by_the_image_folder_route(cache):
     assert data.available("cifar10")
     train, test = data.load("cifar10"), data.load("cifar10", split="test")
     assert train.class_names == test.class_names == files.CIFAR10
-    assert torch.bincount(train.labels).tolist() == [100] * 10 and torch.bincount(test.labels).tolist() == [20] * 10
+    assert (
+        torch.bincount(train.labels).tolist() == [100] * 10
+        and torch.bincount(test.labels).tolist() == [20] * 10
+    )
     exact = {}
     for kind in files.CIFAR10:
         for path in (cache / "cifar10" / "test" / kind).iterdir():
@@ -468,6 +578,8 @@ def test_real_photographs_by_the_image_folder_route(cache):
                 exact[hashlib.sha256(tensor(image).contiguous().numpy().tobytes()).digest()] = kind
     for picture, label in zip(test.images, test.labels, strict=True):
         assert exact[hashlib.sha256(picture.numpy().tobytes()).digest()] == files.CIFAR10[label]
-    means = torch.stack([train.images[train.labels == y].float().mean(0).flatten() for y in range(10)])
+    means = torch.stack(
+        [train.images[train.labels == y].float().mean(0).flatten() for y in range(10)]
+    )
     nearest = torch.cdist(test.images.flatten(1).float(), means).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.15  # chance is 0.10

@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from replearn import data
-from replearn.sources import download as _download
-from replearn.sources import files
+from replearn.data import download as _download
+from replearn.data import folder as files
 
 N = 8  # pictures a batch file
 
@@ -34,9 +34,14 @@ def batch(images, labels):
     return (
         b"\x80\x02}(U\x06labels](" + b"".join(b"K" + bytes([y]) for y in labels) + b"eU\x04data"
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-        + b"K" + bytes([len(images)]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
-        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + size.to_bytes(4, "little") + images.tobytes() + b"tbu."
-    )  # fmt: skip
+        + b"K"
+        + bytes([len(images)])
+        + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + size.to_bytes(4, "little")
+        + images.tobytes()
+        + b"tbu."
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +53,10 @@ def archive():
     batches = {name: batch(images[i], labels[i].tolist()) for i, name in enumerate(files.BATCHES)}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, raw in {"../escaped": b"!", **{f"cifar-10-batches-py/{k}": v for k, v in batches.items()}}.items():
+        for name, raw in {
+            "../escaped": b"!",
+            **{f"cifar-10-batches-py/{k}": v for k, v in batches.items()},
+        }.items():
             info = tarfile.TarInfo(name)
             info.size = len(raw)
             tar.addfile(info, io.BytesIO(raw))
@@ -93,7 +101,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             if behavior == "reset":
                 self.wfile.write(piece[: len(piece) // 2])
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 self.connection.close()  # at once, with an RST
             elif behavior == "stall":
                 self.wfile.write(piece[:1000])
@@ -112,7 +122,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.seen, httpd.files, httpd.stop, httpd.daemon_threads = defaultdict(list), {}, threading.Event(), True
+        httpd.seen, httpd.files, httpd.stop, httpd.daemon_threads = (
+            defaultdict(list),
+            {},
+            threading.Event(),
+            True,
+        )
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield httpd
@@ -132,14 +147,18 @@ def serve(server, folder, archive, monkeypatch):
     raw = archive[3]
     server.files[_download.TAR] = raw
     monkeypatch.setitem(_download.FILES, _download.TAR, (len(raw), hashlib.sha256(raw).hexdigest()))
-    monkeypatch.setattr(files, "BATCHES", {name: hashlib.md5(raw).hexdigest() for name, raw in archive[2].items()})
+    monkeypatch.setattr(
+        files, "BATCHES", {name: hashlib.md5(raw).hexdigest() for name, raw in archive[2].items()}
+    )
     monkeypatch.setattr(_download, "STALL", 0.4)
     monkeypatch.setattr(_download, "WINDOW", 0.1)
 
     def sources(*behaviors, names=(_download.TAR,)):
         server.seen.clear()
         base = f"http://127.0.0.1:{server.server_address[1]}"
-        monkeypatch.setattr(_download, "SOURCES", [(f"{base}/{name}", list(names)) for name in behaviors])
+        monkeypatch.setattr(
+            _download, "SOURCES", [(f"{base}/{name}", list(names)) for name in behaviors]
+        )
 
     return sources
 
@@ -148,7 +167,9 @@ def check(archive):
     """Assert that both splits load and are the archive's, to the pixel."""
     images, labels = (torch.from_numpy(x) for x in archive[:2])
     train, test = data.load("cifar10"), data.load("cifar10", split="test")
-    assert torch.equal(train.images, images[:5].flatten(0, 1)) and torch.equal(train.labels, labels[:5].flatten())
+    assert torch.equal(train.images, images[:5].flatten(0, 1)) and torch.equal(
+        train.labels, labels[:5].flatten()
+    )
     assert torch.equal(test.images, images[5]) and torch.equal(test.labels, labels[5])
     assert train.class_names == files.CIFAR10 and train.labels.dtype == torch.int64
 
@@ -156,7 +177,9 @@ def check(archive):
 def test_published_checksums_are_well_formed_and_sources_use_them():
     assert all(len(digest) == 64 and size > 2e7 for size, digest in _download.FILES.values())
     assert all(len(md5) == 32 for md5 in files.BATCHES.values())
-    assert all(base.startswith("https://") and not base.endswith("/") for base, _ in _download.SOURCES)
+    assert all(
+        base.startswith("https://") and not base.endswith("/") for base, _ in _download.SOURCES
+    )
     assert {name for _, names in _download.SOURCES for name in names} == set(_download.FILES)
 
 
@@ -218,7 +241,9 @@ def test_only_source_dies_once_and_is_resumed(serve, server, archive):
 
 
 def test_right_bytes_after_wrong_ones_are_fetched_again(serve, server, archive):
-    serve("wrong-half", "good")  # wrong first half, resumed rightly: the checksum refuses the mixture
+    serve(
+        "wrong-half", "good"
+    )  # wrong first half, resumed rightly: the checksum refuses the mixture
     check(archive)
     assert server.seen["wrong-half"][0] == 0 and server.seen["good"][0] == len(archive[3]) // 2
 
@@ -226,16 +251,31 @@ def test_right_bytes_after_wrong_ones_are_fetched_again(serve, server, archive):
 def test_slow_source_serves_when_nothing_else_does(serve, server, archive):
     serve("crawl", "404")
     check(archive)
-    assert len(server.seen["crawl"]) == 2 and server.seen["crawl"][1] > 0 and len(server.seen["404"]) == 1
+    assert (
+        len(server.seen["crawl"]) == 2
+        and server.seen["crawl"][1] > 0
+        and len(server.seen["404"]) == 1
+    )
 
 
-def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(serve, server, folder, archive):
+def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(
+    serve, server, folder, archive
+):
     serve("404", "wrong", "half", "stall")
     with pytest.raises(OSError, match="is missing") as error:
         data.load("cifar10")
     text = str(error.value)
-    for part in ("/404: HTTP Error 404", "/wrong: wrong checksum", "/half: broken off after", "/stall: ", "timed out",
-                 "REPLEARN_DATA", str(folder), "cifar10/{train,test}/<class>/*.jpg", _download.TAR):  # fmt: skip
+    for part in (
+        "/404: HTTP Error 404",
+        "/wrong: wrong checksum",
+        "/half: broken off after",
+        "/stall: ",
+        "timed out",
+        "REPLEARN_DATA",
+        str(folder),
+        "cifar10/{train,test}/<class>/*.jpg",
+        _download.TAR,
+    ):
         assert part in text, text
     assert list(folder.iterdir()) == [] and not data.available("cifar10")
     assert max(len(seen) for seen in server.seen.values()) <= 12 and len(server.seen["404"]) == 1
@@ -244,7 +284,9 @@ def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(serve, se
 
 
 def test_no_network_fails_at_once(serve, folder, monkeypatch):
-    monkeypatch.setattr(_download, "SOURCES", [("http://127.0.0.1:9", [_download.TAR])])  # nothing listens there
+    monkeypatch.setattr(
+        _download, "SOURCES", [("http://127.0.0.1:9", [_download.TAR])]
+    )  # nothing listens there
     start = time.monotonic()
     with pytest.raises(OSError, match="Without a network: copy a whole cifar-10-python"):
         data.load("cifar10")
@@ -274,7 +316,7 @@ def test_damaged_cache_is_made_anew(serve, folder, archive):
 
 RUN = """
 import sys, json, pathlib
-from replearn.sources import download as _download
+from replearn.data import download as _download
 _download.SOURCES, _download.FILES[_download.TAR] = [(sys.argv[1], [_download.TAR])], json.loads(sys.argv[2])
 _download.WINDOW = 60
 print(_download.download(pathlib.Path(sys.argv[3])))
@@ -285,8 +327,13 @@ def process(serve, behavior, folder):
     serve(behavior)
     arguments = [_download.SOURCES[0][0], json.dumps(_download.FILES[_download.TAR]), str(folder)]
     root = str(Path(_download.__file__).parents[2])
-    return subprocess.Popen([sys.executable, "-c", RUN, *arguments], env={**os.environ, "PYTHONPATH": root},
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
@@ -300,7 +347,9 @@ def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
     assert killed.wait() == -signal.SIGKILL
     assert (folder / _download.TAR).read_bytes() == archive[3]
     (folder / _download.TAR).unlink()
-    assert len(list(folder.glob("download-*"))) == 1  # of the killed one: it is never looked at again
+    assert (
+        len(list(folder.glob("download-*"))) == 1
+    )  # of the killed one: it is never looked at again
     serve("good")
     check(archive)
 
@@ -308,7 +357,10 @@ def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
 def test_two_threads_at_once(serve, folder, archive):
     serve("good")
     results = []
-    threads = [threading.Thread(target=lambda: results.append(data.load("cifar10").images)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(data.load("cifar10").images))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -354,7 +406,9 @@ def test_torchvision_batches(serve, folder, archive):
         (folder / "cifar-10-batches-py" / name).write_bytes(raw)
     check(archive)
     path = folder / "cifar-10-batches-py" / "data_batch_3"
-    path.write_bytes(b"cos\nsystem\n(S'touch " + str(folder / "owned").encode() + b"'\ntR.")  # a pickle that runs code
+    path.write_bytes(
+        b"cos\nsystem\n(S'touch " + str(folder / "owned").encode() + b"'\ntR."
+    )  # a pickle that runs code
     with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
         data.load("cifar10")
     assert not (folder / "owned").exists()
@@ -365,13 +419,16 @@ def test_torchvision_batches(serve, folder, archive):
 
 # --- a small disk and a read-only one, in a mount namespace of the test's own -----------------------------------------
 
-FULL = RUN.replace("print(_download.download(pathlib.Path(sys.argv[3])))", """
+FULL = RUN.replace(
+    "print(_download.download(pathlib.Path(sys.argv[3])))",
+    """
 folder = pathlib.Path(sys.argv[3])
 try:
     print("served", _download.download(folder))
 except OSError as error:
     print(sorted(path.name for path in folder.iterdir()), error)
-""")
+""",
+)
 READ_ONLY = """
 import pathlib, sys, warnings
 from replearn import data
@@ -391,24 +448,39 @@ def mounted(folder, options, script, *arguments, **variables):
     """What a script prints that sees `folder` as a tmpfs mounted with these options; nobody else does."""
     mount = f'mount -t tmpfs -o {options} none "{folder}"'
     alone = ["unshare", "-rm", "sh", "-c"]
-    if not shutil.which("unshare") or subprocess.run([*alone, mount], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*alone, mount], capture_output=True).returncode
+    ):
         pytest.skip("needs Linux, where a process may mount a tmpfs for itself")
-    environment = {k: v for k, v in os.environ.items() if k not in ("REPLEARN_DATA", "XDG_CACHE_HOME")} | variables
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("REPLEARN_DATA", "XDG_CACHE_HOME")
+    } | variables
     environment["PYTHONPATH"] = str(Path(_download.__file__).parents[2])
     command = [*alone, f'{mount} && exec "$@"', "sh", sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("size", ["32k", "1m"])
 def test_disk_that_fills_up_during_a_download(size, serve, folder, archive):
     folder.mkdir()
     serve("good")
-    told = mounted(folder, f"size={size}", FULL, _download.SOURCES[0][0], json.dumps(_download.FILES[_download.TAR]),
-                   str(folder))  # fmt: skip
+    told = mounted(
+        folder,
+        f"size={size}",
+        FULL,
+        _download.SOURCES[0][0],
+        json.dumps(_download.FILES[_download.TAR]),
+        str(folder),
+    )
     if size == "1m":
         assert told.startswith("served"), told  # the retry, with room
     else:
-        assert told.startswith("[] ") and "No space left on device" in told and "REPLEARN_DATA" in told, told
+        assert (
+            told.startswith("[] ") and "No space left on device" in told and "REPLEARN_DATA" in told
+        ), told
 
 
 def test_read_only_home(tmp_path):
@@ -419,6 +491,8 @@ def test_read_only_home(tmp_path):
     for name in ("train/a", "train/b", "test/a", "test/b"):
         (mine / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(mine / name / "1.png")
-    told = mounted(home, "ro", READ_ONLY, str(mine), HOME=str(home), OMP_NUM_THREADS="1").splitlines()
+    told = mounted(
+        home, "ro", READ_ONLY, str(mine), HOME=str(home), OMP_NUM_THREADS="1"
+    ).splitlines()
     assert told[0] == "3 3" and told[1].startswith("2 ") and "not written" in told[1]
     assert "expected a writable folder" in told[2] and "set REPLEARN_DATA to one" in told[2]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from replearn.lesson import core, exercises
+from replearn.lesson import exercises
+from replearn.lesson import lesson as core
 from replearn.lesson.exercises import Exercise, check
 from replearn.lesson.exercises.compare import difference, inputs_text
 
@@ -35,7 +36,9 @@ def test_the_exercises_of_the_first_lessons_are_there():
 
 def test_an_exercise_ships_what_it_needs(exercise):
     assert len(exercise.wrong) >= 3 and len(exercise.alternatives) >= 2
-    assert 2 <= len(exercise.hints) <= 3 and exercise.difficulty in (1, 2, 3) and exercise.minutes > 0
+    assert (
+        2 <= len(exercise.hints) <= 3 and exercise.difficulty in (1, 2, 3) and exercise.minutes > 0
+    )
     assert inspect.getdoc(exercise.solution), "the docstring is the task"
 
 
@@ -52,9 +55,17 @@ def test_usual_mistakes_are_rejected(exercise):
         for seed in SEEDS:
             result = check(exercise, answer, seed=seed)
             assert not result.right and result.score < 1.0, (mistake, seed)
-            assert result.text.startswith("✗ wrong: ") and "expected" in result.text and "found" in result.text
+            assert (
+                result.text.startswith("✗ wrong: ")
+                and "expected" in result.text
+                and "found" in result.text
+            )
             assert ", on " in result.text, "the sentence names the input"
-            assert not re.search(BROKEN, result.text), (mistake, "is rejected only because it crashes", result)
+            assert not re.search(BROKEN, result.text), (
+                mistake,
+                "is rejected only because it crashes",
+                result,
+            )
 
 
 def test_the_source_shown_runs_by_itself(exercise):
@@ -71,7 +82,10 @@ def test_empty_stubs_are_not_attempted(exercise):
 
     for stub in (unwritten, lambda *a: None, lambda *a: ..., lambda *a: (None, None)):
         result = check(exercise, stub)
-        assert result.text.startswith(f"not attempted: {exercise.name} (difficulty ") and result.score == 0.0
+        assert (
+            result.text.startswith(f"not attempted: {exercise.name} (difficulty ")
+            and result.score == 0.0
+        )
         assert not result.right
 
 
@@ -99,10 +113,16 @@ def double(x, k):
 
 
 DOUBLE = Exercise(
-    solution=double, hints=("a", "b"), wrong={}, alternatives=(), gradient_of=(0,),
-    cases=lambda generator: {"some numbers": (torch.randn(3, 2, generator=generator), 1),
-                             "one number": (torch.randn(1, 1, generator=generator), 2.0)},
-)  # fmt: skip
+    solution=double,
+    hints=("a", "b"),
+    wrong={},
+    alternatives=(),
+    gradient_of=(0,),
+    cases=lambda generator: {
+        "some numbers": (torch.randn(3, 2, generator=generator), 1),
+        "one number": (torch.randn(1, 1, generator=generator), 2.0),
+    },
+)
 
 
 def text(fn, exercise=DOUBLE):
@@ -115,19 +135,29 @@ def text(fn, exercise=DOUBLE):
 def test_values_types_shapes_and_dtypes_are_told_apart():
     assert "expected shape (3, 2), found shape (2, 3)" in text(lambda x, k: double(x, k).T)
     assert "expected shape (3, 2), found a single number" in text(lambda x, k: double(x, k).sum())
-    assert "expected a Tensor of shape (3, 2), found a list" in text(lambda x, k: double(x, k).tolist())
+    assert "expected a Tensor of shape (3, 2), found a list" in text(
+        lambda x, k: double(x, k).tolist()
+    )
     assert "found 'red'" in text(lambda x, k: "red")
-    assert "expected floating-point numbers (torch.float32), found torch.int64" in text(lambda x, k: x.long())
+    assert "expected floating-point numbers (torch.float32), found torch.int64" in text(
+        lambda x, k: x.long()
+    )
     assert "found torch.bool" in text(lambda x, k: x > 0)
     assert "expected finite numbers, found NaN" in text(lambda x, k: double(x, k) * torch.nan)
     sentence = text(lambda x, k: 2 * x)
-    assert "(6 of 6 values differ), on some numbers: x (3, 2), k = 1 (0 of 2 checks right)" in sentence
+    assert (
+        "(6 of 6 values differ), on some numbers: x (3, 2), k = 1 (0 of 2 checks right)" in sentence
+    )
 
 
 def test_the_failing_input_can_be_tried_again():
     result = check(DOUBLE, lambda x, k: double(x, k) if len(x) == 3 else x)
     assert result.score == 0.5 and "on one number" in result.text
-    assert torch.is_tensor(result.inputs[0]) and result.inputs[0].shape == (1, 1) and result.inputs[1] == 2.0
+    assert (
+        torch.is_tensor(result.inputs[0])
+        and result.inputs[0].shape == (1, 1)
+        and result.inputs[1] == 2.0
+    )
 
 
 def test_the_place_that_is_wrong_is_named():
@@ -175,9 +205,14 @@ def test_crashes_are_told_with_their_line_and_text():
         return x @ x
 
     sentence = check(DOUBLE, crashes).text
-    assert "found RuntimeError in the line `return x @ x`" in sentence and "cannot be multiplied" in sentence
+    assert (
+        "found RuntimeError in the line `return x @ x`" in sentence
+        and "cannot be multiplied" in sentence
+    )
     assert "ZeroDivisionError" in text(lambda x, k: 1 / 0)
-    assert "(\"GeluKernelImpl\" not implemented for 'Long')" in text(lambda x, k: torch.nn.functional.gelu(x.long()))
+    assert "(\"GeluKernelImpl\" not implemented for 'Long')" in text(
+        lambda x, k: torch.nn.functional.gelu(x.long())
+    )
     assert "SystemExit" in text(lambda x, k: exit())
     assert "RecursionError" in text(text_forever)
     assert "missing" in text(lambda x, k, extra: x)
@@ -189,19 +224,34 @@ def text_forever(x, k):
 
 
 def test_odd_answers_never_raise():
-    for odd in (object(), {1: 2}, [], (), "", b"", float, lambda: 1, {1}, torch.empty(0), torch.tensor(1j), [None, 1],
-                np.array(["a"], dtype=object)):  # fmt: skip
+    for odd in (
+        object(),
+        {1: 2},
+        [],
+        (),
+        "",
+        b"",
+        float,
+        lambda: 1,
+        {1},
+        torch.empty(0),
+        torch.tensor(1j),
+        [None, 1],
+        np.array(["a"], dtype=object),
+    ):
         for exercise in (DOUBLE, *(exercises.get(*pair) for pair in ALL)):
             assert not check(exercise, lambda *arguments, odd=odd: odd).right
 
 
 def test_a_function_that_never_ends_is_cut_off(monkeypatch):
-    monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.3)
+    monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.3)
 
     def forever(x, k):
         while True:
             try:
-                x = torch.add(x, 1)  # a call: without one Python 3.10 cannot interrupt this loop, by Ctrl-C either
+                x = torch.add(
+                    x, 1
+                )  # a call: without one Python 3.10 cannot interrupt this loop, by Ctrl-C either
             except Exception:
                 pass
 
@@ -213,14 +263,14 @@ def test_a_function_that_never_ends_is_cut_off(monkeypatch):
 
 
 def test_a_function_that_only_waits_is_cut_off_later(monkeypatch):
-    monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.2)
+    monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.2)
     started = time.perf_counter()
     assert "it does not come to an end" in text(lambda x, k: time.sleep(60))
     assert 0.7 < time.perf_counter() - started < 10
 
 
 def test_an_import_is_not_cut_in_two(monkeypatch, tmp_path):
-    monkeypatch.setattr("replearn.lesson.exercises.guard.LIMIT", 0.2)
+    monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.2)
     spin = "import time\nend = time.process_time() + 0.8\nwhile time.process_time() < end: pass\nk = 1\n"
     (tmp_path / "slow_to_import.py").write_text(spin)
     monkeypatch.syspath_prepend(tmp_path)
@@ -259,27 +309,49 @@ def test_a_judge_accepts_several_right_answers():
         """An odd number above k."""
         return 2 * int(k) + 1
 
-    odd = Exercise(solution=anything_odd, hints=(), wrong={}, alternatives=(), cases=lambda generator: {"three": (3,)},
-                   judge=lambda found, _, k: None if found % 2 and found > k else f"expected odd, found {found}",
-                   )  # fmt: skip
+    odd = Exercise(
+        solution=anything_odd,
+        hints=(),
+        wrong={},
+        alternatives=(),
+        cases=lambda generator: {"three": (3,)},
+        judge=lambda found, _, k: (
+            None if found % 2 and found > k else f"expected odd, found {found}"
+        ),
+    )
     assert check(odd, lambda k: k + 2).right and check(odd, anything_odd).right
     assert "expected odd, found 4" in text(lambda k: 4, odd)
     assert "found 'x'" in text(lambda k: "x", odd)
 
 
 def test_a_faulty_exercise_does_not_stop_the_notebook():
-    faulty = Exercise(solution=double, hints=(), wrong={}, alternatives=(), cases=lambda generator: {"none": (1 / 0,)})
+    faulty = Exercise(
+        solution=double,
+        hints=(),
+        wrong={},
+        alternatives=(),
+        cases=lambda generator: {"none": (1 / 0,)},
+    )
     assert "the check itself failed (ZeroDivisionError" in text(double, faulty)
 
 
 def test_unknown_names_name_the_known_ones():
-    with pytest.raises(ValueError, match="no exercise 'cka' in lesson 06; expected one of: nt_xent, mask_self_pairs"):
+    with pytest.raises(
+        ValueError,
+        match="no exercise 'cka' in lesson 06; expected one of: nt_xent, mask_self_pairs",
+    ):
         exercises.get("06", "cka")
 
 
 def test_differences_in_words():
-    assert difference(0.5, torch.tensor(0.5)) is None and difference(True, torch.tensor(True)) is None
-    assert difference(1.0, 1) is None and difference("a", "a") is None and difference((1, "a"), [1, "a"]) is None
+    assert (
+        difference(0.5, torch.tensor(0.5)) is None and difference(True, torch.tensor(True)) is None
+    )
+    assert (
+        difference(1.0, 1) is None
+        and difference("a", "a") is None
+        and difference((1, "a"), [1, "a"]) is None
+    )
     assert difference(0.4170, 0.4171, 1e-6) == "expected 0.417, found 0.4171"
     assert difference({"a": 1}, {"a": 2}) == "at 'a': expected 1, found 2"
     assert difference({"a": 1}, {"b": 1}).startswith("expected a dict with ['a']")
@@ -287,5 +359,7 @@ def test_differences_in_words():
     assert difference((1, 2), (1,)) == "expected 2 values (a tuple), found a tuple of 1"
     assert difference(torch.zeros(2), torch.full((2,), 1e-9)) is None
     assert difference(torch.tensor([-torch.inf, 0.0]), torch.tensor([-torch.inf, 0.0])) is None
-    assert "expected -inf at [0], found -1e+09" in difference(torch.tensor([-torch.inf]), torch.tensor([-1e9]))
+    assert "expected -inf at [0], found -1e+09" in difference(
+        torch.tensor([-torch.inf]), torch.tensor([-1e9])
+    )
     assert inputs_text(double, (torch.ones(2, 3), 0.25)) == "x (2, 3), k = 0.25"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_download import mounted
 
-from replearn.simclr import checkpoint
+from replearn.pretrain import checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 TENSORS = {"x": torch.arange(20_000), "y": torch.tensor(0.5)}
@@ -53,7 +53,9 @@ def check(folder, steps):
     assert found is None or torch.equal(found[0]["x"], TENSORS["x"])
     save(folder, 9)
     assert checkpoint.load(folder)[1]["step"] == 9 and {p.name for p in folder.iterdir()} <= {
-        checkpoint.LAST, checkpoint.PREVIOUS}  # fmt: skip
+        checkpoint.LAST,
+        checkpoint.PREVIOUS,
+    }
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
@@ -74,13 +76,18 @@ def test_killed_at_every_line_of_a_save(tmp_path, before, record_property):
         steps.add(found and found[1]["step"])
         check(folder, {before - 1 if before else None, before})
     record_property("count", kills)
-    assert kills >= 20 and steps == {before - 1 if before else None, before}  # some before, some after the renames
+    assert kills >= 20 and steps == {
+        before - 1 if before else None,
+        before,
+    }  # some before, some after the renames
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_ended_at_any_byte_of_a_save(tmp_path, record_property):
     def work(most):
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel ends a process that writes beyond its limit
+        signal.signal(
+            signal.SIGXFSZ, signal.SIG_DFL
+        )  # the kernel ends a process that writes beyond its limit
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
         save(tmp_path, 2)
 
@@ -89,14 +96,16 @@ def test_ended_at_any_byte_of_a_save(tmp_path, record_property):
     cuts = [1, 7, 8, 9, 100, 400, 4096, whole // 4, whole // 2, whole - 4096, whole - 1]
     for most in cuts:
         assert ended_by(lambda most=most: work(most)) == signal.SIGXFSZ
-        assert (tmp_path / "last.partial").stat().st_size <= most and checkpoint.load(tmp_path)[1]["step"] == 1
+        assert (tmp_path / "last.partial").stat().st_size <= most and checkpoint.load(tmp_path)[1][
+            "step"
+        ] == 1
     record_property("count", len(cuts))
     check(tmp_path, {1})
 
 
 TRAINING = """
 import hashlib, os, pathlib, subprocess, sys
-from replearn.simclr.__main__ import main
+from replearn.__main__ import main
 full, roomy = map(pathlib.Path, sys.argv[1:])
 options = ("pretrain --recipe shapes --size 96 --test-size 40 --width 4 --hidden 16 --out 8 --batch-size 16 --epochs 2 "
            "--log-every 1 --knn-every 0 --checkpoint-seconds 0 --device cpu --folder").split()
@@ -118,8 +127,15 @@ print(len({hashlib.sha256((folder / "encoder.safetensors").read_bytes()).hexdige
 
 def test_training_on_a_disk_that_fills_up_goes_on_once_there_is_room(tmp_path):
     (tmp_path / "small").mkdir()
-    told = mounted(tmp_path / "small", "size=8m", TRAINING, str(tmp_path / "small"), str(tmp_path / "roomy"),
-                   REPLEARN_STATIC="1", OMP_NUM_THREADS="1")  # fmt: skip
+    told = mounted(
+        tmp_path / "small",
+        "size=8m",
+        TRAINING,
+        str(tmp_path / "small"),
+        str(tmp_path / "roomy"),
+        REPLEARN_STATIC="1",
+        OMP_NUM_THREADS="1",
+    )
     *_, sentence, left, _, same = told.splitlines()
     assert "the disk is full" in sentence and "make room or choose another folder" in sentence, told
     assert "last.safetensors" in left and "partial" not in left and same == "1", told

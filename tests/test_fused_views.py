@@ -1,4 +1,5 @@
 """The views made for torch.compile (benchmarks/fused_views.py) are those of the core, seed by seed."""
+
 import importlib.util
 import shutil
 from pathlib import Path
@@ -24,7 +25,9 @@ def check(images, view=fused_views.view, **options):
     assert torch.equal(ours.get_state(), core.get_state())
 
 
-@pytest.mark.parametrize(("n", "height", "width"), [(9, 32, 32), (70, 32, 32), (32, 8, 8), (9, 20, 45), (9, 64, 64)])
+@pytest.mark.parametrize(
+    ("n", "height", "width"), [(9, 32, 32), (70, 32, 32), (32, 8, 8), (9, 20, 45), (9, 64, 64)]
+)
 def test_they_equal_the_cores(n, height, width):
     check(pictures(n, height, width))
     check(pictures(n, height, width).mul(255).to(torch.uint8))
@@ -34,19 +37,40 @@ def test_they_equal_the_cores_where_no_try_of_a_crop_fits():
     check(pictures(9, 10, 90), crop=(0.9, 1.0))
 
 
-@pytest.mark.parametrize("options", [
-    dict(blur=0), dict(blur=1), dict(jitter=0), dict(jitter=2), dict(grayscale=0), dict(grayscale=1), dict(flip=0),
-    dict(flip=1), dict(crop=(0.05, 0.2)), dict(crop=(1.0, 1.0))])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(blur=0),
+        dict(blur=1),
+        dict(jitter=0),
+        dict(jitter=2),
+        dict(grayscale=0),
+        dict(grayscale=1),
+        dict(flip=0),
+        dict(flip=1),
+        dict(crop=(0.05, 0.2)),
+        dict(crop=(1.0, 1.0)),
+    ],
+)
 def test_they_equal_the_cores_with_options(options):
     check(pictures(40), **options)
 
 
 def test_every_order_of_the_adjustments_has_its_slots():
     """4,800 pictures of four pixels draw each of the 24 orders about 160 times."""
-    check(torch.rand(4800, 3, 2, 2, generator=seeded()), crop=(1.0, 1.0), jitter=2, grayscale=0, blur=0)
+    check(
+        torch.rand(4800, 3, 2, 2, generator=seeded()),
+        crop=(1.0, 1.0),
+        jitter=2,
+        grayscale=0,
+        blur=0,
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")),
+    reason="torch.compile needs a C++ compiler",
+)
 def test_compiled_they_equal_the_cores():
     check(pictures(40).mul(255).to(torch.uint8), fused_views.compiled())

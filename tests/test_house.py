@@ -16,8 +16,9 @@ import yaml
 from jupytext.compare import compare_notebooks
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from replearn.lesson import __main__ as makers
-from replearn.lesson import build, exercises
+from replearn.lesson import exercises
+from tools import notebooks as build
+from tools import notebooks as makers
 
 ROOT = build.ROOT
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("*.md"))
@@ -37,7 +38,9 @@ def test_environment_agrees_with_pyproject():
     python, pip, rest = environment["dependencies"]
     assert environment["channels"] == ["conda-forge"] and pip == "pip"
     assert python.startswith("python" + PROJECT["requires-python"])
-    assert rest == {"pip": ["-c constraints.txt", "-e .[lab]"]}  # all else is pyproject's, so that nothing can drift
+    assert rest == {
+        "pip": ["-c constraints.txt", "-e .[lab]"]
+    }  # all else is pyproject's, so that nothing can drift
     assert "lab" in PROJECT["optional-dependencies"]
 
 
@@ -47,7 +50,9 @@ def test_constraints_name_versions_and_no_addresses():
     assert not [line for line in lines if not pin.match(line)]
     names = {re.split("==", line)[0] for line in lines}
     wanted = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
-    wanted = {re.match(r"[\w-]+", line)[0].replace("_", "-").lower() for line in wanted} - {"replearn"}
+    wanted = {re.match(r"[\w-]+", line)[0].replace("_", "-").lower() for line in wanted} - {
+        "replearn"
+    }
     assert wanted <= names
 
 
@@ -60,8 +65,15 @@ def test_versions_agree():
 def test_addresses_agree():
     """Every address of the project is made from the ones in pyproject."""
     allowed = (*PROJECT["urls"].values(), build.address(), build.colab("").split("/notebooks")[0])
-    files = [*ROOT.glob("*.md"), *ROOT.glob("_*.yml"), *ROOT.glob("site/*.*"), *ROOT.glob(".github/**/*.yml"),
-             *SOURCES, *NOTEBOOKS, *ROOT.glob("replearn/**/*.py")]  # fmt: skip
+    files = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("_*.yml"),
+        *ROOT.glob("site/*.*"),
+        *ROOT.glob(".github/**/*.yml"),
+        *SOURCES,
+        *NOTEBOOKS,
+        *ROOT.glob("replearn/**/*.py"),
+    ]
     strangers = []
     for path in files:
         for found in re.findall(r"https?://[\w./-]*\breplearn\b[\w./-]*", path.read_text("utf-8")):
@@ -73,8 +85,11 @@ def test_addresses_agree():
 def test_every_linked_paper_is_on_the_reference_page():
     bibliography = read("site/references.bib")
     for path in SOURCES:
-        linked = re.findall(r"\]\(https://(?:arxiv\.org/abs|doi\.org|openreview\.net)/([^\s]+?)\)(?=[\s.,;)]|$)",
-                            path.read_text("utf-8"), re.MULTILINE)  # fmt: skip
+        linked = re.findall(
+            r"\]\(https://(?:arxiv\.org/abs|doi\.org|openreview\.net)/([^\s]+?)\)(?=[\s.,;)]|$)",
+            path.read_text("utf-8"),
+            re.MULTILINE,
+        )
         assert linked, path.name
         missing = [paper for paper in linked if paper not in bibliography]
         assert not missing, (path.name, missing)
@@ -82,8 +97,15 @@ def test_every_linked_paper_is_on_the_reference_page():
 
 def test_table_of_contents_lists_every_notebook():
     toc = yaml.safe_load(read("_toc.yml"))
-    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-    missing = [name for name in files if not any((ROOT / f"{name}{end}").exists() for end in (".md", ".ipynb"))]
+    files = [
+        toc["root"],
+        *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+    ]
+    missing = [
+        name
+        for name in files
+        if not any((ROOT / f"{name}{end}").exists() for end in (".md", ".ipynb"))
+    ]
     lessons = [name for name in files if name.startswith("notebooks/")]
     assert not missing and lessons == sorted(lessons)
     assert lessons == [f"notebooks/{path.stem}" for path in NOTEBOOKS]
@@ -93,16 +115,26 @@ def test_table_of_contents_lists_every_notebook():
 
 
 def test_core_is_thin():
-    lines = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "replearn").glob("*.py")}
+    lines = {
+        path.name: len(path.read_text("utf-8").splitlines())
+        for path in (ROOT / "replearn").glob("*.py")
+    }
     assert sum(lines.values()) <= 1_100, lines
-    limit = lambda path: 300 if re.match(r"ex\d\d", path.name) else 200  # noqa: E731  (wrong answers are many lines)
-    every = [(path, len(path.read_text("utf-8").splitlines())) for path in (ROOT / "replearn").rglob("*.py")]
+    limit = lambda path: 300 if re.match(r"ex\d\d", path.name) else 200
+    every = [
+        (path, len(path.read_text("utf-8").splitlines()))
+        for path in (ROOT / "replearn").rglob("*.py")
+    ]
     assert not {str(path): n for path, n in every if n >= limit(path)}
 
 
 def test_core_imports_neither_lessons_nor_simclr():
     pattern = re.compile(r"^\s*(from|import) replearn(\.| import )(lesson|simclr)\b", re.MULTILINE)
-    assert not [path.name for path in (ROOT / "replearn").glob("*.py") if pattern.search(path.read_text("utf-8"))]
+    assert not [
+        path.name
+        for path in (ROOT / "replearn").glob("*.py")
+        if pattern.search(path.read_text("utf-8"))
+    ]
 
 
 def test_import_is_light():
@@ -112,7 +144,9 @@ started = time.perf_counter()
 import replearn
 from replearn import augment, data, losses, metrics, models, probe, train
 print(time.perf_counter() - started)"""
-    seconds = [float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(3)]
+    seconds = [
+        float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(3)
+    ]
     assert statistics.median(seconds) < 1.0
 
 
@@ -122,7 +156,7 @@ print(time.perf_counter() - started)"""
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_generated_blocks_are_current(source):
     text = source.read_text("utf-8")
-    assert build.regenerate(text, source.stem) == text, "run: python -m replearn.lesson sync"
+    assert build.regenerate(text, source.stem) == text, "run: python -m tools.notebooks sync"
     assert text.count("<!-- badge -->") == 1 and build.setup_source() in text
 
 
@@ -131,7 +165,9 @@ def test_notebook_says_what_its_text_says(source):
     path = ROOT / "notebooks" / f"{source.stem}.ipynb"
     stored = nbformat.read(path, as_version=4)
     compare_notebooks(build.clean(jupytext.read(source, fmt="md:myst")), stored, fmt="md:myst")
-    assert path.read_text("utf-8") == build.notebook_text(build.clean(stored)), "run: python -m replearn.lesson sync"
+    assert path.read_text("utf-8") == build.notebook_text(build.clean(stored)), (
+        "run: python -m tools.notebooks sync"
+    )
 
 
 def test_every_notebook_has_a_text():
@@ -192,9 +228,13 @@ def sample(tmp_path, monkeypatch):
 def test_regenerate_fills_blocks_and_keeps_the_rest(sample):
     text = build.regenerate(TEXT, "99_sample")
     assert build.regenerate(text, "99_sample") == text
-    assert build.colab("99_sample") in text and build.setup_source() in text and "old = 1" not in text
+    assert (
+        build.colab("99_sample") in text and build.setup_source() in text and "old = 1" not in text
+    )
     assert "return 2 * x" in text and "Prose that stays." in text and "More prose." in text
-    broken = text.replace("return 2 * x", "return 3 * x").replace(build.address(), "https://elsewhere.example")
+    broken = text.replace("return 2 * x", "return 3 * x").replace(
+        build.address(), "https://elsewhere.example"
+    )
     assert build.regenerate(broken, "99_sample") == text
 
 
@@ -236,7 +276,9 @@ def test_sync_keeps_ids_and_outputs(sample):
 def test_sync_does_not_drop_edits_of_the_notebook(sample):
     build.sync(sample)
     path = sample.parents[1] / "99_sample.ipynb"
-    path.write_text(path.read_text("utf-8").replace("More prose.", "Edited in JupyterLab."), "utf-8")
+    path.write_text(
+        path.read_text("utf-8").replace("More prose.", "Edited in JupyterLab."), "utf-8"
+    )
     os.utime(path, (time.time() + 5, time.time() + 5))
     with pytest.raises(SystemExit, match="jupytext --sync"):
         build.sync(sample)
@@ -246,7 +288,9 @@ def test_sync_does_not_drop_edits_of_the_notebook(sample):
 def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(sample):
     """After `run`, and after a checkout in any order, the notebook may be newer; jupytext must not refuse the pair."""
     from jupyter_server.services.contents.largefilemanager import LargeFileManager
-    from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class as with_jupytext
+    from jupytext.sync_contentsmanager import (
+        build_sync_jupytext_contents_manager_class as with_jupytext,
+    )
 
     root = sample.parents[2]
     (root / "jupytext.toml").write_text(read("jupytext.toml"), "utf-8")
@@ -254,8 +298,12 @@ def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(sample):
     os.utime(sample, (1e9, 1e9))
     manager = with_jupytext(LargeFileManager)(root_dir=str(root))
     model = manager.get("notebooks/99_sample.ipynb")
-    assert [cell["source"] for cell in model["content"]["cells"]] == [cell.source for cell in build.sync(sample).cells]
-    manager.save(model, "notebooks/99_sample.ipynb")  # as the reader does: nothing of the lesson may change
+    assert [cell["source"] for cell in model["content"]["cells"]] == [
+        cell.source for cell in build.sync(sample).cells
+    ]
+    manager.save(
+        model, "notebooks/99_sample.ipynb"
+    )  # as the reader does: nothing of the lesson may change
     stored = nbformat.read(sample.parents[1] / "99_sample.ipynb", as_version=4)
     assert build.same_inputs(build.clean(stored), build.sync(sample))
 
@@ -288,7 +336,9 @@ def test_run_stores_outputs_and_leaves_a_failed_notebook_alone(sample, capsys):
     assert [cell.execution_count for cell in nb.cells if cell.cell_type == "code"] == [1, 2, 3]
     assert nb.cells[-1].outputs[0].text == "1 1\n" and "execution" not in nb.cells[-1].metadata
     before = path.read_bytes()
-    sample.write_text(TEXT + FINISH + "\n```{code-cell}\nraise ValueError('planted')\n```\n", "utf-8")
+    sample.write_text(
+        TEXT + FINISH + "\n```{code-cell}\nraise ValueError('planted')\n```\n", "utf-8"
+    )
     os.utime(sample, (time.time() + 5, time.time() + 5))
     assert makers.main(["run", "99"]) == 1
     stdout, stderr = capsys.readouterr()
@@ -301,7 +351,9 @@ def test_run_stores_outputs_and_leaves_a_failed_notebook_alone(sample, capsys):
 
 def test_seeds_list_every_claim_and_store_no_outputs(sample):
     sample.write_text(TEXT + FINISH, "utf-8")
-    assert makers.main(["run", "99", "--seeds", "2"]) == 1  # a claim that fails at one seed is a failure
+    assert (
+        makers.main(["run", "99", "--seeds", "2"]) == 1
+    )  # a claim that fails at one seed is a failure
     record = json.loads((sample.parents[2] / "results" / "claims_99.json").read_text("utf-8"))
     assert record["seeds"] == [0, 1] and record["notebook"] == "99_sample"
     assert record["claims"] == [
@@ -314,19 +366,42 @@ def test_seeds_list_every_claim_and_store_no_outputs(sample):
 
 def test_nbval_ignores_numbers_and_sees_words(tmp_path):
     """The sanitizing rule lets a number differ between machines, but neither a ✗ nor another sentence."""
-    cells = {"number": ("✓ A wins (a 0.81, b -3e-05)\n", True), "mark": ("✗ A wins (a 0.90, b 1)\n", False),
-             "words": ("✓ B wins (a 0.90, b 1)\n", False)}  # fmt: skip
+    cells = {
+        "number": ("✓ A wins (a 0.81, b -3e-05)\n", True),
+        "mark": ("✗ A wins (a 0.90, b 1)\n", False),
+        "words": ("✓ B wins (a 0.90, b 1)\n", False),
+    }
     for name, (stored, _) in cells.items():
-        cell = new_code_cell('print("✓ A wins (a 0.90, b 1)")', metadata={"tags": ["nbval-check-output"]})
+        cell = new_code_cell(
+            'print("✓ A wins (a 0.90, b 1)")', metadata={"tags": ["nbval-check-output"]}
+        )
         cell.execution_count = 1
         cell.outputs = [new_output("stream", text=stored)]
         nbformat.write(new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
     config = ROOT / "tests" / "nbval_sanitize.cfg"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
-    command += ["--nbval-sanitize-with", str(config), "-rA", "--rootdir", str(tmp_path), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--nbval-lax",
+        "--nbval-current-env",
+    ]
+    command += [
+        "--nbval-sanitize-with",
+        str(config),
+        "-rA",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
     for name, (_, same) in cells.items():
-        assert re.search(rf"^{'PASSED' if same else 'FAILED'} .*{name}\.ipynb", output, re.MULTILINE), output
+        assert re.search(
+            rf"^{'PASSED' if same else 'FAILED'} .*{name}\.ipynb", output, re.MULTILINE
+        ), output
 
 
 def test_stages_name_existing_files():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from replearn.lesson import ClaimError, Lesson, core, plain
+from replearn.lesson import ClaimError, Lesson
+from replearn.lesson import formatting as plain
+from replearn.lesson import lesson as core
 
 HERE = "from replearn.lesson import Lesson, Frames, live\n"
 
@@ -34,7 +36,9 @@ def test_the_header_says_what_to_expect(capsys):
     lesson = Lesson("03")
     text = capsys.readouterr().out
     assert "Lesson 03 · Comparing representations: CKA" in text and "Data: shapes" in text
-    assert re.search(r"Device: .+ \((cpu|gpu) profile\)", text) and re.search(r"Time: about \d+ minutes", text)
+    assert re.search(r"Device: .+ \((cpu|gpu) profile\)", text) and re.search(
+        r"Time: about \d+ minutes", text
+    )
     assert lesson.number == Lesson(3).number == Lesson("3").number == "03"
     assert isinstance(lesson.device, torch.device)
 
@@ -82,13 +86,21 @@ def test_a_prediction_is_plain_html_with_a_text(lesson, monkeypatch, capsys):
     monkeypatch.setattr(core, "show", lambda page, text: pages.append(page))
     lesson.predict("Is a < b?", ["yes & no", "<script>"], answer="yes")
     lesson.predict("Another?", ["yes", "no"])
-    assert all("<script" not in page for page in pages) and "Is a &lt; b?" in pages[0] and "&lt;script&gt;" in pages[0]
+    assert (
+        all("<script" not in page for page in pages)
+        and "Is a &lt; b?" in pages[0]
+        and "&lt;script&gt;" in pages[0]
+    )
     assert pages[0].count('type="radio"') == 2 and pages[0].count("<label") == 2
     assert "<fieldset" in pages[0] and "<legend>" in pages[0] and "stopPropagation" in pages[0]
     assert "<details" in pages[0] and "<details" not in pages[1]
     names = [set(re.findall(r'name="([^"]+)"', page)) for page in pages]
     ids = [name for page in pages for name in re.findall(r'\bid="([^"]+)"', page)]
-    assert len(names[0]) == len(names[1]) == 1 and not names[0] & names[1] and len(ids) == len(set(ids))
+    assert (
+        len(names[0]) == len(names[1]) == 1
+        and not names[0] & names[1]
+        and len(ids) == len(set(ids))
+    )
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
@@ -97,9 +109,16 @@ def test_a_prediction_is_plain_html_with_a_text(lesson, monkeypatch, capsys):
 def test_a_claim_prints_its_numbers_in_short(lesson, capsys):
     lesson.claim("a beats b", True, a=0.81372, b=0.4)
     assert capsys.readouterr().out == "✓ a beats b (a 0.814, b 0.4)\n"
-    lesson.claim("a beats b", np.bool_(False), a=(0.81372, "%"), time=(12.345, "s"), n=10000, top_1="cat")
+    lesson.claim(
+        "a beats b", np.bool_(False), a=(0.81372, "%"), time=(12.345, "s"), n=10000, top_1="cat"
+    )
     assert capsys.readouterr().out == "✗ a beats b (a 81.4 %, time 12.3 s, n 10000, top 1 cat)\n"
-    lesson.claim("it holds", torch.tensor(2) > 1, values=torch.tensor([0.12345, 2.0]), shares=([0.5, 0.25], "%"))
+    lesson.claim(
+        "it holds",
+        torch.tensor(2) > 1,
+        values=torch.tensor([0.12345, 2.0]),
+        shares=([0.5, 0.25], "%"),
+    )
     assert capsys.readouterr().out == "✓ it holds (values [0.123, 2], shares [50, 25] %)\n"
     lesson.claim("it holds", True, pair=(1.0, 2.0))
     assert capsys.readouterr().out == "✓ it holds (pair [1, 2])\n"
@@ -108,13 +127,29 @@ def test_a_claim_prints_its_numbers_in_short(lesson, capsys):
 
 
 def test_a_claim_with_nan_does_not_hold(lesson, capsys):
-    for value in (float("nan"), torch.tensor(torch.nan), np.array([1.0, np.nan]), (float("nan"), "%")):
+    for value in (
+        float("nan"),
+        torch.tensor(torch.nan),
+        np.array([1.0, np.nan]),
+        (float("nan"), "%"),
+    ):
         lesson.claim("a beats b", True, a=value)
-        assert capsys.readouterr().out.startswith("✗ a beats b (a ") and not lesson.claims[-1]["holds"]
+        assert (
+            capsys.readouterr().out.startswith("✗ a beats b (a ") and not lesson.claims[-1]["holds"]
+        )
 
 
 def test_a_claim_needs_one_true_or_false(lesson):
-    for holds in (0.7, 1, "yes", None, torch.tensor([True, False]), np.array([True]), torch.tensor(1.0), [True]):
+    for holds in (
+        0.7,
+        1,
+        "yes",
+        None,
+        torch.tensor([True, False]),
+        np.array([True]),
+        torch.tensor(1.0),
+        [True],
+    ):
         with pytest.raises(TypeError, match="expected one True or False"):
             lesson.claim("a beats b", holds)
     assert lesson.claims == []
@@ -138,7 +173,14 @@ def test_a_claim_made_twice_counts_once(lesson):
 
 
 def test_numbers_in_short():
-    shown = {0.000123456: "0.000123", 12345.6: "12346", 1e9: "1e+09", -0.5: "-0.5", 3: "3", True: "True"}
+    shown = {
+        0.000123456: "0.000123",
+        12345.6: "12346",
+        1e9: "1e+09",
+        -0.5: "-0.5",
+        3: "3",
+        True: "True",
+    }
     assert {value: plain.text(value) for value in shown} == shown
     assert plain.text(list(range(20))) == "[0, 1, 2, 3, 4, 5, 6, 7, …]"
     assert plain.plain(torch.tensor([[1, 2]])) == [[1, 2]] and plain.plain(np.float32(0.5)) == 0.5
@@ -153,10 +195,17 @@ def unwritten(similarity):
 
 def test_check_prints_once_and_never_raises(lesson, capsys):
     result = lesson.check("mask_self_pairs", unwritten)
-    assert capsys.readouterr().out == result.text + "\n" and result.text.startswith("not attempted: mask_self_pairs")
-    assert lesson.check("mask_self_pairs", lambda s: s.masked_fill(torch.eye(len(s)).bool(), -torch.inf)).right
+    assert capsys.readouterr().out == result.text + "\n" and result.text.startswith(
+        "not attempted: mask_self_pairs"
+    )
+    assert lesson.check(
+        "mask_self_pairs", lambda s: s.masked_fill(torch.eye(len(s)).bool(), -torch.inf)
+    ).right
     assert not lesson.check("no_such_exercise", unwritten).right
-    assert "no exercise 'no_such_exercise' in lesson 06; expected one of: nt_xent" in capsys.readouterr().out
+    assert (
+        "no exercise 'no_such_exercise' in lesson 06; expected one of: nt_xent"
+        in capsys.readouterr().out
+    )
 
 
 def test_hints_come_one_by_one(lesson, capsys):
@@ -164,7 +213,13 @@ def test_hints_come_one_by_one(lesson, capsys):
     for _ in range(5):
         lesson.hint("nt_xent")
         texts.append(capsys.readouterr().out)
-    assert [text[:11] for text in texts] == ["Hint 1 of 3", "Hint 2 of 3", "Hint 3 of 3", "No more hin", "No more hin"]
+    assert [text[:11] for text in texts] == [
+        "Hint 1 of 3",
+        "Hint 2 of 3",
+        "Hint 3 of 3",
+        "No more hin",
+        "No more hin",
+    ]
     lesson.hint("ema_update")
     assert capsys.readouterr().out.startswith("Hint 1 of 3")
 
@@ -190,7 +245,11 @@ def fake_data(monkeypatch, *, available, load):
 
 def test_photographs_where_they_are_on_disk(lesson, monkeypatch, capsys):
     calls = []
-    fake_data(monkeypatch, available=True, load=lambda name, **options: calls.append((name, options)) or len(calls))
+    fake_data(
+        monkeypatch,
+        available=True,
+        load=lambda name, **options: calls.append((name, options)) or len(calls),
+    )
     assert lesson.photographs(train=500, test=100) == (1, 2) and capsys.readouterr().out == ""
     train, test = dict(split="train", size=500, seed=0), dict(split="test", size=100, seed=0)
     assert calls == [("cifar10", train), ("cifar10", test)]
@@ -199,10 +258,16 @@ def test_photographs_where_they_are_on_disk(lesson, monkeypatch, capsys):
 
 def test_no_photographs_is_one_sentence_not_an_error(lesson, monkeypatch, capsys):
     lesson.profile_name = "cpu"
-    fake_data(monkeypatch, available=False, load=lambda *a, **k: pytest.fail("no download without a GPU"))
+    fake_data(
+        monkeypatch, available=False, load=lambda *a, **k: pytest.fail("no download without a GPU")
+    )
     assert lesson.photographs(train=500, test=100) is None
     out, err = capsys.readouterr()
-    assert out.startswith("No photographs: CIFAR-10 is not on this disk") and out.count("\n") == 1 and not err
+    assert (
+        out.startswith("No photographs: CIFAR-10 is not on this disk")
+        and out.count("\n") == 1
+        and not err
+    )
 
     def offline(*_, **__):
         raise OSError("cifar10: no network\nmore detail")
@@ -232,12 +297,21 @@ def test_the_summary_is_printed_and_stored(lesson, monkeypatch, capsys, tmp_path
     lesson.finish()
     summary = r"Lesson 06: 1 of 2 claims held, \d+\.\d minutes, \w+ profile, seed 0\.\n"
     assert re.fullmatch(summary, capsys.readouterr().out)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["06.json"], "nothing half-written beside it"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["06.json"], (
+        "nothing half-written beside it"
+    )
     text = (tmp_path / "new" / "06.json").read_text("utf-8")
     record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert record["claims"] == [dict(sentence="a beats b", holds=True, numbers=dict(a=0.5, b=[1, 2])),
-                                dict(sentence="c beats d", holds=False, numbers=dict(c=None))]  # fmt: skip
-    assert record["held"] == 1 and record["lesson"] == "06" and record["seed"] == 0 and record["seconds"] >= 0
+    assert record["claims"] == [
+        dict(sentence="a beats b", holds=True, numbers=dict(a=0.5, b=[1, 2])),
+        dict(sentence="c beats d", holds=False, numbers=dict(c=None)),
+    ]
+    assert (
+        record["held"] == 1
+        and record["lesson"] == "06"
+        and record["seed"] == 0
+        and record["seconds"] >= 0
+    )
     assert set(record["versions"]) == {"replearn", "python", "torch", "numpy"}
     assert {"profile", "device", "data", "title"} <= set(record)
 
@@ -249,30 +323,30 @@ CELLS = {
     "predict": "lesson.predict('Which wins?', ['pixels', 'SimCLR'], answer='SimCLR')",
     "claim": "lesson.claim('two is more than one', 2 > 1, two=2)",
     "check": "def ema_update(target_parameters, online_parameters, momentum):\n    ...\n\n"
-             "lesson.check('ema_update', ema_update)",
+    "lesson.check('ema_update', ema_update)",
     "check in the middle": "lesson.check('ema_update', ema_update)\nx = 1",
     "crash": "def ema_update(a, b, c):\n    return a['key']\n\nresult = lesson.check('ema_update', ema_update)",
-    "forever": "import replearn.lesson.exercises.guard as guard\nguard.LIMIT = 0.5\ndef ema_update(a, b, c):\n"
-               "    while True:\n        pass\n\nlesson.check('ema_update', ema_update)",
+    "forever": "import replearn.lesson.exercises.limits as guard\nguard.LIMIT = 0.5\ndef ema_update(a, b, c):\n"
+    "    while True:\n        pass\n\nlesson.check('ema_update', ema_update)",
     "solution": "lesson.solution('ema_update')",
     "frames": "import matplotlib.pyplot as plt\n"
-              "Frames.from_function(lambda k: plt.plot([0, k])[0].figure, range(3), title='Lines', slider='slope')",
+    "Frames.from_function(lambda k: plt.plot([0, k])[0].figure, range(3), title='Lines', slider='slope')",
     "frames of figures": "figures = []\nfor k in range(3):\n    figures.append(plt.figure(figsize=(2, 1)))\n"
-                         "    plt.plot([0, k])\nFrames(figures, title='Lines')",
+    "    plt.plot([0, k])\nFrames(figures, title='Lines')",
     "live, stored": "os.environ['REPLEARN_STATIC'] = '1'\nseen = []\n"
-                    "def draw(slope, kind):\n    seen.append((slope, kind))\n    plt.plot([0, slope])\n"
-                    "live(draw, slope=(0, 10, 2), kind=['a', 'b'])\nprint(seen)",
+    "def draw(slope, kind):\n    seen.append((slope, kind))\n    plt.plot([0, slope])\n"
+    "live(draw, slope=(0, 10, 2), kind=['a', 'b'])\nprint(seen)",
     "live": "os.environ['REPLEARN_STATIC'] = '0'\nseen.clear()\n"
-            "def draw(slope, kind, flip, word, k):\n    seen.append((slope, kind, flip, word, k))\n"
-            "    plt.plot([0, slope])\n"
-            "live(draw, slope=(0.0, 1.0, 0.25), kind=['a', 'b'], flip=True, word='x', k=dict(min=1, max=9, value=3))",
+    "def draw(slope, kind, flip, word, k):\n    seen.append((slope, kind, flip, word, k))\n"
+    "    plt.plot([0, slope])\n"
+    "live(draw, slope=(0.0, 1.0, 0.25), kind=['a', 'b'], flip=True, word='x', k=dict(min=1, max=9, value=3))",
     "live moved": "import ipywidgets, gc\n"
-                  "slider = [w for w in gc.get_objects() if type(w) is ipywidgets.FloatSlider][0]\n"
-                  "slider.value = 0.75\nprint(seen[0], seen[-1])",
+    "slider = [w for w in gc.get_objects() if type(w) is ipywidgets.FloatSlider][0]\n"
+    "slider.value = 0.75\nprint(seen[0], seen[-1])",
     "progress": "print(type(lesson.progress(2, 'training')).__module__)\nfor _ in lesson.progress(2, 'training'): pass",
     "finish": "lesson.finish()",
     "python": "import sys\nprint(sys.executable)",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -282,9 +356,13 @@ def outputs():
     pytest.importorskip("ipykernel")
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS.values()]
     nb = nbformat.v4.new_notebook(cells=cells)
-    for _ in range(3):  # on a busy machine a kernel's message is lost now and then: a fresh kernel, then
+    for _ in range(
+        3
+    ):  # on a busy machine a kernel's message is lost now and then: a fresh kernel, then
         try:
-            nbclient.NotebookClient(nb, timeout=60, kernel_name="python3", extra_arguments=["--log-level=40"]).execute()
+            nbclient.NotebookClient(
+                nb, timeout=60, kernel_name="python3", extra_arguments=["--log-level=40"]
+            ).execute()
             break
         except nbclient.exceptions.CellTimeoutError as error:
             late = error
@@ -306,19 +384,26 @@ def test_kernel_is_the_python_under_test(outputs):
 
 
 def test_kernel_nothing_goes_to_stderr(outputs):
-    assert not [output for cell in outputs.values() for output in cell if output.get("name") == "stderr"]
+    assert not [
+        output for cell in outputs.values() for output in cell if output.get("name") == "stderr"
+    ]
 
 
 def test_kernel_html_has_a_plain_text_beside_it(outputs):
     for name in ("header", "predict", "solution"):
         assert kinds(outputs[name]) == [["text/html", "text/plain"]], name
-    assert outputs["header"][0]["data"]["text/plain"].startswith("Lesson 06 · Contrastive learning: SimCLR\nDevice: ")
+    assert outputs["header"][0]["data"]["text/plain"].startswith(
+        "Lesson 06 · Contrastive learning: SimCLR\nDevice: "
+    )
     assert outputs["predict"][0]["data"]["text/plain"].startswith("Predict: Which wins?")
 
 
 def test_kernel_check_shows_once(outputs):
     for name in ("check", "check in the middle"):
-        assert kinds(outputs[name]) == ["stdout"] and printed(outputs[name]).count("not attempted") == 1
+        assert (
+            kinds(outputs[name]) == ["stdout"]
+            and printed(outputs[name]).count("not attempted") == 1
+        )
     assert kinds(outputs["claim"]) == ["stdout"]
     assert "found TypeError in the line `return a['key']`" in printed(outputs["crash"])
     assert "does not come to an end" in printed(outputs["forever"])
@@ -331,12 +416,16 @@ def test_kernel_frames_show_once(outputs):
 
 
 def test_kernel_live_is_one_static_figure_in_stored_outputs(outputs):
-    assert [kind for kind in kinds(outputs["live, stored"]) if kind != "stdout"] == [["image/png", "text/plain"]]
+    assert [kind for kind in kinds(outputs["live, stored"]) if kind != "stdout"] == [
+        ["image/png", "text/plain"]
+    ]
     assert printed(outputs["live, stored"]) == "[(4, 'a')]\n"
 
 
 def test_kernel_live_redraws_inside_its_widget(outputs):
-    assert kinds(outputs["live"]) == [["application/vnd.jupyter.widget-view+json", "text/plain"]], "no figure leaks out"
+    assert kinds(outputs["live"]) == [["application/vnd.jupyter.widget-view+json", "text/plain"]], (
+        "no figure leaks out"
+    )
     assert printed(outputs["live moved"]) == "(0.5, 'a', True, 'x', 3) (0.75, 'a', True, 'x', 3)\n"
 
 

@@ -7,7 +7,9 @@ import torch
 from replearn import models
 
 
-@pytest.mark.parametrize(("encoder", "dim"), [(lambda: models.small_cnn(16), 256), (lambda: models.resnet18(16), 128)])
+@pytest.mark.parametrize(
+    ("encoder", "dim"), [(lambda: models.small_cnn(16), 256), (lambda: models.resnet18(16), 128)]
+)
 def test_encoder_maps_pictures_to_features(encoder, dim):
     encoder = encoder()
     assert encoder(torch.rand(4, 3, 32, 32)).shape == (4, dim)
@@ -19,16 +21,24 @@ def test_width_64_is_torchvisions_resnet_with_the_cifar_stem():
     from torchvision.models import resnet18
 
     ours, theirs = models.resnet18(64).net, resnet18()
-    shapes = lambda net: {k: v.shape for k, v in net.state_dict().items() if not k.startswith(("conv1", "fc"))}  # noqa: E731
+    shapes = lambda net: {
+        k: v.shape for k, v in net.state_dict().items() if not k.startswith(("conv1", "fc"))
+    }
     assert shapes(ours) == shapes(theirs)
-    assert ours.conv1.weight.shape == (64, 3, 3, 3) and ours.conv1.stride == (1, 1) and ours.conv1.padding == (1, 1)
+    assert (
+        ours.conv1.weight.shape == (64, 3, 3, 3)
+        and ours.conv1.stride == (1, 1)
+        and ours.conv1.padding == (1, 1)
+    )
     assert isinstance(ours.maxpool, torch.nn.Identity)
 
 
 def test_cifar_stem_keeps_the_resolution():
     seen = []
     net = models.resnet18(8)
-    net.net.layer1.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[2:])))
+    net.net.layer1.register_forward_hook(
+        lambda module, inputs, output: seen.append(tuple(output.shape[2:]))
+    )
     net(torch.rand(2, 3, 32, 32))
     assert seen == [(32, 32)]
 
@@ -82,13 +92,24 @@ def test_shipped_encoder_is_what_its_card_says(name):
     from replearn import data, probe
 
     card = models.card(name)
-    assert {"architecture", "data", "recipe", "seed", "scores", "sha256", "license", "command"} <= set(card)
+    assert {
+        "architecture",
+        "data",
+        "recipe",
+        "seed",
+        "scores",
+        "sha256",
+        "license",
+        "command",
+    } <= set(card)
     encoder = models.load(name)
     assert not encoder.training
     if "shapes" in name:  # kNN on a small part: well above chance, and near the card's figure
         train, test = data.load("shapes", size=2000), data.load("shapes", split="test", size=500)
         z, z_test = (probe.extract_features(encoder, s.images) for s in (train, test))
-        assert probe.knn_accuracy(z, train.labels, z_test, test.labels) > card["scores"]["knn"] - 0.15
+        assert (
+            probe.knn_accuracy(z, train.labels, z_test, test.labels) > card["scores"]["knn"] - 0.15
+        )
 
 
 def test_half_precision_weights_load_as_float32(tmp_path):
@@ -109,7 +130,9 @@ def test_cifar10_encoder_says_how_it_was_trained(name):
     card = models.card(name)
     assert {"views", "minutes", "device", "versions", "weights"} <= set(card)
     assert "CIFAR-10 (" in card["data"] and "50,000 training pictures" in card["data"]
-    assert "GPU" in card["note"] or ("trained for" in card["note"] and "CPU. A narrow network" in card["note"])
+    assert "GPU" in card["note"] or (
+        "trained for" in card["note"] and "CPU. A narrow network" in card["note"]
+    )
     assert {"linear_probe", "knn", "effective_rank"} <= set(card["scores"])
     kind, width = card["architecture"]
     assert kind == "resnet18" and models.feature_dim(models.load(name)) == 8 * width
@@ -130,7 +153,13 @@ def test_cifar10_encoder_scores_what_its_card_says(name):
         pytest.skip("CIFAR-10 is not on this disk")
     train, test = data.load("cifar10", size=2000), data.load("cifar10", split="test", size=500)
     z, z_test = (probe.extract_features(models.load(name), s.images) for s in (train, test))
-    assert abs(probe.knn_accuracy(z, train.labels, z_test, test.labels) - models.card(name)["scores"]["knn"]) < 0.15
+    assert (
+        abs(
+            probe.knn_accuracy(z, train.labels, z_test, test.labels)
+            - models.card(name)["scores"]["knn"]
+        )
+        < 0.15
+    )
 
 
 @pytest.mark.parametrize("width", [0, 7, 12])

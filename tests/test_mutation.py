@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from replearn.lesson import core, exercises
+from replearn.lesson import exercises
+from replearn.lesson import lesson as core
 from replearn.lesson.exercises import Exercise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -30,10 +31,16 @@ def scaled_mean(x, temperature):
 
 
 SCALED = Exercise(
-    solution=scaled_mean, hints=(), wrong={}, alternatives=(), gradient_of=(0,),
-    cases=lambda generator: {"numbers": (torch.randn(4, 3, generator=generator), 0.5),
-                             "cold": (torch.randn(5, 2, generator=generator), 0.05)},
-)  # fmt: skip
+    solution=scaled_mean,
+    hints=(),
+    wrong={},
+    alternatives=(),
+    gradient_of=(0,),
+    cases=lambda generator: {
+        "numbers": (torch.randn(4, 3, generator=generator), 0.5),
+        "cold": (torch.randn(5, 2, generator=generator), 0.05),
+    },
+)
 
 
 def verdict_of(change):
@@ -54,11 +61,31 @@ def test_every_mutant_is_another_function_that_compiles():
     assert len({ast.dump(ast.parse(text)) for text in found}) == len(found)
 
 
-@pytest.mark.parametrize("piece", [
-    ".mean(dim=1)", ".sum(dim=0)", "* temperature", "x + x.detach()", "x - x[:1]", "temperature <= 0.1", "return -(",
-    "temperature > 0.1", "temperature < 0.2", "< 0.1 or len(x)", "x[2:]", "x[0:]", "return 2 * (", "+ 2)", "/ x",
-    "(x.detach()[:1] - x + 1)", "x[:1].mean", "x.detach() - x.detach()[:1]", "if True and",
-    "return (x - x.detach()[:1] + 1) / temperature"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        ".mean(dim=1)",
+        ".sum(dim=0)",
+        "* temperature",
+        "x + x.detach()",
+        "x - x[:1]",
+        "temperature <= 0.1",
+        "return -(",
+        "temperature > 0.1",
+        "temperature < 0.2",
+        "< 0.1 or len(x)",
+        "x[2:]",
+        "x[0:]",
+        "return 2 * (",
+        "+ 2)",
+        "/ x",
+        "(x.detach()[:1] - x + 1)",
+        "x[:1].mean",
+        "x.detach() - x.detach()[:1]",
+        "if True and",
+        "return (x - x.detach()[:1] + 1) / temperature",
+    ],
+)
 def test_the_usual_changes_are_among_the_mutants(piece):
     assert any(piece in text for text in mutation.mutants(inspect.getsource(scaled_mean))), piece
 
@@ -72,9 +99,13 @@ def test_verdicts():
     assert verdict_of(("mean(dim=0)", "mean(0)")) == "equivalent"
     assert verdict_of(("x.detach()[:1]", "x[:1].detach()")) == "equivalent"
     assert verdict_of(("/ temperature", "* temperature")) == "rejected"
-    assert verdict_of(("x.detach()[:1]", "x[:1]")) == "rejected", "the value is the same, its gradient is not"
+    assert verdict_of(("x.detach()[:1]", "x[:1]")) == "rejected", (
+        "the value is the same, its gradient is not"
+    )
     assert verdict_of(("x[1:]", "x[9]")) == "crashed"
-    assert verdict_of(("+ 1)", "+ 1.000001)")) == "survived", "within the tolerance of the check, not in ten digits"
+    assert verdict_of(("+ 1)", "+ 1.000001)")) == "survived", (
+        "within the tolerance of the check, not in ten digits"
+    )
 
 
 @pytest.mark.parametrize("lesson, name", ALL, ids=["-".join(pair) for pair in ALL])

@@ -35,7 +35,9 @@ DRAW = {
     "neighbors": lambda **k: plot.neighbors(pictures(2), pictures(6).reshape(2, 3, 3, 6, 5), **k),
     "bars": lambda **k: plot.bars({"a": 0.1, "b": 0.7}, errors={"b": 0.1}, chance=0.1, **k),
     "curves": lambda **k: plot.curves([1, 10, 100], LINES, log=True, **NAMES, **k),
-    "heatmap": lambda **k: plot.heatmap(torch.eye(2), ["a", "b"], ["c", "d"], label="CKA", **NAMES, **k),
+    "heatmap": lambda **k: plot.heatmap(
+        torch.eye(2), ["a", "b"], ["c", "d"], label="CKA", **NAMES, **k
+    ),
 }
 
 
@@ -48,9 +50,13 @@ def test_each_call_makes_one_titled_figure_in_readable_text(name):
     texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
     assert "What we see" in [t.get_text() for t in texts]
     assert min(t.get_fontsize() for t in texts) >= 9
-    (left, bottom), (right, top) = figure.get_tightbbox().get_points()  # in inches, of all that is drawn
+    (left, bottom), (right, top) = (
+        figure.get_tightbbox().get_points()
+    )  # in inches, of all that is drawn
     width, height = figure.get_size_inches()
-    assert min(left, bottom) > -0.02 and right < width + 0.02 and top < height + 0.02, "something is cut off"
+    assert min(left, bottom) > -0.02 and right < width + 0.02 and top < height + 0.02, (
+        "something is cut off"
+    )
     png = io.BytesIO()
     figure.savefig(png)
     assert len(png.getvalue()) < 60_000
@@ -123,7 +129,9 @@ def test_bars_show_the_values_in_percent():
     ax = DRAW["bars"](title="t")
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([10, 70])
     assert {"10.0", "70.0"} <= {t.get_text() for t in ax.texts}
-    assert ax.get_xlabel() == "accuracy (%), dashed line: chance" and ax.lines[-1].get_xdata()[0] == 10
+    assert (
+        ax.get_xlabel() == "accuracy (%), dashed line: chance" and ax.lines[-1].get_xdata()[0] == 10
+    )
     ranks = plot.bars({"a": 12.34}, unit="", label="effective rank", title="t")
     assert ranks.get_xlabel() == "effective rank" and ranks.texts[0].get_text() == "12.3"
 
@@ -134,7 +142,11 @@ def test_curves_differ_by_more_than_color_and_draw_the_band():
     assert ax.lines[1].get_ydata().tolist() == pytest.approx([0.2, 0.3, 0.4])
     low, high = (f(ax.collections[1].get_paths()[0].vertices[:, 1]) for f in (min, max))
     assert (low, high) == pytest.approx((0.15, 0.41))
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "10", "100"] and ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_xticklabels()] == [
+        "1",
+        "10",
+        "100",
+    ] and ax.get_xscale() == "log"
     with pytest.raises(ValueError, match="same first dimension"):
         plot.curves([1, 2], {"a": [1, 2, 3]}, title="t", **NAMES)
 
@@ -142,14 +154,26 @@ def test_curves_differ_by_more_than_color_and_draw_the_band():
 def test_heatmap_writes_each_value_and_rejects_other_shapes():
     ax = plot.heatmap([[0.0, 0.25, 1.0]], ["a"], ["x", "y", "z"], title="t", label="CKA", **NAMES)
     assert [t.get_text() for t in ax.texts] == ["0.00", "0.25", "1.00"]
-    assert [t.get_color() for t in ax.texts] == ["white", "white", "black"]  # readable on dark and on light
+    assert [t.get_color() for t in ax.texts] == [
+        "white",
+        "white",
+        "black",
+    ]  # readable on dark and on light
     with pytest.raises(ValueError, match=r"expected shape \(1, 2\), found \(2, 2\)"):
         plot.heatmap(torch.eye(2), ["a"], ["x", "y"], title="t", label="CKA", **NAMES)
 
 
 def test_the_palette_is_okabe_and_itos_and_the_import_is_light():
     rgb = {tuple(round(255 * c) for c in to_rgb(color)) for color in plot.COLORS}
-    assert rgb == {(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
-                   (213, 94, 0), (204, 121, 167)}  # fmt: skip
+    assert rgb == {
+        (0, 0, 0),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    }
     code = "import sys, replearn.plot; assert not {'matplotlib', 'seaborn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

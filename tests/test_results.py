@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from replearn.lesson import build
+from tools import notebooks as build
 
 MEASURED = sorted(build.RESULTS.glob("photographs_[0-9][0-9].json"))
 
@@ -36,7 +36,10 @@ def test_photograph_sentence_quotes_the_measurement(path):
     found = quoted(section(path.stem[-2:]))
     assert len(found - {10.0, 95.0}) >= 3
     # 10 % is chance; half of the last digit covers the two ways to round a number that ends in 5
-    assert all(min(abs(q - m) for m in measured(path) | {10.0}) < 0.051 for q in found), (found, measured(path))
+    assert all(min(abs(q - m) for m in measured(path) | {10.0}) < 0.051 for q in found), (
+        found,
+        measured(path),
+    )
 
 
 def test_a_wrong_number_is_seen():
@@ -47,8 +50,12 @@ def test_a_wrong_number_is_seen():
 def test_commands_are_those_that_anybody_can_type():
     for path in sorted(build.RESULTS.glob("*.json")):
         command = json.loads(path.read_text("utf-8")).get("command", "python benchmarks/")
-        assert re.match(r"(python benchmarks/|python -m replearn|bash tests/)", command), f"{path.name}: {command}"
-        assert not re.search(r"(?<![\w.])/\w+/", command), f"{path.name}: a path of one machine in {command}"
+        assert re.match(r"(python benchmarks/|python -m replearn|bash tests/)", command), (
+            f"{path.name}: {command}"
+        )
+        assert not re.search(r"(?<![\w.])/\w+/", command), (
+            f"{path.name}: a path of one machine in {command}"
+        )
 
 
 def test_a_benchmark_records_its_command_without_folders(monkeypatch):

@@ -33,25 +33,53 @@ import slim  # noqa: E402
 
 LISTED = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"))
 SOURCES = [ROOT / "notebooks" / "src" / f"{name}.md" for name in LISTED]
-LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "embed": "src"}
+LOADING = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "embed": "src",
+}
 REMOTE = re.compile(r"(?:@import\s*|url\(\s*)[\"']?(?:https?:)?//[^)\"']+|unpkg\.com|cdn\.[\w.]+")
 
 
 @functools.cache
 def built(kind):
     """(Folder of a fresh build, for all tests of one run; its parent): a cached build would not repeat its warnings."""
-    pytest.importorskip("sphinx_book_theme", reason="the site's packages are not installed: pip install -e .[site]")
+    pytest.importorskip(
+        "sphinx_book_theme", reason="the site's packages are not installed: pip install -e .[site]"
+    )
     folder = tempfile.TemporaryDirectory(prefix="site-", ignore_cleanup_errors=True)
     out = Path(folder.name)
     if kind == "sphinx":
         html = out
-        command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "site", ".", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-W",
+            "--keep-going",
+            "-c",
+            "site",
+            ".",
+            str(out),
+        ]
     else:
         html = out / "_build" / "html"
-        command = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "--keep-going"]
+        command = [
+            str(Path(sys.executable).with_name("jupyter-book")),
+            "build",
+            ".",
+            "-W",
+            "--keep-going",
+        ]
         command += ["--path-output", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "WARNING" not in done.stderr, (done.stdout + done.stderr)[-4000:]
+    assert done.returncode == 0 and "WARNING" not in done.stderr, (done.stdout + done.stderr)[
+        -4000:
+    ]
     return html, folder
 
 
@@ -80,7 +108,9 @@ def test_every_page_is_there(site):
     names = {str(path.relative_to(site)) for path in pages(site)}
     stored = {f"notebooks/{name}.html" for name in LISTED}
     assert stored and stored | {"index.html", "search.html", "site/index.html"} <= names
-    assert not [name for name in names if "/src/" in name or name.startswith(("README", "CONTRIBUTING"))]
+    assert not [
+        name for name in names if "/src/" in name or name.startswith(("README", "CONTRIBUTING"))
+    ]
 
 
 def test_nothing_comes_from_the_web(site):
@@ -101,16 +131,26 @@ def test_math_is_local(site):
         pytest.skip("MathJax has no local copy here: it is fetched with npm")
     for page in pages(site):
         text = page.read_text("utf-8")
-        scripts = [attributes.get("src", "") for tag, attributes in Tags(page).tags if tag == "script"]
+        scripts = [
+            attributes.get("src", "") for tag, attributes in Tags(page).tags if tag == "script"
+        ]
         mathjax = [script.split("?")[0] for script in scripts if "mathjax" in script.lower()]
         assert len(mathjax) == (1 if 'class="math' in text else len(mathjax)) <= 1
         assert all((page.parent / script).exists() for script in mathjax)
-    assert len(list((site / "_static" / "mathjax" / "output" / "chtml" / "fonts").rglob("*.woff"))) > 20
+    assert (
+        len(list((site / "_static" / "mathjax" / "output" / "chtml" / "fonts").rglob("*.woff")))
+        > 20
+    )
 
 
 def test_no_math_is_left_raw(site):
     for page in pages(site):
-        text = re.sub(r'<(span|div)[^>]*class="math[^>]*>.*?</\1>', "", page.read_text("utf-8"), flags=re.DOTALL)
+        text = re.sub(
+            r'<(span|div)[^>]*class="math[^>]*>.*?</\1>',
+            "",
+            page.read_text("utf-8"),
+            flags=re.DOTALL,
+        )
         text = re.sub(r"<(script|pre|code)\b.*?</\1>", "", text, flags=re.DOTALL)
         assert r"\(" not in text and r"\[" not in text and "$$" not in text, page.name
 
@@ -127,7 +167,11 @@ def test_links_inside_the_site_resolve(site):
     broken = []
     for page in pages(site):
         for tag, attributes in Tags(page).tags:
-            link = attributes.get("href" if tag == "a" else LOADING.get(tag, ""), "").split("#")[0].split("?")[0]
+            link = (
+                attributes.get("href" if tag == "a" else LOADING.get(tag, ""), "")
+                .split("#")[0]
+                .split("?")[0]
+            )
             if link and not re.match(r"\w+:|//", link) and not (page.parent / link).exists():
                 broken.append(f"{page.relative_to(site)}: {link}")
     assert not broken
@@ -135,10 +179,16 @@ def test_links_inside_the_site_resolve(site):
 
 def test_every_figure_has_alt_text(site):
     for page in sorted((site / "notebooks").glob("*.html")):
-        figures = [attributes for tag, attributes in Tags(page).tags if tag == "img" and "alt" in attributes]
+        figures = [
+            attributes
+            for tag, attributes in Tags(page).tags
+            if tag == "img" and "alt" in attributes
+        ]
         assert len(figures) == sum(tag == "img" for tag, _ in Tags(page).tags)
         # Without one of ours, myst-nb takes the file's name.
-        assert not [f["src"] for f in figures if not f["alt"] or re.search(r"\.(png|jpe?g|svg)$", f["alt"])], page.name
+        assert not [
+            f["src"] for f in figures if not f["alt"] or re.search(r"\.(png|jpe?g|svg)$", f["alt"])
+        ], page.name
 
 
 def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
@@ -161,12 +211,18 @@ def served(site, below="/some/sub/path/"):
 
         def translate_path(self, path):
             inside = path.startswith(below)
-            return super().translate_path("/" + path[len(below) :]) if inside else str(site / "outside")
+            return (
+                super().translate_path("/" + path[len(below) :])
+                if inside
+                else str(site / "outside")
+            )
 
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}{below}"
@@ -178,9 +234,16 @@ def served(site, below="/some/sub/path/"):
 def links_of(page, text, kind):
     """Addresses that a page or a style sheet asks for or leads to."""
     if kind == "text/css":
-        return [link for link in re.findall(r"url\([\"']?([^)\"']+)", text) if not link.startswith("data:")]
+        return [
+            link
+            for link in re.findall(r"url\([\"']?([^)\"']+)", text)
+            if not link.startswith("data:")
+        ]
     tags = Tags(text=text).tags
-    found = [attributes.get("href" if tag == "a" else LOADING.get(tag, ""), "") for tag, attributes in tags]
+    found = [
+        attributes.get("href" if tag == "a" else LOADING.get(tag, ""), "")
+        for tag, attributes in tags
+    ]
     found += re.findall(r'http-equiv="refresh" content="\d+; *url=([^"]+)"', text, re.IGNORECASE)
     return [link for link in found if link and not link.startswith("data:")]
 
@@ -209,12 +272,19 @@ def test_site_works_below_any_path_of_a_host(site):
     with served(site) as address:
         seen, broken = crawl(address)
         assert not broken
-        wanted = {address + page.relative_to(site).as_posix() for page in pages(site)} - {address + "index.html"}
-        assert wanted - {address + "search.html", address + "genindex.html"} <= seen and address + "search.html" in seen
+        wanted = {address + page.relative_to(site).as_posix() for page in pages(site)} - {
+            address + "index.html"
+        }
+        assert (
+            wanted - {address + "search.html", address + "genindex.html"} <= seen
+            and address + "search.html" in seen
+        )
 
 
 def test_the_crawl_sees_a_broken_link(tmp_path):
-    (tmp_path / "index.html").write_text("<a href='there.html#x'>x</a><a href='/absolute.html'>y</a>", "utf-8")
+    (tmp_path / "index.html").write_text(
+        "<a href='there.html#x'>x</a><a href='/absolute.html'>y</a>", "utf-8"
+    )
     (tmp_path / "there.html").write_text("<link rel='stylesheet' href='page.css'>", "utf-8")
     (tmp_path / "page.css").write_text("body { background: url('gone.png') }", "utf-8")
     (tmp_path / "absolute.html").write_text("", "utf-8")
@@ -234,23 +304,44 @@ def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
         assert sum(path.stat().st_size for path in files) <= 1_500_000, page.name
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed"
+)
 def test_first_page_weighs_less_than_500_kilobytes(site):
     """Counted: the page and all scripts and style sheets it names, uncompressed (fonts: tests/test_browser.py)."""
     page = site / "site" / "index.html"
-    named = {attributes.get(LOADING.get(tag, ""), "").split("?")[0] for tag, attributes in Tags(page).tags}
-    files = {page, *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css")))}
+    named = {
+        attributes.get(LOADING.get(tag, ""), "").split("?")[0]
+        for tag, attributes in Tags(page).tags
+    }
+    files = {
+        page,
+        *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css"))),
+    }
     assert len(files) > 10
-    assert sum(path.stat().st_size for path in files) < 500_000, {path.name: path.stat().st_size for path in files}
+    assert sum(path.stat().st_size for path in files) < 500_000, {
+        path.name: path.stat().st_size for path in files
+    }
 
 
 def test_slim_keeps_what_a_page_needs():
     css = "a,.used .b:not(.gone){x:1}.gone,.used{y:2}.gone{z:3}@media print{.gone{w:4}.b{v:5}}@media all{.gone{u:6}}"
-    assert slim.rules(css, {"used", "b"}) == "a,.used .b:not(.gone){x:1}.used{y:2}@media print{.b{v:5}}"
-    assert slim.rules("@font-face{src:url(a)}:is(.gone,p) i{x:1}", set()) == "@font-face{src:url(a)}:is(.gone,p) i{x:1}"
+    assert (
+        slim.rules(css, {"used", "b"})
+        == "a,.used .b:not(.gone){x:1}.used{y:2}@media print{.b{v:5}}"
+    )
+    assert (
+        slim.rules("@font-face{src:url(a)}:is(.gone,p) i{x:1}", set())
+        == "@font-face{src:url(a)}:is(.gone,p) i{x:1}"
+    )
     script = 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],"old-moon":[5,5,[],"f2",["a","b"]]},b={list:[1,2,3]}'
-    assert slim.icons(script, {"fa-day"}) == 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],},b={list:[1,2,3]}'
-    assert slim.words('<i class="fa-sun">') >= {"fa-sun"} and not slim.words('data:image/png,fa-sun"')
+    assert (
+        slim.icons(script, {"fa-day"})
+        == 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],},b={list:[1,2,3]}'
+    )
+    assert slim.words('<i class="fa-sun">') >= {"fa-sun"} and not slim.words(
+        'data:image/png,fa-sun"'
+    )
 
 
 # --- what the pages say -----------------------------------------------------------------------------------------------
@@ -259,16 +350,25 @@ def test_slim_keeps_what_a_page_needs():
 def prose(path):
     """A lesson's text without code, formulas, addresses and references."""
     text = path.read_text("utf-8").split("\n## References")[0]
-    return re.sub(r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", text, flags=re.DOTALL)
+    return re.sub(
+        r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)",
+        " ",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 # Bold for its own sake (factors, rows of a table, whole statements), and what everybody calls a thing.
 PLAIN = {
     *"pixels random supervised color background size rotation near far linear nonlinear crop p50 p95".split(),
     *"CPU CPUs GPU GPUs MB JPEG JSON NaN PyTorch ReLU ReLUs OpenCLIP PneumoniaMNIST McAllester SIGKILL".split(),
-    "sum of all squared covariances", "the directions with", "identifiable up to", "no blur", "linear (SGD)",
+    "sum of all squared covariances",
+    "the directions with",
+    "identifiable up to",
+    "no blur",
+    "linear (SGD)",
     "kNN accuracy",
-}  # fmt: skip
+}
 
 
 def test_glossary_explains_every_term_of_the_lessons():
@@ -277,24 +377,45 @@ def test_glossary_explains_every_term_of_the_lessons():
     for path in SOURCES:
         text = prose(path)
         bold = {" ".join(phrase.split()) for phrase in re.findall(r"\*\*([^*]+)\*\*", text)}
-        bold = {phrase for phrase in bold if phrase[0].islower() and len(phrase.split()) <= 4 and phrase[-1] != "."}
-        names = set(re.findall(r"\b[a-z]?[A-Z][a-z]?[A-Z][A-Za-z]*\b", text))  # kNN, VAE, SimCLR, InfoNCE
+        bold = {
+            phrase
+            for phrase in bold
+            if phrase[0].islower() and len(phrase.split()) <= 4 and phrase[-1] != "."
+        }
+        names = set(
+            re.findall(r"\b[a-z]?[A-Z][a-z]?[A-Z][A-Za-z]*\b", text)
+        )  # kNN, VAE, SimCLR, InfoNCE
         unknown = {name for name in bold if name.lower() not in known}
-        unknown |= {name for name in names if name.lower().rstrip("s") not in words and name.lower() not in words}
-        assert names and not unknown - PLAIN, f"{path.name}: explain in site/glossary.md: {sorted(unknown - PLAIN)}"
+        unknown |= {
+            name
+            for name in names
+            if name.lower().rstrip("s") not in words and name.lower() not in words
+        }
+        assert names and not unknown - PLAIN, (
+            f"{path.name}: explain in site/glossary.md: {sorted(unknown - PLAIN)}"
+        )
 
 
 def test_glossary_names_lessons_that_use_the_term():
-    texts = {path.name[:2]: " ".join(path.read_text("utf-8").replace("*", "").split()).lower() for path in SOURCES}
+    texts = {
+        path.name[:2]: " ".join(path.read_text("utf-8").replace("*", "").split()).lower()
+        for path in SOURCES
+    }
     block = (ROOT / "site" / "glossary.md").read_text("utf-8").split("```")[1]
-    entries = [re.findall(r"^\w.+", entry, re.MULTILINE) for entry in block.split("\n", 1)[1].split("\n\n")]
+    entries = [
+        re.findall(r"^\w.+", entry, re.MULTILINE) for entry in block.split("\n", 1)[1].split("\n\n")
+    ]
     heads = [entry[0].lower() for entry in entries]
-    assert len(entries) > 100 and len({term.lower() for entry in entries for term in entry}) == sum(map(len, entries))
+    assert len(entries) > 100 and len({term.lower() for entry in entries for term in entry}) == sum(
+        map(len, entries)
+    )
     assert heads == sorted(heads)
     for entry, text in zip(entries, block.split("\n", 1)[1].split("\n\n"), strict=True):
         named = re.findall(r"\d\d", " ".join(re.findall(r"Lessons? \d\d(?:, \d\d)*", text)))
         for number in named or ["any"]:  # a lesson that is not on the site yet is passed over
-            used = " ".join(texts.values()) if number == "any" else texts.get(number, entry[0].lower())
+            used = (
+                " ".join(texts.values()) if number == "any" else texts.get(number, entry[0].lower())
+            )
             assert any(term.lower() in used for term in entry), (number, entry)
 
 
@@ -304,7 +425,9 @@ def test_lessons_lead_to_the_glossary_and_back(site):
         links = [attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"]
         terms = [link.split("#")[1] for link in links if "site/glossary.html#term-" in link]
         assert len(terms) >= 4 and set(terms) <= ids, page.name
-    back = {attributes.get("href", "") for _, attributes in Tags(site / "site" / "glossary.html").tags}
+    back = {
+        attributes.get("href", "") for _, attributes in Tags(site / "site" / "glossary.html").tags
+    }
     assert {f"../notebooks/{path.stem}.html" for path in SOURCES} <= back
 
 
@@ -313,15 +436,23 @@ def test_terms_are_linked_once_and_never_inside_a_formula_or_a_link():
     cells = [dict(cell_type="markdown", source=[text]), dict(cell_type="code", source="**probe**")]
     course.link_terms(cells)
     linked = "*{term}`encoders <encoder>`* and **encoder**, *unknown* **{term}`CKA <CKA>`**"
-    assert cells[0]["source"] == text.replace("*encoders* and **encoder**, *unknown* **CKA**", linked)
+    assert cells[0]["source"] == text.replace(
+        "*encoders* and **encoder**, *unknown* **CKA**", linked
+    )
     assert cells[1]["source"] == "**probe**"
 
 
 def test_every_paper_on_the_reference_page_has_its_link(site):
-    papers = re.findall(r'<div class="citation".*?</div>', (site / "site" / "references.html").read_text("utf-8"), re.S)
+    papers = re.findall(
+        r'<div class="citation".*?</div>',
+        (site / "site" / "references.html").read_text("utf-8"),
+        re.S,
+    )
     listed = re.findall(r"^@", (ROOT / "site" / "references.bib").read_text("utf-8"), re.MULTILINE)
     assert len(papers) == len(listed) > 50
-    assert not [paper for paper in papers if 'class="reference external" href="https://' not in paper]
+    assert not [
+        paper for paper in papers if 'class="reference external" href="https://' not in paper
+    ]
 
 
 def test_numbers_of_lessons_become_links():
@@ -344,10 +475,14 @@ def test_pages_with_generated_parts_are_made_anew(tmp_path):
 
 def test_generated_tables_say_what_the_notebooks_printed():
     for stem, cells in generated.notebooks():
-        printed = sum("".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ()))
+        printed = sum(
+            "".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ())
+        )
         assert 0 < printed == len(list(generated.printed_claims(cells))), stem
         assert f"/notebooks/{stem}.ipynb" in generated.lesson_map()
-    text = generated.fill("".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs")))
+    text = generated.fill(
+        "".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs"))
+    )
     assert "<!--" not in text and "✗" not in text
     with pytest.raises(KeyError):
         generated.fill("<!-- generated: nothing -->")
@@ -366,13 +501,24 @@ def one_panel(sizes=(32, 1024), memory=True):
     """A made-up panel of three contestants; one of them was not run at the largest size."""
 
     def rows(times, sizes, **more):
-        return [dict(at=at, median_s=0.001 * at * times, times=times, fewest=times / 1.1, most=times * 1.1, **more)
-                for at in sizes]  # fmt: skip
+        return [
+            dict(
+                at=at,
+                median_s=0.001 * at * times,
+                times=times,
+                fewest=times / 1.1,
+                most=times * 1.1,
+                **more,
+            )
+            for at in sizes
+        ]
 
     used = dict(memory_mb=0.2, value_error=2e-7) if memory else {}
     slow = rows(300, sizes[:1], **dict(memory_mb=90) if memory else {})
     contestants = {"ours": rows(1, sizes), "theirs, <b>": rows(7, sizes, **used), "slow": slow}
-    return dict(title="Two & three", size="batch", unit="seconds a call", ours="ours", curves=contestants)
+    return dict(
+        title="Two & three", size="batch", unit="seconds a call", ours="ours", curves=contestants
+    )
 
 
 def test_a_figure_says_what_it_draws():
@@ -381,11 +527,22 @@ def test_a_figure_says_what_it_draws():
     assert "\n\n" not in drawn and root.find("svg").get("role") == "img"
     words = [" ".join(node.itertext()) for node in root.iter("text")]
     joined = " ".join(words).replace("\u00a0", " ")
-    for label in ("ours: 1", "theirs, <b>: 7.0", "slow: 300", "slow: 90", "theirs: below 1", "32", "1,024", "batch"):
+    for label in (
+        "ours: 1",
+        "theirs, <b>: 7.0",
+        "slow: 300",
+        "slow: 90",
+        "theirs: below 1",
+        "32",
+        "1,024",
+        "batch",
+    ):
         assert label in joined, label
     alt = root.find("svg").get("aria-label").replace("\u00a0", " ")
-    assert alt == ("Two & three. At 32 (batch): ours takes 32 ms; theirs, <b> 7.0 times; slow 300 times as long. "
-                   "At 1,024 (batch): ours takes 1.02 s; theirs, <b> 7.0 times as long.")  # fmt: skip
+    assert alt == (
+        "Two & three. At 32 (batch): ours takes 32 ms; theirs, <b> 7.0 times; slow 300 times as long. "
+        "At 1,024 (batch): ours takes 1.02 s; theirs, <b> 7.0 times as long."
+    )
 
 
 def test_every_line_stays_inside_its_figure_and_no_label_covers_another():
@@ -408,7 +565,13 @@ def test_a_panel_of_one_size_is_a_table_alone():
 
 def test_numbers_as_words():
     assert [curves.amount(x) for x in (0.066, 0.9949, 0.999, 9.94, 9.96, 2345.6)] == [
-        "0.07", "0.99", "1.0", "9.9", "10", "2,346"]  # fmt: skip
+        "0.07",
+        "0.99",
+        "1.0",
+        "9.9",
+        "10",
+        "2,346",
+    ]
     found = [curves.duration(x).replace("\u00a0", " ") for x in (1.5, 2000, 0.01234, 1e-6)]
     assert found == ["1.5 s", "2,000 s", "12.3 ms", "1 µs"]
     assert curves.ticks(0.5, 2.2) == pytest.approx([0.5, 0.7, 1, 1.5, 2])
@@ -417,18 +580,34 @@ def test_numbers_as_words():
 
 
 def test_a_record_becomes_figures_tables_and_goals(monkeypatch, tmp_path):
-    goals = [dict(sentence="lightly | twice", least=2, found=7.04, reached=True),
-             dict(sentence="three", least=3, found=2.5, reached=False, why="the disk is slow.")]  # fmt: skip
+    goals = [
+        dict(sentence="lightly | twice", least=2, found=7.04, reached=True),
+        dict(sentence="three", least=3, found=2.5, reached=False, why="the disk is slow."),
+    ]
     hardware = dict(cpu="a CPU", cpus=2, threads=1, load_average=0.1)
-    record = dict(question="?", command="python benchmarks/augment.py", panels=[one_panel()], goals=goals,
-                  versions=dict(torch="2.15.0"), hardware=hardware)  # fmt: skip
+    record = dict(
+        question="?",
+        command="python benchmarks/augment.py",
+        panels=[one_panel()],
+        goals=goals,
+        versions=dict(torch="2.15.0"),
+        hardware=hardware,
+    )
     (tmp_path / "augment.json").write_text(json.dumps(record), "utf-8")
     monkeypatch.setattr(measured, "RESULTS", tmp_path)
-    text = generated.fill("<!-- generated: goals -->\n<!-- generated: panels augment -->").replace("\u00a0", " ")
+    text = generated.fill("<!-- generated: goals -->\n<!-- generated: panels augment -->").replace(
+        "\u00a0", " "
+    )
     assert "Of 2 goals" in text and "1 are reached" in text
     assert "- ✓ lightly \\| twice: 7.04, expected 2 or more." in text
-    assert text.count("- ✗ three: 2.5, expected 3 or more.") == 2 and text.count("Why: the disk is slow.") == 1
-    assert "| 32 | 32 ms | 7.0 × (6.4 to 7.7), 0 MB | 300 × (273 to 330), 90 MB |" in text and "| not run |" in text
+    assert (
+        text.count("- ✗ three: 2.5, expected 3 or more.") == 2
+        and text.count("Why: the disk is slow.") == 1
+    )
+    assert (
+        "| 32 | 32 ms | 7.0 × (6.4 to 7.7), 0 MB | 300 × (273 to 330), 90 MB |" in text
+        and "| not run |" in text
+    )
     assert "on a CPU, 2 CPUs, 1 thread; torch 2.15.0." in text
     assert "Largest difference from the reference, of all contestants: value 2e-07." in text
 
@@ -444,12 +623,27 @@ def test_a_missing_measurement_is_told_on_the_page(monkeypatch, tmp_path, capsys
 
 def test_the_long_soak_takes_the_place_of_the_short_load():
     load = dict(clients=8, seconds=30.0, requests=1234)
-    found = dict(bundles=dict(a=dict(int8=dict(load=load, memory_mb_start=100.0, memory_mb_end=130.0))))
+    found = dict(
+        bundles=dict(a=dict(int8=dict(load=load, memory_mb_start=100.0, memory_mb_end=130.0)))
+    )
     said = measured.crowd(found)
-    assert said == ["8 callers at once for 30 seconds", "1,234 requests", "✗ memory grew by 30.0 MB at most"]
-    soak = dict(load, seconds=120.0, memory_mb_most_first_half=90.1, memory_mb_most_second_half=90.2, problems=[])
+    assert said == [
+        "8 callers at once for 30 seconds",
+        "1,234 requests",
+        "✗ memory grew by 30.0 MB at most",
+    ]
+    soak = dict(
+        load,
+        seconds=120.0,
+        memory_mb_most_first_half=90.1,
+        memory_mb_most_second_half=90.2,
+        problems=[],
+    )
     said = measured.crowd(dict(found, soak=soak))
-    assert said[0].endswith("120 seconds") and said[2] == "✓ memory 90.1 MB at most in the first half, 90.2 after"
+    assert (
+        said[0].endswith("120 seconds")
+        and said[2] == "✓ memory 90.1 MB at most in the first half, 90.2 after"
+    )
 
 
 def test_every_measurement_of_the_page_is_stored():
@@ -460,8 +654,14 @@ def test_every_measurement_of_the_page_is_stored():
 def test_how_fast_weighs_less_than_a_megabyte(site):
     """Counted as for the first page, with the figures inside the page."""
     page = site / "site" / "measured.html"
-    named = {attributes.get(LOADING.get(tag, ""), "").split("?")[0] for tag, attributes in Tags(page).tags}
-    files = {page, *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css")))}
+    named = {
+        attributes.get(LOADING.get(tag, ""), "").split("?")[0]
+        for tag, attributes in Tags(page).tags
+    }
+    files = {
+        page,
+        *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css"))),
+    }
     assert sum(path.stat().st_size for path in files) < 1_000_000
 
 
@@ -477,26 +677,39 @@ def bench():
 
 
 def test_every_benchmark_is_run_or_left_out_with_a_reason():
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text("utf-8")}
+    scripts = {
+        path.stem
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "__main__" in path.read_text("utf-8")
+    }
     assert scripts - {"run"} == set(bench().MINUTES) | set(bench().LEFT_OUT)
     assert not set(bench().MINUTES) & set(bench().LEFT_OUT)
 
 
-@pytest.mark.parametrize("name, words", [("recipes", "recipes needs a GPU"), ("speed", "no benchmark speed; expected")])
+@pytest.mark.parametrize(
+    "name, words", [("recipes", "recipes needs a GPU"), ("speed", "no benchmark speed; expected")]
+)
 def test_a_benchmark_that_cannot_be_run_is_told(name, words):
     with pytest.raises(SystemExit, match=words):
         bench().main([name])
 
 
 def test_bench_goes_on_after_a_miss_and_after_a_crash(monkeypatch, tmp_path, capfd):
-    scripts = {"cka": "import sys, json; json.dump(dict(goals=[dict(sentence='20 times', reached=False), "
-                      "dict(sentence='x', reached=True)]), open('results/cka.json', 'w')); sys.exit(1)",
-               "cca": "raise ValueError('no')", "knn": "open('results/knn.json', 'w').write('{}')"}  # fmt: skip
+    scripts = {
+        "cka": "import sys, json; json.dump(dict(goals=[dict(sentence='20 times', reached=False), "
+        "dict(sentence='x', reached=True)]), open('results/cka.json', 'w')); sys.exit(1)",
+        "cca": "raise ValueError('no')",
+        "knn": "open('results/knn.json', 'w').write('{}')",
+    }
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "cca.json").write_text("{}", "utf-8")
-    os.utime(tmp_path / "results" / "cca.json", (0, 0))  # of an earlier run: not what this one wrote
+    os.utime(
+        tmp_path / "results" / "cca.json", (0, 0)
+    )  # of an earlier run: not what this one wrote
     for name, text in scripts.items():
-        (tmp_path / f"{name}.py").write_text(f"import os; os.chdir({str(tmp_path)!r}); {text}", "utf-8")
+        (tmp_path / f"{name}.py").write_text(
+            f"import os; os.chdir({str(tmp_path)!r}); {text}", "utf-8"
+        )
     monkeypatch.setattr(bench(), "HERE", tmp_path)
     monkeypatch.setattr(bench(), "RESULTS", tmp_path / "results")
     assert bench().main(["cka", "cca", "knn"]) == 1

@@ -8,7 +8,9 @@ from replearn import train
 
 
 def toy(n=64):
-    return torch.randint(0, 256, (n, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (n, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def net():
@@ -20,9 +22,17 @@ def test_fit_minimizes_and_records():
     images = toy()
     labels = (images.float().mean((1, 2, 3)) > 127).long()
     model = net()
-    loss = lambda x, y: (nn.functional.cross_entropy(model(x), y), {"mean": x.mean()})  # noqa: E731
-    history = train.fit(loss, [model], images, labels, steps=200, batch_size=32, lr=1e-2,
-                        after_step=lambda step: {"step": step})
+    loss = lambda x, y: (nn.functional.cross_entropy(model(x), y), {"mean": x.mean()})
+    history = train.fit(
+        loss,
+        [model],
+        images,
+        labels,
+        steps=200,
+        batch_size=32,
+        lr=1e-2,
+        after_step=lambda step: {"step": step},
+    )
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     assert history["step"] == list(range(200)) and len(history["mean"]) == 200
 
@@ -43,7 +53,14 @@ def test_fit_is_repeatable_with_a_generator():
     def run():
         model = net()
         generator = torch.Generator().manual_seed(7)
-        train.fit(lambda x: model(x).square().mean(), [model], toy(), steps=5, batch_size=8, generator=generator)
+        train.fit(
+            lambda x: model(x).square().mean(),
+            [model],
+            toy(),
+            steps=5,
+            batch_size=8,
+            generator=generator,
+        )
         return model[1].weight
 
     assert torch.equal(run(), run())
@@ -51,7 +68,9 @@ def test_fit_is_repeatable_with_a_generator():
 
 def test_nan_loss_stops_with_a_diagnosis():
     model = net()
-    with pytest.raises(ValueError, match="step 0: expected a finite loss, found nan; try a smaller lr"):
+    with pytest.raises(
+        ValueError, match="step 0: expected a finite loss, found nan; try a smaller lr"
+    ):
         train.fit(lambda x: model(x).mean() * math.nan, [model], toy(), steps=5, batch_size=8)
 
 
@@ -98,13 +117,22 @@ def test_cosine_endpoints_and_warmup():
     assert train.cosine(50, 100, start=1.0, end=0.0) == pytest.approx(0.5)
     assert train.cosine(0, 100, start=0.996, end=1.0) == 0.996
     assert train.cosine(100, 100, start=0.996, end=1.0) == pytest.approx(1.0)
-    assert train.cosine(0, 100, warmup=10) == pytest.approx(0.1) and train.cosine(10, 100, warmup=10) == 1.0
+    assert (
+        train.cosine(0, 100, warmup=10) == pytest.approx(0.1)
+        and train.cosine(10, 100, warmup=10) == 1.0
+    )
 
 
 def test_amp_dtype_on_cpu_and_on_gpus(monkeypatch):
     assert train.amp_dtype("cpu") is None
-    for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, c=capability: c)
+    for capability, expected in (
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+    ):
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device=None, c=capability: c
+        )
         assert train.amp_dtype("cuda") == expected
 
 
@@ -113,7 +141,7 @@ def test_set_seed_seeds_all_three():
 
     import numpy as np
 
-    draw = lambda: (torch.rand(1).item(), np.random.rand(), random.random())  # noqa: E731, NPY002
+    draw = lambda: (torch.rand(1).item(), np.random.rand(), random.random())
     train.set_seed(5)
     first = draw()
     train.set_seed(5)

@@ -2,7 +2,7 @@
 # Core, lesson layer, engine and notebook 01 with other versions of Python and of what we depend on.
 #   bash tests/versions.sh                    every cell of the matrix
 #   bash tests/versions.sh oldest             one cell: oldest, oldest-3.11, newest-3.11, newest or colab
-#   bash tests/versions.sh oldest core        one part of it: install, core, lesson, simclr or notebook
+#   bash tests/versions.sh oldest core        one part of it: install, core, lesson, engine or notebook
 #   bash tests/versions.sh newest clean       removes its environment
 # oldest: the lowest release of each package that pyproject.toml allows; newest: the highest, constraints.txt not asked.
 # An environment each in build/versions (about 5 GB, hard-linked from uv's cache); a Python that cannot be had is skipped,
@@ -20,7 +20,7 @@ files() {  # part -> its test files
     case $1 in
         core) set -- audit augment cka_golden data losses metrics models plot probe properties shapes train ;;
         lesson) set -- exercises frames lesson ;;
-        simclr) set -- simclr simclr_evaluate simclr_export simclr_serve ;;
+        engine) set -- pretrain pretrain_evaluation serve_export serve ;;
     esac
     printf 'tests/test_%s.py ' "$@"
 }
@@ -99,15 +99,15 @@ matrix() {  # cell, part
         [ -z "${CI:-}" ]; return
     }
     [ "$2" = install ] && return
-    for part in ${2/all/core lesson simclr notebook}; do
+    for part in ${2/all/core lesson engine notebook}; do
         check "$1" "$part" || answer=1
     done
     return $answer
 }
 
 case ${2:-all} in
-    all | install | clean | core | lesson | simclr | notebook) ;;
-    *) echo "no part $2; there are install, core, lesson, simclr, notebook and clean"; exit 2 ;;
+    all | install | clean | core | lesson | engine | notebook) ;;
+    *) echo "no part $2; there are install, core, lesson, engine, notebook and clean"; exit 2 ;;
 esac
 answer=0
 for cell in ${1:-oldest oldest-3.11 newest-3.11 newest colab}; do

@@ -18,6 +18,7 @@ def digits_pca(seed):
     """1,000 of scikit-learn's digits, centered (1000, 64), and their probabilistic PCA with 8 components."""
     from sklearn.datasets import load_digits
     from sklearn.decomposition import PCA
+
     x = torch.tensor(load_digits().data) / 16
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:1000]]
     x = x - x.mean(0)
@@ -43,13 +44,15 @@ def known_optimum(pca, turn):
 def elbo_ppca(seed):
     x, pca = digits_pca(seed)
     turn = torch.linalg.qr(normal(seed, 1, 8, 8)[0])[0]
-    elbo = lambda turn: linear_elbo(x, *known_optimum(pca, turn))  # noqa: E731
+    elbo = lambda turn: linear_elbo(x, *known_optimum(pca, turn))
     return elbo(torch.eye(8).double()), pca.score(x.numpy()), elbo(turn)
 
 
 def elbo_trained(seed, steps=600):
     x, pca = digits_pca(seed)
-    root = torch.linalg.qr(x, mode="r")[1] * (64 / len(x)) ** 0.5  # 64 rows of the same covariance: the same ELBO
+    root = (
+        torch.linalg.qr(x, mode="r")[1] * (64 / len(x)) ** 0.5
+    )  # 64 rows of the same covariance: the same ELBO
     values = [*(0.1 * normal(seed, 2, 64, 8)), torch.zeros(8).double(), torch.tensor(-3.0).double()]
     values[1] = values[1].T.clone()
     adam = torch.optim.Adam([v.requires_grad_() for v in values], lr=0.03)
@@ -73,10 +76,15 @@ def fast_ica(seed):
         values = []
         for s, mixing in zip(sources, normal(seed + 100, 10, 4, 4), strict=True):
             x = (s @ torch.linalg.qr(mixing)[0] * torch.tensor([1.0, 2, 1, 2])).numpy()
-            values.append(metrics.mcc(torch.from_numpy(FastICA(4, random_state=0).fit_transform(x)), s))
+            values.append(
+                metrics.mcc(torch.from_numpy(FastICA(4, random_state=0).fit_transform(x)), s)
+            )
         return sum(values) / len(values)
+
     g = normal(seed, 10, 3000, 4)
-    laplace = torch.special.ndtr(g).mul(2).sub(1)  # uniform in (-1, 1), then Laplace by its quantile function
+    laplace = (
+        torch.special.ndtr(g).mul(2).sub(1)
+    )  # uniform in (-1, 1), then Laplace by its quantile function
     laplace = -laplace.sign() * torch.log1p(-laplace.abs())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # normal factors have no optimum
@@ -112,11 +120,17 @@ def mixture(seed, n=50_000, segments=40):
 
 def train_ivae(x, u, steps, segments=40, hidden=64):
     """Train one iVAE for each row of x (runs, N, 4), u (runs, N); return the function to posterior means."""
-    encoder, decoder = MLPs(len(x), 4 + segments, hidden, hidden, 4), MLPs(len(x), 2, hidden, hidden, 4)
-    prior, log_noise = nn.Parameter(torch.zeros(len(x), segments, 4)), nn.Parameter(torch.zeros(len(x), 1, 1))
+    encoder, decoder = (
+        MLPs(len(x), 4 + segments, hidden, hidden, 4),
+        MLPs(len(x), 2, hidden, hidden, 4),
+    )
+    prior, log_noise = (
+        nn.Parameter(torch.zeros(len(x), segments, 4)),
+        nn.Parameter(torch.zeros(len(x), 1, 1)),
+    )
     adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), prior, log_noise], 1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 1e-2, steps, pct_start=0.05)
-    q = lambda x, u: encoder(torch.cat([x, u], -1)).chunk(2, -1)  # noqa: E731
+    q = lambda x, u: encoder(torch.cat([x, u], -1)).chunk(2, -1)
     for _ in range(steps):
         rows = torch.randint(x.shape[1], (250,))
         some, aux = x[:, rows], F.one_hot(u[:, rows], segments).float()
@@ -139,7 +153,9 @@ def ivae_scores(steps=1600, fit=40_000):
     dealt = u[:, torch.randperm(u.shape[1])]
     x3, aux = x.repeat(3, 1, 1), torch.cat([u, 0 * u, dealt])
     means = train_ivae(x3[:, :fit], aux[:, :fit], steps)(x3[:, fit:], aux[:, fit:])
-    latents = dict(zip(("with u", "without u", "u dealt at random"), means.split(MIXINGS), strict=True))
+    latents = dict(
+        zip(("with u", "without u", "u dealt at random"), means.split(MIXINGS), strict=True)
+    )
     latents["noise"] = torch.randn_like(latents["with u"])
     truth = z[:, fit:]
     return {name: sum(map(metrics.mcc, a, truth)) / MIXINGS for name, a in latents.items()}
@@ -153,7 +169,9 @@ def cosine_schedule(seed):
     steps = range(0, 101, 5)
     found = [train.cosine(s, 100, start=0.3, end=0.01) for s in steps]
     expected = [0.01 + 0.29 * (1 + math.cos(math.pi * s / 100)) / 2 for s in steps]
-    late = [train.cosine(s, 101, start=0.3, end=0.01) for s in steps]  # a schedule that does not arrive
+    late = [
+        train.cosine(s, 101, start=0.3, end=0.01) for s in steps
+    ]  # a schedule that does not arrive
     return found, expected, late
 
 
@@ -165,24 +183,72 @@ def ema_endpoints(seed):
         for _ in range(steps):
             train.ema_update(target, online, momentum=momentum)
         return nn.utils.parameters_to_vector(target.parameters()).detach()
+
     a, b = normal(seed, 2, 8)
     known = [m**7 * a + (1 - m**7) * b for m in (0.0, 0.9, 1.0)]
-    return (torch.cat([moved(m) for m in (0.0, 0.9, 1.0)]), torch.cat(known),
-            torch.cat([moved(1 - m) for m in (0.0, 0.9, 1.0)]))  # fmt: skip
+    return (
+        torch.cat([moved(m) for m in (0.0, 0.9, 1.0)]),
+        torch.cat(known),
+        torch.cat([moved(1 - m) for m in (0.0, 0.9, 1.0)]),
+    )
 
 
 ROWS = [
-    dict(check=elbo_ppca, quantity="ELBO of a linear VAE at its optimum, nats", lesson="05", allowed=1e-6,
-         fault="latents rotated", reference="PCA.score, probabilistic PCA on digits", peer="scikit-learn"),
-    dict(check=elbo_trained, quantity="ELBO of a linear VAE after 600 steps of Adam, nats", lesson="05", allowed=0.1,
-         fault="one component fewer", reference="PCA.score, probabilistic PCA on digits", peer="scikit-learn"),
-    dict(check=fast_ica, quantity="MCC of linear ICA (FastICA), mean of ten mixtures", lesson="08", allowed=0.05,
-         fault="normal factors", reference="identifiable: 1", peer="scikit-learn"),
-    *(dict(check=ivae(fault), quantity="MCC of the iVAE, mean of five mixtures", lesson="08", allowed=0.1, fault=fault,
-           reference="identifiable: 1, Khemakhem et al. 2020, Theorem 3", seeds=1, slow=True)
-      for fault in ("without u", "u dealt at random", "noise")),
-    dict(check=cosine_schedule, quantity="cosine schedule, step 0 to the last", lesson="12", allowed=1e-12,
-         fault="one step late", reference="closed form: (1 + cos(pi t / T)) / 2", seeds=1),
-    dict(check=ema_endpoints, quantity="moving average after 7 steps, momentum 0, 0.9, 1", lesson="06, 10",
-         allowed=1e-9, fault="momentum and 1 - momentum exchanged", reference="closed form: m^7 a + (1 - m^7) b"),
-]  # fmt: skip
+    dict(
+        check=elbo_ppca,
+        quantity="ELBO of a linear VAE at its optimum, nats",
+        lesson="05",
+        allowed=1e-6,
+        fault="latents rotated",
+        reference="PCA.score, probabilistic PCA on digits",
+        peer="scikit-learn",
+    ),
+    dict(
+        check=elbo_trained,
+        quantity="ELBO of a linear VAE after 600 steps of Adam, nats",
+        lesson="05",
+        allowed=0.1,
+        fault="one component fewer",
+        reference="PCA.score, probabilistic PCA on digits",
+        peer="scikit-learn",
+    ),
+    dict(
+        check=fast_ica,
+        quantity="MCC of linear ICA (FastICA), mean of ten mixtures",
+        lesson="08",
+        allowed=0.05,
+        fault="normal factors",
+        reference="identifiable: 1",
+        peer="scikit-learn",
+    ),
+    *(
+        dict(
+            check=ivae(fault),
+            quantity="MCC of the iVAE, mean of five mixtures",
+            lesson="08",
+            allowed=0.1,
+            fault=fault,
+            reference="identifiable: 1, Khemakhem et al. 2020, Theorem 3",
+            seeds=1,
+            slow=True,
+        )
+        for fault in ("without u", "u dealt at random", "noise")
+    ),
+    dict(
+        check=cosine_schedule,
+        quantity="cosine schedule, step 0 to the last",
+        lesson="12",
+        allowed=1e-12,
+        fault="one step late",
+        reference="closed form: (1 + cos(pi t / T)) / 2",
+        seeds=1,
+    ),
+    dict(
+        check=ema_endpoints,
+        quantity="moving average after 7 steps, momentum 0, 0.9, 1",
+        lesson="06, 10",
+        allowed=1e-9,
+        fault="momentum and 1 - momentum exchanged",
+        reference="closed form: m^7 a + (1 - m^7) b",
+    ),
+]

@@ -61,7 +61,10 @@ def _draw(fn, values):
     result = fn(**values)
     result = getattr(result, "figure", result)
     figures = [plt.figure(number) for number in plt.get_fignums() if number not in before]
-    for item in [*figures, *([] if result is None or any(result is figure for figure in figures) else [result])]:
+    for item in [
+        *figures,
+        *([] if result is None or any(result is figure for figure in figures) else [result]),
+    ]:
         display(item)
     for figure in figures:
         plt.close(figure)
@@ -71,15 +74,25 @@ def _keywords(name, spec):
     """Keywords of the widget for one control, its default `value` among them."""
     if isinstance(spec, tuple) and len(spec) in (2, 3) and spec[0] < spec[1]:
         low, high = spec[:2]
-        step = spec[2] if len(spec) == 3 else 1 if isinstance(low, int) and isinstance(high, int) else (high - low) / 20
-        return dict(min=low, max=high, step=step, value=low + step * round((high - low) / (2 * step)))
+        step = (
+            spec[2]
+            if len(spec) == 3
+            else 1
+            if isinstance(low, int) and isinstance(high, int)
+            else (high - low) / 20
+        )
+        return dict(
+            min=low, max=high, step=step, value=low + step * round((high - low) / (2 * step))
+        )
     if isinstance(spec, list) and spec:
         return dict(options=spec, value=spec[0])
     if isinstance(spec, dict) and spec:
         return {"value": spec.get("min", next(iter(spec.get("options", [None])), None)), **spec}
     if isinstance(spec, (bool, str)):
         return dict(value=spec)
-    raise ValueError(f"live: {name}: expected (min, max, step), a list, a bool, a text or a dict, found {spec!r}")
+    raise ValueError(
+        f"live: {name}: expected (min, max, step), a list, a bool, a text or a dict, found {spec!r}"
+    )
 
 
 def _widget(widgets, name, keywords):
@@ -87,9 +100,13 @@ def _widget(widgets, name, keywords):
         texts = any(isinstance(option, (str, tuple)) for option in keywords["options"])
         kind = widgets.Dropdown if texts else widgets.SelectionSlider
     elif "min" in keywords:
-        whole = all(isinstance(keywords.get(key, 1), int) for key in ("min", "max", "step", "value"))
+        whole = all(
+            isinstance(keywords.get(key, 1), int) for key in ("min", "max", "step", "value")
+        )
         kind = widgets.IntSlider if whole else widgets.FloatSlider
     else:
         kind = widgets.Checkbox if isinstance(keywords["value"], bool) else widgets.Text
-    waits = {} if kind is widgets.Dropdown or kind is widgets.Checkbox else {"continuous_update": False}
+    waits = (
+        {} if kind is widgets.Dropdown or kind is widgets.Checkbox else {"continuous_update": False}
+    )
     return kind(**{"description": name.replace("_", " "), **waits, **keywords})

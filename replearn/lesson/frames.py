@@ -29,20 +29,39 @@ class Frames:
     width: on the page, in pixels. colors: palette size; fewer make a smaller notebook. Raises ValueError, TypeError.
     """
 
-    def __init__(self, pictures, *, labels=None, title="", alt="", slider="frame", start=None, width=None,
-                 dpi=100, colors=64):  # fmt: skip
+    def __init__(
+        self,
+        pictures,
+        *,
+        labels=None,
+        title="",
+        alt="",
+        slider="frame",
+        start=None,
+        width=None,
+        dpi=100,
+        colors=64,
+    ):
         pictures = [_to_pil(picture, dpi) for picture in pictures]
         count = len(pictures)
         if count == 0:
             raise ValueError("Frames: expected one picture or more, found none")
         sizes = sorted({picture.size for picture in pictures})
         if len(sizes) > 1:
-            raise ValueError(f"Frames: expected pictures of one size, found {sizes}; give all one figsize")
+            raise ValueError(
+                f"Frames: expected pictures of one size, found {sizes}; give all one figsize"
+            )
         self.labels = [str(label) for label in (range(1, count + 1) if labels is None else labels)]
-        self.alts = [f"{alt or title}: {label}" for label in self.labels] if isinstance(alt, str) else list(alt)
+        self.alts = (
+            [f"{alt or title}: {label}" for label in self.labels]
+            if isinstance(alt, str)
+            else list(alt)
+        )
         if len(self.labels) != count or len(self.alts) != count:
-            raise ValueError(f"Frames: expected {count} labels and alt texts, one a picture, "
-                             f"found {len(self.labels)} and {len(self.alts)}")  # fmt: skip
+            raise ValueError(
+                f"Frames: expected {count} labels and alt texts, one a picture, "
+                f"found {len(self.labels)} and {len(self.alts)}"
+            )
         self.start = count // 2 if start is None else range(count)[start]
         self.title, self.slider, self.size = title, slider, sizes[0]
         # Tiny pictures (32 x 32) are enlarged by the page in whole steps, which costs no bytes.
@@ -68,10 +87,19 @@ class Frames:
         # The first frame stands in the <img>, so that it shows where scripts do not run.
         sources = [None if i == first else _data_uri(png) for i, png in enumerate(self.png)]
         data = json.dumps(dict(sources=sources, labels=self.labels, alts=self.alts))
-        safe = {name: html.escape(str(text)) for name, text in dict(
-            data=data, title=self.title, slider=self.slider, label=self.labels[first], alt=self.alts[first],
-        ).items()}  # fmt: skip
-        caption = f'<figcaption style="font-weight:600;margin-bottom:.4em">{safe["title"]}</figcaption>'
+        safe = {
+            name: html.escape(str(text))
+            for name, text in dict(
+                data=data,
+                title=self.title,
+                slider=self.slider,
+                label=self.labels[first],
+                alt=self.alts[first],
+            ).items()
+        }
+        caption = (
+            f'<figcaption style="font-weight:600;margin-bottom:.4em">{safe["title"]}</figcaption>'
+        )
         pixelated = "image-rendering:pixelated;" if self.width >= 2 * self.size[0] else ""
         return (
             f'<figure data-frames="{safe["data"]}" {KEEP_KEYS} style="margin:.5em 0">{caption if self.title else ""}'
@@ -116,11 +144,15 @@ def _to_pil(picture, dpi):
         return picture.convert("RGB")
     array = np.asarray(picture.cpu() if hasattr(picture, "cpu") else picture)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise TypeError("Frames: expected figures, PNG bytes, PIL images or uint8 arrays (H,W), (H,W,3) or (3,H,W), "
-                        f"found {type(picture).__name__} with {array.dtype} {array.shape}")  # fmt: skip
+        raise TypeError(
+            "Frames: expected figures, PNG bytes, PIL images or uint8 arrays (H,W), (H,W,3) or (3,H,W), "
+            f"found {type(picture).__name__} with {array.dtype} {array.shape}"
+        )
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array).convert("RGB")
+    return Image.fromarray(
+        array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    ).convert("RGB")
 
 
 def _encode(pictures, start, colors):
@@ -128,16 +160,26 @@ def _encode(pictures, start, colors):
     from PIL import Image, ImageFilter
 
     sheet = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures]))
-    sheet = sheet.quantize(colors, method=Image.Quantize.MAXCOVERAGE, dither=0)  # keeps colors that are rare
-    frames = np.asarray(sheet).reshape(len(pictures), *pictures[0].size[::-1])  # (frames, H, W) palette indices
+    sheet = sheet.quantize(
+        colors, method=Image.Quantize.MAXCOVERAGE, dither=0
+    )  # keeps colors that are rare
+    frames = np.asarray(sheet).reshape(
+        len(pictures), *pictures[0].size[::-1]
+    )  # (frames, H, W) palette indices
     encoded, palette = [], [*sheet.getpalette(), *[255] * 768][: 3 * colors + 3]
     for i, frame in enumerate(frames):
         # Two pixels more on every side: a page that scales the pictures mixes neighbors, and the edges must not show.
-        changed = Image.fromarray(frame != frames[start]).convert("L").filter(ImageFilter.MaxFilter(5))
-        picture = Image.fromarray(np.where((np.asarray(changed) > 0) | (i == start), frame, colors).astype(np.uint8))
+        changed = (
+            Image.fromarray(frame != frames[start]).convert("L").filter(ImageFilter.MaxFilter(5))
+        )
+        picture = Image.fromarray(
+            np.where((np.asarray(changed) > 0) | (i == start), frame, colors).astype(np.uint8)
+        )
         picture.putpalette(palette)
         buffer = io.BytesIO()
-        picture.save(buffer, format="PNG", optimize=True, **({} if i == start else {"transparency": colors}))
+        picture.save(
+            buffer, format="PNG", optimize=True, **({} if i == start else {"transparency": colors})
+        )
         encoded.append(buffer.getvalue())
     return encoded
 

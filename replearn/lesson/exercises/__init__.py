@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from replearn.lesson.exercises.trial import Result, check
+from replearn.lesson.exercises.checker import Result, check
 
 __all__ = ["Exercise", "Result", "check", "get", "names"]
 
@@ -46,8 +46,12 @@ class Exercise:
         """The reference solution as text, with the imports it needs."""
         body = textwrap.dedent(inspect.getsource(self.solution))
         lines = inspect.getsource(inspect.getmodule(self.solution)).splitlines()
-        imports = [line for line in lines if re.match(r"(import|from) (?!replearn)", line)
-                   and re.search(rf"\b{re.escape(line.split()[-1])}\b", body)]  # fmt: skip
+        imports = [
+            line
+            for line in lines
+            if re.match(r"(import|from) (?!replearn)", line)
+            and re.search(rf"\b{re.escape(line.split()[-1])}\b", body)
+        ]
         return "\n".join(imports) + "\n\n\n" * bool(imports) + body.rstrip() + "\n"
 
 
@@ -60,7 +64,9 @@ def get(lesson, name):
     """One exercise; ValueError names those that exist."""
     found = _exercises(lesson)
     if name not in found:
-        raise ValueError(f"no exercise {name!r} in lesson {lesson}; expected one of: {', '.join(found) or 'none yet'}")
+        raise ValueError(
+            f"no exercise {name!r} in lesson {lesson}; expected one of: {', '.join(found) or 'none yet'}"
+        )
     return found[name]
 
 

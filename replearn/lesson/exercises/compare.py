@@ -22,7 +22,11 @@ def difference(expected, found, tolerance=1e-4):
         pairs = enumerate(zip(expected, found, strict=True), 1)
         return _first(((f"value {i} of {len(expected)}", *pair) for i, pair in pairs), tolerance)
     if not isinstance(expected, (torch.Tensor, np.ndarray, np.generic, bool, int, float)):
-        return None if expected is found or expected == found else f"expected {expected!r}, found {kind(found)}"
+        return (
+            None
+            if expected is found or expected == found
+            else f"expected {expected!r}, found {kind(found)}"
+        )
     if not isinstance(found, (torch.Tensor, np.ndarray, np.generic, bool, int, float)):
         return f"expected {kind(expected)}, found {kind(found)}"
     return _numbers(expected, found, tolerance)
@@ -53,7 +57,9 @@ def _numbers(expected, found, tolerance):
     expected, found = (torch.as_tensor(value).detach().cpu() for value in (expected, found))
     if found.shape != expected.shape:
         return f"expected {_shape(expected)}, found {_shape(found)}"
-    if _family(expected) != _family(found) and not (python_number and _family(expected) == "floating-point"):
+    if _family(expected) != _family(found) and not (
+        python_number and _family(expected) == "floating-point"
+    ):
         return f"expected {_family(expected)} numbers ({expected.dtype}), found {found.dtype}"
     expected, found = expected.double(), found.double()
     if (found.isnan() & ~expected.isnan()).any():
@@ -61,17 +67,25 @@ def _numbers(expected, found, tolerance):
     finite = expected[expected.isfinite()].abs()
     # Zeros are compared with a small absolute tolerance: a gradient of 1e-9 is a right answer for 0.
     margin = tolerance * max(finite.max().item() if len(finite) else 0.0, 0.01)
-    close = (expected == found) | ((expected - found).abs() <= margin) | (expected.isnan() & found.isnan())
+    close = (
+        (expected == found)
+        | ((expected - found).abs() <= margin)
+        | (expected.isnan() & found.isnan())
+    )
     if close.all():
         return None
     if expected.ndim == 0:
         return f"expected {_digits(expected.item(), found.item())}, found {_digits(found.item(), expected.item())}"
     error = torch.where(close, -1.0, (expected - found).abs().nan_to_num(posinf=float("inf")))
-    where = np.unravel_index(int(error.argmax()), error.shape)  # torch's own would import sympy first
+    where = np.unravel_index(
+        int(error.argmax()), error.shape
+    )  # torch's own would import sympy first
     right, mine = expected[where].item(), found[where].item()
     wrong = (~close).sum().item()
-    return (f"expected {_digits(right, mine)} at {[int(i) for i in where]}, found {_digits(mine, right)} "
-            f"({wrong} of {close.numel()} values differ)")  # fmt: skip
+    return (
+        f"expected {_digits(right, mine)} at {[int(i) for i in where]}, found {_digits(mine, right)} "
+        f"({wrong} of {close.numel()} values differ)"
+    )
 
 
 def _digits(value, other=None):
@@ -83,7 +97,13 @@ def _digits(value, other=None):
 
 
 def _family(tensor):
-    return "boolean" if tensor.dtype == torch.bool else "floating-point" if tensor.is_floating_point() else "whole"
+    return (
+        "boolean"
+        if tensor.dtype == torch.bool
+        else "floating-point"
+        if tensor.is_floating_point()
+        else "whole"
+    )
 
 
 def _shape(tensor):
@@ -94,4 +114,6 @@ def kind(value):
     """What a value is, in a few words: "a Tensor of shape (3, 2)", "a list", "'red'"."""
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return f"a {type(value).__name__} of {_shape(value)}"
-    return repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
+    return (
+        repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
+    )

@@ -20,7 +20,9 @@ def probe_loss_and_gradient(w, b, x, y, l2):
 
 def _probe_cases(generator):
     def problem(n, d, classes, l2, scale=1.0):
-        w, b, x = (torch.randn(*size, generator=generator) for size in ((d, classes), (classes,), (n, d)))
+        w, b, x = (
+            torch.randn(*size, generator=generator) for size in ((d, classes), (classes,), (n, d))
+        )
         return scale * w, b, x, torch.randint(classes, (n,), generator=generator), l2
 
     return {
@@ -39,7 +41,9 @@ def _probe_autograd(w, b, x, y, l2):
 
 def _probe_formula(w, b, x, y, l2):
     scores, truth = x @ w + b, torch.eye(len(b))[y]
-    loss = (scores.logsumexp(1) - (scores * truth).sum(1)).mean().item() + 0.5 * l2 * w.pow(2).sum().item()
+    loss = (scores.logsumexp(1) - (scores * truth).sum(1)).mean().item() + 0.5 * l2 * w.pow(
+        2
+    ).sum().item()
     error = scores.softmax(1) - truth
     return [loss, torch.einsum("nd,nc->dc", x, error).div(len(x)).add(w, alpha=l2), error.mean(0)]
 
@@ -47,7 +51,11 @@ def _probe_formula(w, b, x, y, l2):
 def _probe_overflow(w, b, x, y, l2):
     p = (x @ w + b).exp() / (x @ w + b).exp().sum(dim=1, keepdim=True)
     error = (p - F.one_hot(y, len(b))) / len(y)
-    return -p[torch.arange(len(y)), y].log().mean() + l2 / 2 * w.square().sum(), x.T @ error + l2 * w, error.sum(0)
+    return (
+        -p[torch.arange(len(y)), y].log().mean() + l2 / 2 * w.square().sum(),
+        x.T @ error + l2 * w,
+        error.sum(0),
+    )
 
 
 def _changed(change):  # change(loss, grad_w, grad_b, w, b, l2) -> three values
@@ -55,20 +63,34 @@ def _changed(change):  # change(loss, grad_w, grad_b, w, b, l2) -> three values
 
 
 PROBE = Exercise(
-    solution=probe_loss_and_gradient, cases=_probe_cases, difficulty=2, minutes=15, tolerance=1e-3,
-    hints=("torch.log_softmax(x @ w + b, dim=1) is (N, C); pick column y in each row, take the mean, change the sign.",
-           "The gradient for the scores is (probability - truth) / N, and F.one_hot(y, C) gives the truth as (N, C).",
-           "Chain rule: for w multiply by x.T and add l2 * w; for b sum over the pictures. b has no penalty."),
+    solution=probe_loss_and_gradient,
+    cases=_probe_cases,
+    difficulty=2,
+    minutes=15,
+    tolerance=1e-3,
+    hints=(
+        "torch.log_softmax(x @ w + b, dim=1) is (N, C); pick column y in each row, take the mean, change the sign.",
+        "The gradient for the scores is (probability - truth) / N, and F.one_hot(y, C) gives the truth as (N, C).",
+        "Chain rule: for w multiply by x.T and add l2 * w; for b sum over the pictures. b has no penalty.",
+    ),
     wrong={
-        "sum in place of mean": lambda w, b, x, y, l2: [len(x) * v for v in probe_loss_and_gradient(w, b, x, y, l2)],
-        "gradient without the penalty": _changed(lambda loss, gw, gb, w, b, l2: (loss, gw - l2 * w, gb)),
-        "penalty not halved": _changed(lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * w.square().sum(), gw, gb)),
-        "penalty on b": _changed(lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * b.square().sum(), gw, gb + l2 * b)),
+        "sum in place of mean": lambda w, b, x, y, l2: [
+            len(x) * v for v in probe_loss_and_gradient(w, b, x, y, l2)
+        ],
+        "gradient without the penalty": _changed(
+            lambda loss, gw, gb, w, b, l2: (loss, gw - l2 * w, gb)
+        ),
+        "penalty not halved": _changed(
+            lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * w.square().sum(), gw, gb)
+        ),
+        "penalty on b": _changed(
+            lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * b.square().sum(), gw, gb + l2 * b)
+        ),
         "transposed": _changed(lambda loss, gw, gb, *_: (loss, gw.T, gb)),
         "exp overflows": _probe_overflow,
     },
     alternatives=(_probe_autograd, _probe_formula),
-)  # fmt: skip
+)
 
 
 def fix_leak(x_train, x_test):
@@ -111,20 +133,33 @@ def _own(x, dim=0):
 
 
 LEAK = Exercise(
-    solution=fix_leak, cases=_leak_cases, difficulty=1, minutes=5, tolerance=0.01,
-    hints=("Whatever is computed from data is training. So mean and standard deviation come from x_train alone.",
-           "mean(dim=0) runs over the pictures and gives one number a column. The same numbers transform both sets.",
-           "A constant column has standard deviation 0. torch.where(std > 0, std, 1.0) leaves it shifted only."),
+    solution=fix_leak,
+    cases=_leak_cases,
+    difficulty=1,
+    minutes=5,
+    tolerance=0.01,
+    hints=(
+        "Whatever is computed from data is training. So mean and standard deviation come from x_train alone.",
+        "mean(dim=0) runs over the pictures and gives one number a column. The same numbers transform both sets.",
+        "A constant column has standard deviation 0. torch.where(std > 0, std, 1.0) leaves it shifted only.",
+    ),
     wrong={
         "statistics of both sets": lambda a, b: _own(torch.cat([a, b])).split([len(a), len(b)]),
         "each set its own statistics": lambda a, b: (_own(a), _own(b)),
         "rows in place of columns": lambda a, b: (_own(a, 1), _own(b, 1)),
         "no guard": lambda a, b: tuple((x - a.mean(0)) / a.std(0) for x in (a, b)),
-        "guard by a tiny number": lambda a, b: tuple((x - a.mean(0)) / (a.std(0) + 1e-8) for x in (a, b)),
-        "in place": lambda a, b: tuple(x.copy_(z) for x, z in zip((a, b), fix_leak(a, b), strict=True)),
+        "guard by a tiny number": lambda a, b: tuple(
+            (x - a.mean(0)) / (a.std(0) + 1e-8) for x in (a, b)
+        ),
+        "in place": lambda a, b: tuple(
+            x.copy_(z) for x, z in zip((a, b), fix_leak(a, b), strict=True)
+        ),
     },
-    alternatives=(_leak_numpy, lambda a, b: [(x - a.mean(0)) / (a.std(0) + (a.std(0) == 0)) for x in (a, b)]),
-)  # fmt: skip
+    alternatives=(
+        _leak_numpy,
+        lambda a, b: [(x - a.mean(0)) / (a.std(0) + (a.std(0) == 0)) for x in (a, b)],
+    ),
+)
 
 
 def selectivity(probe, train, test, control):
@@ -143,7 +178,9 @@ def selectivity(probe, train, test, control):
 
 
 def _nearest_mean(z, y, z_test):
-    return y.unique()[torch.cdist(z_test, torch.stack([z[y == label].mean(0) for label in y.unique()])).argmin(1)]
+    return y.unique()[
+        torch.cdist(z_test, torch.stack([z[y == label].mean(0) for label in y.unique()])).argmin(1)
+    ]
 
 
 def _selectivity_cases(generator):
@@ -153,49 +190,80 @@ def _selectivity_cases(generator):
         return z, torch.bucketize(z[:, 0], torch.tensor([-0.4, 0.4])), types
 
     def problem(probe, noise):
-        centers, control = torch.randn(12, 5, generator=generator), torch.randint(3, (12,), generator=generator)
+        centers, control = (
+            torch.randn(12, 5, generator=generator),
+            torch.randint(3, (12,), generator=generator),
+        )
         return probe, items(150, centers, noise), items(97, centers, noise), control
 
     return {
         "a simple probe": problem(_nearest_mean, 0.5),
-        "a probe that memorizes": problem(lambda z, y, z_test: y[torch.cdist(z_test, z).argmin(1)], 0.3),
+        "a probe that memorizes": problem(
+            lambda z, y, z_test: y[torch.cdist(z_test, z).argmin(1)], 0.3
+        ),
         "noisy features": problem(_nearest_mean, 1.5),
     }
 
 
 def _selectivity_short(probe, train, test, control):
     tasks = zip((train[1], control[train[2]]), (test[1], control[test[2]]), strict=True)
-    task, memory = ((probe(train[0], y, test[0]) == y_test).double().mean().item() for y, y_test in tasks)
+    task, memory = (
+        (probe(train[0], y, test[0]) == y_test).double().mean().item() for y, y_test in tasks
+    )
     return task - memory
 
 
 def _selectivity_lists(probe, train, test, control):
     answers = torch.tensor([control[int(t)].item() for t in test[2]])
-    right, memory = probe(*train[:2], test[0]) == test[1], probe(train[0], control[train[2]], test[0]) == answers
+    right, memory = (
+        probe(*train[:2], test[0]) == test[1],
+        probe(train[0], control[train[2]], test[0]) == answers,
+    )
     return torch.tensor((sum(right.tolist()) - sum(memory.tolist())) / len(answers))
 
 
 def _wrong_selectivity(choose):
     """choose(z, y, c, z_test, y_test, c_test, accuracy) -> number; c: the control task's labels."""
     return lambda probe, train, test, control: choose(
-        *train[:2], control[train[2]], *test[:2], control[test[2]],
-        lambda z, y, z_test, y_test: (probe(z, y, z_test) == y_test).float().mean())  # fmt: skip
+        *train[:2],
+        control[train[2]],
+        *test[:2],
+        control[test[2]],
+        lambda z, y, z_test, y_test: (probe(z, y, z_test) == y_test).float().mean(),
+    )
 
 
 SELECTIVITY = Exercise(
-    solution=selectivity, cases=_selectivity_cases, difficulty=2, minutes=10,
-    hints=("Two probes are trained: one on the labels y, one on the control task's labels control[types].",
-           "Both are scored on the test set, each against the labels of its own task.",
-           "Items of one type have one control label in both sets: control[types_train] and control[types_test]."),
+    solution=selectivity,
+    cases=_selectivity_cases,
+    difficulty=2,
+    minutes=10,
+    hints=(
+        "Two probes are trained: one on the labels y, one on the control task's labels control[types].",
+        "Both are scored on the test set, each against the labels of its own task.",
+        "Items of one type have one control label in both sets: control[types_train] and control[types_test].",
+    ),
     wrong={
-        "sign": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, c, z2, c2) - f(z, y, z2, y2)),
-        "ratio": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) / f(z, c, z2, c2)),
-        "one probe for both": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, y, z2, c2)),
-        "scored against y": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c, z2, y2)),
-        "scored on the training set": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, y, z, y) - f(z, c, z, c)),
-        "labels by item": _wrong_selectivity(lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c.flip(0), z2, c2)),
+        "sign": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, c, z2, c2) - f(z, y, z2, y2)
+        ),
+        "ratio": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) / f(z, c, z2, c2)
+        ),
+        "one probe for both": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, y, z2, c2)
+        ),
+        "scored against y": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c, z2, y2)
+        ),
+        "scored on the training set": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, y, z, y) - f(z, c, z, c)
+        ),
+        "labels by item": _wrong_selectivity(
+            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c.flip(0), z2, c2)
+        ),
     },
     alternatives=(_selectivity_short, _selectivity_lists),
-)  # fmt: skip
+)
 
 EXERCISES = [PROBE, LEAK, SELECTIVITY]

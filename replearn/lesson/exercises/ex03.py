@@ -24,7 +24,9 @@ def _gram_cases(generator):
     return {
         "a linear Gram matrix": ((z := features(8, 4)) @ z.T,),
         "features that are far from 0": ((z := features(6, 3, 3.0)) @ z.T,),
-        "an RBF Gram matrix (ones on the diagonal)": ((-torch.cdist(points, points).square()).exp(),),
+        "an RBF Gram matrix (ones on the diagonal)": (
+            (-torch.cdist(points, points).square()).exp(),
+        ),
         "features that are centered already": ((z := x - x.mean(0)) @ z.T,),
         "two examples": ((z := features(2, 5)) @ z.T,),
     }
@@ -43,15 +45,23 @@ def _gram_twice(gram):
 def _gram_loop(gram):
     n, k = len(gram), gram.double().numpy()
     return np.array(
-        [[k[i, j] - k[i].sum() / n - k[:, j].sum() / n + k.sum() / n**2 for j in range(n)] for i in range(n)]
+        [
+            [k[i, j] - k[i].sum() / n - k[:, j].sum() / n + k.sum() / n**2 for j in range(n)]
+            for i in range(n)
+        ]
     )
 
 
 CENTER = Exercise(
-    solution=center_gram, cases=_gram_cases, difficulty=1, minutes=8,
-    hints=("H K subtracts from each column its mean, K H from each row its mean. You need both.",
-           "K minus row means minus column means has taken the overall mean away twice: give it back once.",
-           "gram.mean(dim=1, keepdim=True) is (N, 1) and gram.mean(dim=0, keepdim=True) is (1, N); both broadcast."),
+    solution=center_gram,
+    cases=_gram_cases,
+    difficulty=1,
+    minutes=8,
+    hints=(
+        "H K subtracts from each column its mean, K H from each row its mean. You need both.",
+        "K minus row means minus column means has taken the overall mean away twice: give it back once.",
+        "gram.mean(dim=1, keepdim=True) is (N, 1) and gram.mean(dim=0, keepdim=True) is (1, N); both broadcast.",
+    ),
     wrong={
         "columns only": lambda k: k - k.mean(0),
         "rows only": lambda k: k - k.mean(1, keepdim=True),
@@ -63,7 +73,7 @@ CENTER = Exercise(
         "in place": lambda k: k.copy_(center_gram(k)),
     },
     alternatives=(_gram_by_h, _gram_twice, _gram_loop),
-)  # fmt: skip
+)
 
 
 def linear_cka(x, y):
@@ -97,7 +107,7 @@ def _cka_gram(x, y):
 
 def _cka_numpy(x, y):
     x, y = (v.double().numpy() - v.double().numpy().mean(0) for v in (x, y))
-    hsic = lambda a, b: np.sum((a.T @ b) ** 2)  # noqa: E731
+    hsic = lambda a, b: np.sum((a.T @ b) ** 2)
     return float(hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)))
 
 
@@ -106,30 +116,47 @@ def _wrong_cka(ratio, center=True):
         x, y = (v - v.mean(0) if center else v for v in (x, y))
         return ratio(x, y, lambda a, b: (a.T @ b).square().sum())
 
-    return wrong  # fmt: skip
+    return wrong
 
 
 CKA = Exercise(
-    solution=linear_cka, cases=_cka_cases, difficulty=1, minutes=8, tolerance=1e-3,
-    hints=("Subtract from every column its mean: x - x.mean(dim=0), and the same for y.",
-           "y.T @ x is (Q, P): the inner products of every feature of y with every feature of x. Square, then sum.",
-           "(x.T @ x).norm() is the Frobenius norm of a matrix; above the line the norm is squared, below it is not."),
+    solution=linear_cka,
+    cases=_cka_cases,
+    difficulty=1,
+    minutes=8,
+    tolerance=1e-3,
+    hints=(
+        "Subtract from every column its mean: x - x.mean(dim=0), and the same for y.",
+        "y.T @ x is (Q, P): the inner products of every feature of y with every feature of x. Square, then sum.",
+        "(x.T @ x).norm() is the Frobenius norm of a matrix; above the line the norm is squared, below it is not.",
+    ),
     wrong={
-        "not centered": _wrong_cka(lambda x, y, f: f(x, y) / (f(x, x) * f(y, y)).sqrt(), center=False),
+        "not centered": _wrong_cka(
+            lambda x, y, f: f(x, y) / (f(x, x) * f(y, y)).sqrt(), center=False
+        ),
         "no root below": _wrong_cka(lambda x, y, f: f(x, y) / (f(x, x) * f(y, y))),
-        "norm not squared above": _wrong_cka(lambda x, y, f: (f(x, y) / (f(x, x) * f(y, y)).sqrt()).sqrt()),
-        "norms of the features below": _wrong_cka(lambda x, y, f: f(x, y) / (x.square().sum() * y.square().sum())),
+        "norm not squared above": _wrong_cka(
+            lambda x, y, f: (f(x, y) / (f(x, x) * f(y, y)).sqrt()).sqrt()
+        ),
+        "norms of the features below": _wrong_cka(
+            lambda x, y, f: f(x, y) / (x.square().sum() * y.square().sum())
+        ),
         "trace of y.T @ x": _wrong_cka(
-            lambda x, y, f: (y.T @ x).diagonal().sum().square() / (f(x, x) * f(y, y)).sqrt()),
+            lambda x, y, f: (y.T @ x).diagonal().sum().square() / (f(x, x) * f(y, y)).sqrt()
+        ),
         "each row centered": lambda x, y: _wrong_cka(
-            lambda x, y, f: f(x, y) / (f(x, x) * f(y, y)).sqrt(), center=False)(
-                *(v - v.mean(1, keepdim=True) for v in (x, y))),
+            lambda x, y, f: f(x, y) / (f(x, x) * f(y, y)).sqrt(), center=False
+        )(*(v - v.mean(1, keepdim=True) for v in (x, y))),
         "one minus": lambda x, y: 1 - linear_cka(x, y),
-        "spectral norm": _wrong_cka(lambda x, y, f: torch.linalg.matrix_norm(y.T @ x, 2) ** 2 / (
-            torch.linalg.matrix_norm(x.T @ x, 2) * torch.linalg.matrix_norm(y.T @ y, 2))),
+        "spectral norm": _wrong_cka(
+            lambda x, y, f: (
+                torch.linalg.matrix_norm(y.T @ x, 2) ** 2
+                / (torch.linalg.matrix_norm(x.T @ x, 2) * torch.linalg.matrix_norm(y.T @ y, 2))
+            )
+        ),
     },
     alternatives=(_cka_gram, _cka_numpy),
-)  # fmt: skip
+)
 
 
 def fools_cka(x):
@@ -138,7 +165,9 @@ def fools_cka(x):
     x: (N, P) features, N > P. M must have an inverse, with a condition number (largest over smallest singular value)
     of 10,000 or less, so that a linear probe w on x lives on as M^-1 w on x @ M. Linear CKA of x and x @ M: below 0.1.
     """
-    _, _, v = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)  # rows: directions, most varied first
+    _, _, v = torch.linalg.svd(
+        x - x.mean(dim=0), full_matrices=False
+    )  # rows: directions, most varied first
     quiet = v[-1]  # the direction in which the features vary least
     return torch.eye(x.shape[1]) + 999 * torch.outer(quiet, quiet)
 
@@ -149,10 +178,14 @@ def _fools_cases(generator):
         u = torch.randn(n, p, generator=generator)
         u = torch.linalg.qr(u - u.mean(0))[0] * n**0.5  # exactly uncorrelated, variance 1
         v = torch.linalg.qr(torch.randn(p, p, generator=generator))[0] if turn else torch.eye(p)
-        return u * torch.tensor(spread) @ v + mean * v[-1]  # the mean lies in the quietest direction
+        return (
+            u * torch.tensor(spread) @ v + mean * v[-1]
+        )  # the mean lies in the quietest direction
 
     return {
-        "features whose first column varies most": (features(40, [3.0, 1.0, 0.7, 0.3], turn=False),),
+        "features whose first column varies most": (
+            features(40, [3.0, 1.0, 0.7, 0.3], turn=False),
+        ),
         "features whose last column varies most": (features(40, [0.3, 0.5, 1.0, 3.0], turn=False),),
         "eight features": (features(60, [1 / i for i in range(1, 9)]),),
         "two features": (features(30, [1.0, 0.05]),),
@@ -166,10 +199,14 @@ def _fools_judge(found, _, x):
     m = torch.as_tensor(found).detach().double()
     p = x.shape[1]
     if m.shape != (p, p) or not m.isfinite().all():
-        return f"expected a matrix of shape {(p, p)} with finite numbers, found shape {tuple(m.shape)}"
+        return (
+            f"expected a matrix of shape {(p, p)} with finite numbers, found shape {tuple(m.shape)}"
+        )
     s = torch.linalg.svdvals(m)
     if s[0] > 1.001e4 * s[-1]:
-        condition = f"condition number {s[0] / s[-1]:.3g}" if s[-1] > 1e-12 * s[0] else "one that has none"
+        condition = (
+            f"condition number {s[0] / s[-1]:.3g}" if s[-1] > 1e-12 * s[0] else "one that has none"
+        )
         return f"expected a matrix with an inverse (condition number 10,000 or less), found {condition}"
     value = linear_cka(x.double(), x.double() @ m).item()
     return None if value < 0.1 else f"expected a CKA of x and x @ M below 0.1, found {value:.3f}"
@@ -184,7 +221,9 @@ def _fools_by_covariance(x):
 
 def _fools_by_reversing(x):
     variance, v = np.linalg.eigh(np.cov(x.double().numpy().T))
-    return v * np.maximum((variance / variance[0]) ** -1.3, 1e-4)  # the quietest direction becomes the loudest
+    return v * np.maximum(
+        (variance / variance[0]) ** -1.3, 1e-4
+    )  # the quietest direction becomes the loudest
 
 
 def _stretch(choose, factor=1_000.0):
@@ -192,29 +231,44 @@ def _stretch(choose, factor=1_000.0):
         _, _, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
         return torch.eye(x.shape[1]) + (factor - 1) * torch.outer(choose(v), choose(v))
 
-    return answer  # fmt: skip
+    return answer
 
 
 FOOLS = Exercise(
-    solution=fools_cka, cases=_fools_cases, difficulty=3, minutes=15, judge=_fools_judge,
-    hints=("Rotations and one common factor leave CKA alone. Stretch one direction, and CKA sees little else.",
-           "Which direction tells CKA least about x? The one in which the centered x varies least: the last row of the "
-           "third result of torch.linalg.svd(x - x.mean(0)).",
-           "With that vector v: torch.eye(P) + (s - 1) * torch.outer(v, v) stretches along v by s: try s = 1000."),
+    solution=fools_cka,
+    cases=_fools_cases,
+    difficulty=3,
+    minutes=15,
+    judge=_fools_judge,
+    hints=(
+        "Rotations and one common factor leave CKA alone. Stretch one direction, and CKA sees little else.",
+        "Which direction tells CKA least about x? The one in which the centered x varies least: the last row of the "
+        "third result of torch.linalg.svd(x - x.mean(0)).",
+        "With that vector v: torch.eye(P) + (s - 1) * torch.outer(v, v) stretches along v by s: try s = 1000.",
+    ),
     wrong={
         "the identity": lambda x: torch.eye(x.shape[1]),
-        "a rotation": lambda x: torch.linalg.qr(torch.sin(torch.arange(x.shape[1] ** 2.0)).view(x.shape[1], -1))[0],
+        "a rotation": lambda x: torch.linalg.qr(
+            torch.sin(torch.arange(x.shape[1] ** 2.0)).view(x.shape[1], -1)
+        )[0],
         "a common factor": lambda x: 1000 * torch.eye(x.shape[1]),
         "a random matrix": lambda x: torch.randn(
-            x.shape[1], x.shape[1], generator=torch.Generator().manual_seed(len(x))),
-        "the first column stretched": lambda x: torch.diag(torch.tensor([1000.0] + [1.0] * (x.shape[1] - 1))),
-        "the last column stretched": lambda x: torch.diag(torch.tensor([1.0] * (x.shape[1] - 1) + [1000.0])),
+            x.shape[1], x.shape[1], generator=torch.Generator().manual_seed(len(x))
+        ),
+        "the first column stretched": lambda x: torch.diag(
+            torch.tensor([1000.0] + [1.0] * (x.shape[1] - 1))
+        ),
+        "the last column stretched": lambda x: torch.diag(
+            torch.tensor([1.0] * (x.shape[1] - 1) + [1000.0])
+        ),
         "the loudest direction stretched": _stretch(lambda v: v[0]),
-        "everything else erased": lambda x: _stretch(lambda v: v[-1])(x) - _stretch(lambda v: v[-1], 0.0)(x),
+        "everything else erased": lambda x: (
+            _stretch(lambda v: v[-1])(x) - _stretch(lambda v: v[-1], 0.0)(x)
+        ),
         "stretched too far": _stretch(lambda v: v[-1], 1e6),
         "the quiet direction shrunk": _stretch(lambda v: v[-1], 1e-3),
     },
     alternatives=(_fools_by_covariance, _fools_by_reversing, _stretch(lambda v: v[-1], 500.0)),
-)  # fmt: skip
+)
 
 EXERCISES = [CENTER, CKA, FOOLS]

@@ -15,7 +15,9 @@ def kl_to_prior(mu, logvar):
 
 
 def _posteriors(generator, n, d, mean=1.0, spread=1.0):
-    return mean * torch.randn(n, d, generator=generator), spread * torch.randn(n, d, generator=generator) - 0.5
+    return mean * torch.randn(n, d, generator=generator), spread * torch.randn(
+        n, d, generator=generator
+    ) - 0.5
 
 
 def _kl_cases(generator):
@@ -47,10 +49,16 @@ def _kl_loop(mu, logvar):
 
 
 KL = Exercise(
-    solution=kl_to_prior, cases=_kl_cases, difficulty=1, minutes=10, gradient_of=(0, 1),
-    hints=("One dimension costs (mu^2 + sigma^2 - 1 - log sigma^2) / 2.",
-           "sigma^2 is logvar.exp(); log sigma^2 is logvar itself.",
-           "The dimensions are independent: their costs add up, .sum(dim=1). Keep one number a picture."),
+    solution=kl_to_prior,
+    cases=_kl_cases,
+    difficulty=1,
+    minutes=10,
+    gradient_of=(0, 1),
+    hints=(
+        "One dimension costs (mu^2 + sigma^2 - 1 - log sigma^2) / 2.",
+        "sigma^2 is logvar.exp(); log sigma^2 is logvar itself.",
+        "The dimensions are independent: their costs add up, .sum(dim=1). Keep one number a picture.",
+    ),
     wrong={
         "mean over the dimensions": lambda mu, logvar: kl_to_prior(mu, logvar) / mu.shape[1],
         "one number for the whole batch": lambda mu, logvar: kl_to_prior(mu, logvar).mean(),
@@ -58,12 +66,14 @@ KL = Exercise(
         "the half forgotten": lambda mu, logvar: 2 * kl_to_prior(mu, logvar),
         "sign": lambda mu, logvar: -kl_to_prior(mu, logvar),
         "the 1 forgotten": lambda mu, logvar: kl_to_prior(mu, logvar) + mu.shape[1] / 2,
-        "the other direction": lambda mu, logvar: 0.5 * ((1 + mu**2) * (-logvar).exp() - 1 + logvar).sum(1),
+        "the other direction": lambda mu, logvar: (
+            0.5 * ((1 + mu**2) * (-logvar).exp() - 1 + logvar).sum(1)
+        ),
         "mu without square": lambda mu, logvar: 0.5 * (mu.abs() + logvar.exp() - 1 - logvar).sum(1),
         "cut gradient": lambda mu, logvar: kl_to_prior(mu.detach(), logvar),
     },
     alternatives=(_kl_library, _kl_loop),
-)  # fmt: skip
+)
 
 
 def reparameterize(mu, logvar, noise):
@@ -96,23 +106,36 @@ def _reparameterize_std(mu, logvar, noise):
 
 
 REPARAMETERIZE = Exercise(
-    solution=reparameterize, cases=_reparameterize_cases, difficulty=1, minutes=5, gradient_of=(0, 1),
-    hints=("If e is standard normal, m + s * e is normal with mean m and standard deviation s.",
-           "logvar is log sigma^2, so sigma = exp(logvar / 2).",
-           "Use the noise you are given, and nothing that cuts gradients: they must reach mu and logvar."),
+    solution=reparameterize,
+    cases=_reparameterize_cases,
+    difficulty=1,
+    minutes=5,
+    gradient_of=(0, 1),
+    hints=(
+        "If e is standard normal, m + s * e is normal with mean m and standard deviation s.",
+        "logvar is log sigma^2, so sigma = exp(logvar / 2).",
+        "Use the noise you are given, and nothing that cuts gradients: they must reach mu and logvar.",
+    ),
     wrong={
-        "variance in place of the standard deviation": lambda mu, logvar, noise: mu + logvar.exp() * noise,
+        "variance in place of the standard deviation": lambda mu, logvar, noise: (
+            mu + logvar.exp() * noise
+        ),
         "logvar in place of the standard deviation": lambda mu, logvar, noise: mu + logvar * noise,
         "square root of logvar": lambda mu, logvar, noise: mu + logvar.abs().sqrt() * noise,
         "no mean": lambda mu, logvar, noise: (logvar / 2).exp() * noise,
         "no noise": lambda mu, logvar, noise: mu + 0 * logvar * noise,
         "sign of the noise": lambda mu, logvar, noise: mu - (logvar / 2).exp() * noise,
-        "noise of its own": lambda mu, logvar, noise: mu + (logvar / 2).exp() * torch.randn_like(mu),
+        "noise of its own": lambda mu, logvar, noise: (
+            mu + (logvar / 2).exp() * torch.randn_like(mu)
+        ),
         "no gradient to logvar": lambda mu, logvar, noise: mu + (logvar.detach() / 2).exp() * noise,
         "no gradient at all": lambda mu, logvar, noise: (mu + (logvar / 2).exp() * noise).detach(),
     },
-    alternatives=(_reparameterize_std, lambda mu, logvar, noise: noise * logvar.mul(0.5).exp() + mu),
-)  # fmt: skip
+    alternatives=(
+        _reparameterize_std,
+        lambda mu, logvar, noise: noise * logvar.mul(0.5).exp() + mu,
+    ),
+)
 
 
 def free_bits_loss(distortion, mu, logvar, floor):
@@ -129,8 +152,15 @@ def free_bits_loss(distortion, mu, logvar, floor):
 def _free_bits_cases(generator):
     def case(n, d, floor, active=None):
         mu, logvar = _posteriors(generator, n, d, spread=0.5)
-        scale = torch.ones(d) if active is None else (torch.arange(d) < active).float() * 1.98 + 0.02
-        return 10 * torch.rand(n, generator=generator) + 5, mu * scale, (logvar + 0.5) * scale, floor
+        scale = (
+            torch.ones(d) if active is None else (torch.arange(d) < active).float() * 1.98 + 0.02
+        )
+        return (
+            10 * torch.rand(n, generator=generator) + 5,
+            mu * scale,
+            (logvar + 0.5) * scale,
+            floor,
+        )
 
     distortion, mu, _, _ = case(6, 4, 0.5)
     return {
@@ -139,7 +169,12 @@ def _free_bits_cases(generator):
         "floor 0 (the plain negative ELBO)": case(8, 4, 0.0),
         "pictures on both sides of the floor": case(32, 4, 0.6),
         "one picture": case(1, 3, 0.25, active=1),
-        "the prior itself (d times the floor remains)": (distortion, torch.zeros_like(mu), torch.zeros_like(mu), 0.5),
+        "the prior itself (d times the floor remains)": (
+            distortion,
+            torch.zeros_like(mu),
+            torch.zeros_like(mu),
+            0.5,
+        ),
     }
 
 
@@ -161,31 +196,48 @@ def _kl_matrix(mu, logvar):
 
 
 FREE_BITS = Exercise(
-    solution=free_bits_loss, cases=_free_bits_cases, difficulty=2, minutes=15, gradient_of=(0, 1, 2),
-    hints=("Keep the KL as a matrix (N, d) at first: picture by dimension.",
-           "Average over the pictures before you compare with the floor: .mean(dim=0) leaves d numbers.",
-           ".clamp(min=floor) is max(floor, ·), and its gradient is 0 below the floor. Then sum over the dimensions."),
+    solution=free_bits_loss,
+    cases=_free_bits_cases,
+    difficulty=2,
+    minutes=15,
+    gradient_of=(0, 1, 2),
+    hints=(
+        "Keep the KL as a matrix (N, d) at first: picture by dimension.",
+        "Average over the pictures before you compare with the floor: .mean(dim=0) leaves d numbers.",
+        ".clamp(min=floor) is max(floor, ·), and its gradient is 0 below the floor. Then sum over the dimensions.",
+    ),
     wrong={
-        "no floor": lambda distortion, mu, logvar, floor: distortion.mean() + kl_to_prior(mu, logvar).mean(),
-        "one floor for all dimensions together": lambda distortion, mu, logvar, floor:
-            distortion.mean() + kl_to_prior(mu, logvar).mean().clamp(min=floor),
-        "floor for every picture": lambda distortion, mu, logvar, floor:
-            distortion.mean() + _kl_matrix(mu, logvar).clamp(min=floor).sum(1).mean(),
-        "a ceiling": lambda distortion, mu, logvar, floor:
-            distortion.mean() + _kl_matrix(mu, logvar).mean(0).clamp(max=floor).sum(),
-        "only the excess counted": lambda distortion, mu, logvar, floor:
-            distortion.mean() + (_kl_matrix(mu, logvar).mean(0) - floor).relu().sum(),
-        "mean over the dimensions": lambda distortion, mu, logvar, floor:
-            distortion.mean() + _kl_matrix(mu, logvar).mean(0).clamp(min=floor).mean(),
-        "sum over the pictures": lambda distortion, mu, logvar, floor:
-            len(mu) * free_bits_loss(distortion, mu, logvar, floor),
-        "floor times the KL": lambda distortion, mu, logvar, floor:
-            distortion.mean() + floor * kl_to_prior(mu, logvar).mean(),
-        "right value, but the pull goes on below the floor": lambda distortion, mu, logvar, floor:
+        "no floor": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + kl_to_prior(mu, logvar).mean()
+        ),
+        "one floor for all dimensions together": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + kl_to_prior(mu, logvar).mean().clamp(min=floor)
+        ),
+        "floor for every picture": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + _kl_matrix(mu, logvar).clamp(min=floor).sum(1).mean()
+        ),
+        "a ceiling": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + _kl_matrix(mu, logvar).mean(0).clamp(max=floor).sum()
+        ),
+        "only the excess counted": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + (_kl_matrix(mu, logvar).mean(0) - floor).relu().sum()
+        ),
+        "mean over the dimensions": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + _kl_matrix(mu, logvar).mean(0).clamp(min=floor).mean()
+        ),
+        "sum over the pictures": lambda distortion, mu, logvar, floor: (
+            len(mu) * free_bits_loss(distortion, mu, logvar, floor)
+        ),
+        "floor times the KL": lambda distortion, mu, logvar, floor: (
+            distortion.mean() + floor * kl_to_prior(mu, logvar).mean()
+        ),
+        "right value, but the pull goes on below the floor": lambda distortion, mu, logvar, floor: (
             free_bits_loss(distortion, mu, logvar, floor).detach()
-            + (v := distortion.mean() + kl_to_prior(mu, logvar).mean()) - v.detach(),
+            + (v := distortion.mean() + kl_to_prior(mu, logvar).mean())
+            - v.detach()
+        ),
     },
     alternatives=(_free_bits_relu, _free_bits_loop),
-)  # fmt: skip
+)
 
 EXERCISES = [KL, REPARAMETERIZE, FREE_BITS]

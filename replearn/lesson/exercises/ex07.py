@@ -12,7 +12,9 @@ def cca_by_svd(x, y):
     S: covariances of centered views. x: (N, P), y: (N, Q), independent columns, N > P, Q. Returns (min(P, Q),) numbers.
     """
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
-    u_x, _, _ = torch.linalg.svd(x, full_matrices=False)  # x = U S V^T, and U = x V S^-1 is x whitened
+    u_x, _, _ = torch.linalg.svd(
+        x, full_matrices=False
+    )  # x = U S V^T, and U = x V S^-1 is x whitened
     u_y, _, _ = torch.linalg.svd(y, full_matrices=False)
     return torch.linalg.svdvals(u_x.T @ u_y)  # the cross-covariance of the whitened views
 
@@ -23,7 +25,10 @@ def _cca_cases(generator):
 
     def views(n, p, q, shared, mean=0.0):
         s = noise(n, shared)
-        x, y = (torch.cat([s + 0.7 * noise(n, shared), noise(n, d - shared)], 1) @ noise(d, d) for d in (p, q))
+        x, y = (
+            torch.cat([s + 0.7 * noise(n, shared), noise(n, d - shared)], 1) @ noise(d, d)
+            for d in (p, q)
+        )
         return x + mean, y - mean
 
     x, y = views(80, 4, 4, 2)
@@ -46,7 +51,10 @@ def _cca_eigen(x, y):
 
 def _cca_cholesky(x, y):
     x, y = (x - x.mean(0)).double(), (y - y.mean(0)).double()
-    z = [torch.linalg.solve_triangular(torch.linalg.cholesky(v.T @ v), v.T, upper=False) for v in (x, y)]
+    z = [
+        torch.linalg.solve_triangular(torch.linalg.cholesky(v.T @ v), v.T, upper=False)
+        for v in (x, y)
+    ]
     return torch.linalg.svdvals(z[0] @ z[1].T).clamp(max=1)
 
 
@@ -66,10 +74,16 @@ def _column_by_column(x, y):
 
 
 CCA = Exercise(
-    solution=cca_by_svd, cases=_cca_cases, difficulty=2, minutes=15, tolerance=1e-3,
-    hints=("Center both views first. The SVD x = U S V^T gives the whitened view for free: it is U.",
-           "The cross-covariance of the whitened views is U_x^T U_y, of shape (P, Q).",
-           "torch.linalg.svd(x, full_matrices=False) twice, then torch.linalg.svdvals of the product."),
+    solution=cca_by_svd,
+    cases=_cca_cases,
+    difficulty=2,
+    minutes=15,
+    tolerance=1e-3,
+    hints=(
+        "Center both views first. The SVD x = U S V^T gives the whitened view for free: it is U.",
+        "The cross-covariance of the whitened views is U_x^T U_y, of shape (P, Q).",
+        "torch.linalg.svd(x, full_matrices=False) twice, then torch.linalg.svdvals of the product.",
+    ),
     wrong={
         "no whitening": lambda x, y: _no_whitening(x, y, scale=lambda v: v),
         "each column to unit variance only": _no_whitening,
@@ -80,7 +94,7 @@ CCA = Exercise(
         "column by column": _column_by_column,
     },
     alternatives=(_cca_eigen, _cca_cholesky),
-)  # fmt: skip
+)
 
 
 def symmetric_loss(image_z, text_z, log_scale):
@@ -131,16 +145,26 @@ def _wrong_loss(norm=F.normalize, scale=lambda s: s.exp().clamp(max=100), weight
     def wrong(image_z, text_z, log_scale):
         scores = scale(log_scale) * norm(image_z) @ norm(text_z).T
         partner = torch.arange(len(scores))
-        return sum(w * F.cross_entropy(s, partner) for w, s in zip(weights, (scores, scores.T), strict=True))
+        return sum(
+            w * F.cross_entropy(s, partner)
+            for w, s in zip(weights, (scores, scores.T), strict=True)
+        )
 
-    return wrong  # fmt: skip
+    return wrong
 
 
 LOSS = Exercise(
-    solution=symmetric_loss, cases=_loss_cases, difficulty=2, minutes=10, gradient_of=(0, 1, 2), tolerance=1e-3,
-    hints=("Give every row length 1; scores = scale * image_z @ text_z.T has the right pairs on its diagonal.",
-           "Row i: which text belongs to picture i? Column i: which picture belongs to text i? Average the two.",
-           "scale = log_scale.exp().clamp(max=100). Keep it a tensor: .item() would cut its gradient."),
+    solution=symmetric_loss,
+    cases=_loss_cases,
+    difficulty=2,
+    minutes=10,
+    gradient_of=(0, 1, 2),
+    tolerance=1e-3,
+    hints=(
+        "Give every row length 1; scores = scale * image_z @ text_z.T has the right pairs on its diagonal.",
+        "Row i: which text belongs to picture i? Column i: which picture belongs to text i? Average the two.",
+        "scale = log_scale.exp().clamp(max=100). Keep it a tensor: .item() would cut its gradient.",
+    ),
     wrong={
         "picture to text only": _wrong_loss(weights=(1, 0)),
         "text to picture only": _wrong_loss(weights=(0, 1)),
@@ -149,11 +173,13 @@ LOSS = Exercise(
         "the logarithm as the scale": _wrong_loss(scale=lambda s: s),
         "divided by the scale": _wrong_loss(scale=lambda s: (-s).exp()),
         "not clamped": _wrong_loss(scale=torch.exp),
-        "temperature without gradient": _wrong_loss(scale=lambda s: s.detach().exp().clamp(max=100)),
+        "temperature without gradient": _wrong_loss(
+            scale=lambda s: s.detach().exp().clamp(max=100)
+        ),
         "text without gradient": lambda i, t, s: symmetric_loss(i, t.detach(), s),
     },
     alternatives=(_loss_loop, _loss_log_softmax),
-)  # fmt: skip
+)
 
 
 def breaking_prompts(encode, pictures, labels, class_names):
@@ -166,7 +192,9 @@ def breaking_prompts(encode, pictures, labels, class_names):
     prompts = []
     for i, name in enumerate(class_names):
         next_name = class_names[(i + 1) % len(class_names)]
-        prompts.append(f"a {name} not a {next_name} {next_name}")  # a bag does not know what "not" belongs to
+        prompts.append(
+            f"a {name} not a {next_name} {next_name}"
+        )  # a bag does not know what "not" belongs to
     return prompts
 
 
@@ -188,8 +216,12 @@ def _prompt_cases(generator):
                 raise ValueError("prompts: expected a list of texts, found none")
             unknown = sorted({word for prompt in prompts for word in prompt.split()} - set(table))
             if unknown:
-                raise ValueError(f"unknown words {unknown}: expected words among {', '.join(table)}")
-            means = [torch.stack([table[word] for word in prompt.split()]).mean(0) for prompt in prompts]
+                raise ValueError(
+                    f"unknown words {unknown}: expected words among {', '.join(table)}"
+                )
+            means = [
+                torch.stack([table[word] for word in prompt.split()]).mean(0) for prompt in prompts
+            ]
             return F.normalize(torch.stack(means), dim=1)
 
         labels = torch.arange(n) % classes
@@ -216,17 +248,23 @@ def _prompt_judge(found, _, encode, pictures, labels, class_names):
     for prompt, name in zip(found, class_names, strict=True):
         if name not in prompt.split():
             return f"expected the word {name!r} in the prompt of its class, found {prompt[:60]!r}"
-    if unknown := sorted({word for prompt in found for word in prompt.split()} - {*class_names, *_OTHERS}):
+    if unknown := sorted(
+        {word for prompt in found for word in prompt.split()} - {*class_names, *_OTHERS}
+    ):
         return f"expected words that the encoder knows, found {', '.join(map(repr, unknown))[:60]}"
-    plain, now = (_accuracy(encode, prompts, pictures, labels) for prompts in (list(class_names), list(found)))
+    plain, now = (
+        _accuracy(encode, prompts, pictures, labels) for prompts in (list(class_names), list(found))
+    )
     if now > plain / 2:
         return f"expected an accuracy of {plain / 2:.0%} or less (half of the bare names' {plain:.0%}), found {now:.0%}"
     return None
 
 
 def _all_but_own(encode, pictures, labels, class_names):
-    return [" ".join([*(other for other in class_names if other != name for _ in range(3)), name])
-            for name in class_names]  # fmt: skip
+    return [
+        " ".join([*(other for other in class_names if other != name for _ in range(3)), name])
+        for name in class_names
+    ]
 
 
 def _searched(encode, pictures, labels, class_names):
@@ -234,29 +272,50 @@ def _searched(encode, pictures, labels, class_names):
     prompts = list(class_names)
     for i, name in enumerate(class_names):
         options = [f"{name} {other} {other}" for other in class_names if other != name]
-        prompts[i] = min(options, key=lambda text: _accuracy(encode, [*prompts[:i], text, *prompts[i + 1 :]],
-                                                             pictures, labels))  # fmt: skip
-    return prompts if _accuracy(encode, prompts, pictures, labels) < 0.2 else _all_but_own(
-        encode, pictures, labels, class_names)  # fmt: skip
+        prompts[i] = min(
+            options,
+            key=lambda text: _accuracy(
+                encode, [*prompts[:i], text, *prompts[i + 1 :]], pictures, labels
+            ),
+        )
+    return (
+        prompts
+        if _accuracy(encode, prompts, pictures, labels) < 0.2
+        else _all_but_own(encode, pictures, labels, class_names)
+    )
 
 
 PROMPTS = Exercise(
-    solution=breaking_prompts, cases=_prompt_cases, difficulty=1, minutes=10, judge=_prompt_judge,
-    hints=("The encoder averages the vectors of the words. Which word would pull the average to another class?",
-           "A name that stands twice counts twice. “Not” is one more small vector: it negates nothing.",
-           'For class i use f"{name} {other} {other}", with the next class name as the other.'),
+    solution=breaking_prompts,
+    cases=_prompt_cases,
+    difficulty=1,
+    minutes=10,
+    judge=_prompt_judge,
+    hints=(
+        "The encoder averages the vectors of the words. Which word would pull the average to another class?",
+        "A name that stands twice counts twice. “Not” is one more small vector: it negates nothing.",
+        'For class i use f"{name} {other} {other}", with the next class name as the other.',
+    ),
     wrong={
         "bare names": lambda encode, pictures, labels, names: list(names),
-        "a usual template": lambda encode, pictures, labels, names: [f"a photo of a {name}" for name in names],
+        "a usual template": lambda encode, pictures, labels, names: [
+            f"a photo of a {name}" for name in names
+        ],
         "a negation": lambda encode, pictures, labels, names: [f"not a {name}" for name in names],
         "without its own name": lambda encode, pictures, labels, names: [*names[1:], names[0]],
-        "unknown words": lambda encode, pictures, labels, names: [f"{name} banana" for name in names],
-        "too few": lambda encode, pictures, labels, names: breaking_prompts(encode, pictures, labels, names)[:-1],
+        "unknown words": lambda encode, pictures, labels, names: [
+            f"{name} banana" for name in names
+        ],
+        "too few": lambda encode, pictures, labels, names: breaking_prompts(
+            encode, pictures, labels, names
+        )[:-1],
         "one text": lambda encode, pictures, labels, names: " ".join(names),
         "only one class broken": lambda encode, pictures, labels, names: [
-            f"{name} {names[1]} {names[1]}" if i == 0 and len(names) > 2 else name for i, name in enumerate(names)],
+            f"{name} {names[1]} {names[1]}" if i == 0 and len(names) > 2 else name
+            for i, name in enumerate(names)
+        ],
     },
     alternatives=(_all_but_own, _searched),
-)  # fmt: skip
+)
 
 EXERCISES = [CCA, LOSS, PROMPTS]

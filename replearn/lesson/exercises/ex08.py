@@ -18,7 +18,9 @@ def mcc(z, z_true):
     correlation = (z.T @ z_true).abs() / lengths.clamp(min=1e-12)
     factors = range(z_true.shape[1])
     return max(
-        torch.stack([correlation[latent, k] for latent, k in zip(chosen, factors, strict=True)]).mean()
+        torch.stack(
+            [correlation[latent, k] for latent, k in zip(chosen, factors, strict=True)]
+        ).mean()
         for chosen in permutations(range(z.shape[1]), len(factors))
     )
 
@@ -34,15 +36,23 @@ def _mcc_cases(generator):
     white = torch.linalg.qr(noise - noise.mean(0)).Q  # three columns without correlation
     greedy = white @ torch.tensor([[0.75, 0.7], [0.65, 0.1], [0.0, 0.7]])
     return {
-        "latents in another order, some turned around": (true[:, order] * torch.tensor([-2.0, 0.5, 3.0]), true),
+        "latents in another order, some turned around": (
+            true[:, order] * torch.tensor([-2.0, 0.5, 3.0]),
+            true,
+        ),
         "noisy latents": (normal(50, 4), normal(50, 2)),
-        "one factor copied into both latents": (torch.cat([one, -2 * one + 0.01 * normal(80, 1)], 1),
-                                                torch.cat([one, normal(80, 1)], 1)),
+        "one factor copied into both latents": (
+            torch.cat([one, -2 * one + 0.01 * normal(80, 1)], 1),
+            torch.cat([one, normal(80, 1)], 1),
+        ),
         "two latents that prefer the same factor": (greedy, white[:, :2]),
-        "more latents than factors": (torch.cat([spare, true[:, :2] + 0.3 * spare[:, :2]], 1), true[:, :2]),
+        "more latents than factors": (
+            torch.cat([spare, true[:, :2] + 0.3 * spare[:, :2]], 1),
+            true[:, :2],
+        ),
         "a large offset and a large scale": (200 + 50 * (true + spare), true - 30),
         "a constant latent": (torch.cat([true[:, :1], torch.full((60, 1), 3.0)], 1), true[:, :2]),
-    }  # fmt: skip
+    }
 
 
 def _correlations(z, z_true, center=True, absolute=True):
@@ -54,8 +64,9 @@ def _correlations(z, z_true, center=True, absolute=True):
 
 def _assign(c):
     return max(
-        torch.stack([c[i, k] for k, i in enumerate(p)]).mean() for p in permutations(range(len(c)), c.shape[1])
-    )  # fmt: skip
+        torch.stack([c[i, k] for k, i in enumerate(p)]).mean()
+        for p in permutations(range(len(c)), c.shape[1])
+    )
 
 
 def _greedy(z, z_true):
@@ -71,7 +82,11 @@ def _best_from(c, k=0, taken=()):
     """Mean by recursion over the factors."""
     if k == c.shape[1]:
         return 0.0
-    return max(c[i, k] / c.shape[1] + _best_from(c, k + 1, (*taken, i)) for i in range(len(c)) if i not in taken)
+    return max(
+        c[i, k] / c.shape[1] + _best_from(c, k + 1, (*taken, i))
+        for i in range(len(c))
+        if i not in taken
+    )
 
 
 def _scipy_assignment(z, z_true):
@@ -83,24 +98,32 @@ def _scipy_assignment(z, z_true):
 
 
 MCC = Exercise(
-    solution=mcc, cases=_mcc_cases, difficulty=2, minutes=12,
-    hints=("Center both, divide the inner products of their columns by the columns' lengths: correlations (D, K).",
-           "An assignment picks one latent for each factor and none twice: itertools.permutations(range(D), K).",
-           "Take the assignment with the largest mean. Clamp the lengths, or a constant latent gives NaN."),
+    solution=mcc,
+    cases=_mcc_cases,
+    difficulty=2,
+    minutes=12,
+    hints=(
+        "Center both, divide the inner products of their columns by the columns' lengths: correlations (D, K).",
+        "An assignment picks one latent for each factor and none twice: itertools.permutations(range(D), K).",
+        "Take the assignment with the largest mean. Clamp the lengths, or a constant latent gives NaN.",
+    ),
     wrong={
-        "best latent for each factor (one latent may serve twice)": lambda z, t: _correlations(z, t).amax(0).mean(),
+        "best latent for each factor (one latent may serve twice)": lambda z, t: (
+            _correlations(z, t).amax(0).mean()
+        ),
         "best factor for each latent": lambda z, t: _correlations(z, t).amax(1).mean(),
         "greedy": _greedy,
         "no assignment at all": lambda z, t: _correlations(z, t).diagonal().mean(),
         "sign kept": lambda z, t: _assign(_correlations(z, t, absolute=False)),
         "not centered": lambda z, t: _assign(_correlations(z, t, center=False)),
         "covariance": lambda z, t: _assign(((z - z.mean(0)).T @ (t - t.mean(0))).abs() / len(z)),
-        "NaN for a constant latent": lambda z, t: _assign(torch.corrcoef(
-            torch.cat([z, t], 1).T)[:z.shape[1], z.shape[1]:].abs()),
+        "NaN for a constant latent": lambda z, t: _assign(
+            torch.corrcoef(torch.cat([z, t], 1).T)[: z.shape[1], z.shape[1] :].abs()
+        ),
         "sum in place of mean": lambda z, t: mcc(z, t) * t.shape[1],
     },
     alternatives=(lambda z, t: _best_from(_correlations(z, t)), _scipy_assignment),
-)  # fmt: skip
+)
 
 
 def conditional_kl(mu, logvar, prior_mu, prior_logvar):
@@ -131,7 +154,9 @@ def _kl_cases(generator):
     }
 
 
-def _kl_formula(*, half=0.5, reduce=lambda t: t.sum(1), swap=False, use_prior=True, square=True, var=None):
+def _kl_formula(
+    *, half=0.5, reduce=lambda t: t.sum(1), swap=False, use_prior=True, square=True, var=None
+):
     var = var or (lambda logvar: logvar.exp())
 
     def kl(mu, logvar, prior_mu, prior_logvar):
@@ -140,7 +165,9 @@ def _kl_formula(*, half=0.5, reduce=lambda t: t.sum(1), swap=False, use_prior=Tr
         if not use_prior:
             prior_mu, prior_logvar = torch.zeros_like(mu), torch.zeros_like(mu)
         distance = (mu - prior_mu) ** 2 if square else (mu - prior_mu).abs()
-        return half * reduce(prior_logvar - logvar + (var(logvar) + distance) / var(prior_logvar) - 1)
+        return half * reduce(
+            prior_logvar - logvar + (var(logvar) + distance) / var(prior_logvar) - 1
+        )
 
     return kl
 
@@ -152,10 +179,16 @@ def _kl_torch(mu, logvar, prior_mu, prior_logvar):
 
 
 KL = Exercise(
-    solution=conditional_kl, cases=_kl_cases, difficulty=2, minutes=10, gradient_of=(0, 1, 2, 3),
-    hints=("Start from lesson 05: 1/2 sum(-logvar + variance + mu^2 - 1) is the case prior_mu = 0, prior_logvar = 0.",
-           "Measure z in units of the prior: (z - prior_mu) / prior_std. Its variance is variance / prior_variance.",
-           "What is left of the logarithm is prior_logvar - logvar. Sum over the latents, keep the points apart."),
+    solution=conditional_kl,
+    cases=_kl_cases,
+    difficulty=2,
+    minutes=10,
+    gradient_of=(0, 1, 2, 3),
+    hints=(
+        "Start from lesson 05: 1/2 sum(-logvar + variance + mu^2 - 1) is the case prior_mu = 0, prior_logvar = 0.",
+        "Measure z in units of the prior: (z - prior_mu) / prior_std. Its variance is variance / prior_variance.",
+        "What is left of the logarithm is prior_logvar - logvar. Sum over the latents, keep the points apart.",
+    ),
     wrong={
         "prior ignored": _kl_formula(use_prior=False),
         "KL(p || q)": _kl_formula(swap=True),
@@ -163,16 +196,28 @@ KL = Exercise(
         "mean over the latents": _kl_formula(reduce=lambda t: t.mean(1)),
         "one number for the batch": _kl_formula(reduce=lambda t: t.sum()),
         "logvar taken for log std": _kl_formula(var=lambda logvar: (2 * logvar).exp()),
-        "prior's variance only under the mean": lambda mu, logvar, prior_mu, prior_logvar: 0.5 * (
-            prior_logvar - logvar + logvar.exp() + (mu - prior_mu) ** 2 / prior_logvar.exp() - 1).sum(1),
+        "prior's variance only under the mean": lambda mu, logvar, prior_mu, prior_logvar: (
+            0.5
+            * (
+                prior_logvar - logvar + logvar.exp() + (mu - prior_mu) ** 2 / prior_logvar.exp() - 1
+            ).sum(1)
+        ),
         "prior without gradient": lambda mu, logvar, prior_mu, prior_logvar: conditional_kl(
-            mu, logvar, prior_mu.detach(), prior_logvar.detach()),
+            mu, logvar, prior_mu.detach(), prior_logvar.detach()
+        ),
     },
     alternatives=(
         _kl_torch,
-        lambda mu, logvar, prior_mu, prior_logvar: ((mu - prior_mu).square() * torch.exp(-prior_logvar)
-            + torch.expm1(logvar - prior_logvar) - (logvar - prior_logvar)).sum(-1) / 2),
-)  # fmt: skip
+        lambda mu, logvar, prior_mu, prior_logvar: (
+            (
+                (mu - prior_mu).square() * torch.exp(-prior_logvar)
+                + torch.expm1(logvar - prior_logvar)
+                - (logvar - prior_logvar)
+            ).sum(-1)
+            / 2
+        ),
+    ),
+)
 
 
 def choose_u(z, candidates):
@@ -189,7 +234,9 @@ def choose_u(z, candidates):
         inside = torch.stack([torch.corrcoef(s.T).abs() for s in segments]).mean(0)
         inside = inside - inside.diagonal().diag()
         log_variance = torch.stack([s.var(0).log() for s in segments])
-        change = torch.linalg.svdvals(log_variance - log_variance.mean(0)).min() / len(segments) ** 0.5
+        change = (
+            torch.linalg.svdvals(log_variance - log_variance.mean(0)).min() / len(segments) ** 0.5
+        )
         if len(segments) >= 2 * z.shape[1] + 1 and inside.max() < 0.3 and change > 0.3:
             return name
 
@@ -198,7 +245,9 @@ def _choose_cases(generator):
     def simulated(k, segments, points, spread=2.4, least=0.8, most=9.0, tied=0.0):
         logs, change = torch.linspace(-spread, spread, segments), 0
         while not least < change < most:  # by chance the variances might rise and fall together
-            order = torch.stack([torch.randperm(segments, generator=generator) for _ in range(k)], 1)
+            order = torch.stack(
+                [torch.randperm(segments, generator=generator) for _ in range(k)], 1
+            )
             change = torch.linalg.svdvals(logs[order]).min() / segments**0.5
         u = torch.arange(segments).repeat_interleave(points)
         noise = torch.randn(len(u), k, generator=generator)
@@ -209,32 +258,55 @@ def _choose_cases(generator):
         return score.argsort().argsort() * n // len(score)
 
     def few(z, u):
-        return torch.where(z[:, 0].abs() > z[:, 1].abs(), 0, 1) + 2 * (z[:, 0].abs() > z[:, 0].abs().median())
+        return torch.where(z[:, 0].abs() > z[:, 1].abs(), 0, 1) + 2 * (
+            z[:, 0].abs() > z[:, 0].abs().median()
+        )
 
-    def side(z, u):  # inside, the two latents mostly have the same sign or opposite ones: a correlation of 0.45
+    def side(
+        z, u
+    ):  # inside, the two latents mostly have the same sign or opposite ones: a correlation of 0.45
         return 2 * u + ((z[:, 0] * z[:, 1] > 0) ^ (torch.rand(len(z), generator=generator) < 0.15))
 
-    good = lambda z, u: u  # noqa: E731
-    gain = lambda z, u: groups(z.norm(dim=1), len(u.unique()) + 2)  # noqa: E731
-    coin = lambda z, u: u[torch.randperm(len(u), generator=generator)]  # noqa: E731
-    odd = lambda z, u: torch.randperm(12, generator=generator)[u] * 17 - 40  # noqa: E731  any integers will do
+    good = lambda z, u: u
+    gain = lambda z, u: groups(z.norm(dim=1), len(u.unique()) + 2)
+    coin = lambda z, u: u[torch.randperm(len(u), generator=generator)]
+    odd = lambda z, u: torch.randperm(12, generator=generator)[u] * 17 - 40
     problems = {
         "too few segments beside a good u": (simulated(2, 12, 150), dict(person=few, session=good)),
-        "a u that says nothing beside a good one": (simulated(2, 12, 600), dict(
-            coin=lambda z, u: coin(z, torch.arange(len(u)) // 120), day=good)),
-        "variances that rise and fall together beside a good u": (simulated(2, 14, 150), dict(gain=gain, room=good)),
-        "latents that depend on each other inside beside a good u": (simulated(2, 12, 150), dict(side=side, site=good)),
-        "five candidates, numbered oddly": (simulated(2, 12, 150), dict(side=side, gain=gain, coin=coin, scene=odd,
-                                                                        person=few)),
-        "a good u of five segments, just enough for two latents": (simulated(2, 5, 300), dict(coin=coin, shift=good)),
+        "a u that says nothing beside a good one": (
+            simulated(2, 12, 600),
+            dict(coin=lambda z, u: coin(z, torch.arange(len(u)) // 120), day=good),
+        ),
+        "variances that rise and fall together beside a good u": (
+            simulated(2, 14, 150),
+            dict(gain=gain, room=good),
+        ),
+        "latents that depend on each other inside beside a good u": (
+            simulated(2, 12, 150),
+            dict(side=side, site=good),
+        ),
+        "five candidates, numbered oddly": (
+            simulated(2, 12, 150),
+            dict(side=side, gain=gain, coin=coin, scene=odd, person=few),
+        ),
+        "a good u of five segments, just enough for two latents": (
+            simulated(2, 5, 300),
+            dict(coin=coin, shift=good),
+        ),
         "a good u that changes little and leaves a correlation of 0.2": (
-            simulated(2, 20, 150, 1.2, 0.42, 0.55, 0.22), dict(coin=coin, week=good)),
-        "three latents: five segments are not enough": (simulated(3, 24, 120), dict(
-            wing=lambda z, u: u // 5, ward=good, coin=coin)),
-    }  # fmt: skip
+            simulated(2, 20, 150, 1.2, 0.42, 0.55, 0.22),
+            dict(coin=coin, week=good),
+        ),
+        "three latents: five segments are not enough": (
+            simulated(3, 24, 120),
+            dict(wing=lambda z, u: u // 5, ward=good, coin=coin),
+        ),
+    }
     scale = torch.tensor([1.0, 8.0, 3.0])  # no condition depends on the latents' units
-    return {label: (z * scale[: z.shape[1]], {name: make(z, u) for name, make in candidates.items()})
-            for label, ((z, u), candidates) in problems.items()}  # fmt: skip
+    return {
+        label: (z * scale[: z.shape[1]], {name: make(z, u) for name, make in candidates.items()})
+        for label, ((z, u), candidates) in problems.items()
+    }
 
 
 def _measures(z, u):
@@ -269,29 +341,58 @@ def _choose_eigen(z, candidates):
 
 
 CHOOSE = Exercise(
-    solution=choose_u, cases=_choose_cases, difficulty=3, minutes=20,
-    hints=("Cut z into segments first: [z[u == label] for label in u.unique()].",
-           "torch.corrcoef(segment.T) has the correlations inside; the ones on its diagonal do not count.",
-           "torch.linalg.svdvals(logs - logs.mean(0)).min() is near 0 when nothing changes, and also when all "
-           "variances change by the same factor."),
+    solution=choose_u,
+    cases=_choose_cases,
+    difficulty=3,
+    minutes=20,
+    hints=(
+        "Cut z into segments first: [z[u == label] for label in u.unique()].",
+        "torch.corrcoef(segment.T) has the correlations inside; the ones on its diagonal do not count.",
+        "torch.linalg.svdvals(logs - logs.mean(0)).min() is near 0 when nothing changes, and also when all "
+        "variances change by the same factor.",
+    ),
     wrong={
         "the first": lambda z, candidates: next(iter(candidates)),
         "the last": lambda z, candidates: list(candidates)[-1],
-        "the most segments": lambda z, candidates: max(candidates, key=lambda name: len(candidates[name].unique())),
+        "the most segments": lambda z, candidates: max(
+            candidates, key=lambda name: len(candidates[name].unique())
+        ),
         "only the number of segments": _pick(lambda z, u, n, inside, logs: n >= 2 * z.shape[1] + 1),
-        "k + 1 segments are enough": _pick(lambda z, u, n, inside, logs: n >= z.shape[1] + 1 and inside < 0.3 and (
-            torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)),
+        "k + 1 segments are enough": _pick(
+            lambda z, u, n, inside, logs: (
+                n >= z.shape[1] + 1
+                and inside < 0.3
+                and (torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)
+            )
+        ),
         "each variance changes, perhaps together": _pick(
-            lambda z, u, n, inside, logs: n >= 2 * z.shape[1] + 1 and inside < 0.3 and logs.std(0).min() > 0.3),
-        "independence inside not asked for": _pick(lambda z, u, n, inside, logs: n >= 2 * z.shape[1] + 1 and (
-            torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)),
+            lambda z, u, n, inside, logs: (
+                n >= 2 * z.shape[1] + 1 and inside < 0.3 and logs.std(0).min() > 0.3
+            )
+        ),
+        "independence inside not asked for": _pick(
+            lambda z, u, n, inside, logs: (
+                n >= 2 * z.shape[1] + 1
+                and (torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)
+            )
+        ),
     },
     alternatives=(
         _choose_eigen,
-        _pick(lambda z, u, n, inside, logs: n > 2 * z.shape[1] and torch.linalg.matrix_norm(
-            logs - logs.mean(0), ord=-2) > 0.3 * n**0.5 and max(
-                torch.stack([torch.corrcoef(z[u == i].T).abs() for i in u.unique()]).mean(0).triu(1).flatten()) < 0.3),
+        _pick(
+            lambda z, u, n, inside, logs: (
+                n > 2 * z.shape[1]
+                and torch.linalg.matrix_norm(logs - logs.mean(0), ord=-2) > 0.3 * n**0.5
+                and max(
+                    torch.stack([torch.corrcoef(z[u == i].T).abs() for i in u.unique()])
+                    .mean(0)
+                    .triu(1)
+                    .flatten()
+                )
+                < 0.3
+            )
+        ),
     ),
-)  # fmt: skip
+)
 
 EXERCISES = [MCC, KL, CHOOSE]

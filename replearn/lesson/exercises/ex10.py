@@ -32,7 +32,10 @@ def _barlow_cases(generator):
         "the paper's weight, 0.005": (*pair(12, 6), 0.005),
         "two pictures": (*pair(2, 3), 0.5),
         "features far from 0": (*(z + 20 for z in pair(9, 4)), 0.2),
-        "features of very different size": (*(z * torch.tensor([0.5, 3.0, 40.0]) for z in pair(9, 3)), 0.2),
+        "features of very different size": (
+            *(z * torch.tensor([0.5, 3.0, 40.0]) for z in pair(9, 3)),
+            0.2,
+        ),
         "features that hardly vary": (*(0.003 * z for z in pair(9, 4)), 0.2),
         "one feature constant": (z1 * held + 2, z2 * held + 2, 0.3),
         "no off-diagonal term": (*pair(7, 4), 0.0),
@@ -50,17 +53,29 @@ def _barlow_loop(z1, z2, off_diagonal):
 
 
 def _barlow_batch_norm(z1, z2, off_diagonal):
-    c = F.batch_norm(z1, None, None, training=True).T @ F.batch_norm(z2, None, None, training=True) / len(z1)
+    c = (
+        F.batch_norm(z1, None, None, training=True).T
+        @ F.batch_norm(z2, None, None, training=True)
+        / len(z1)
+    )
     target = torch.eye(len(c))
     return ((c - target) ** 2 * (target + off_diagonal * (1 - target))).sum()
 
 
 def _wrong_barlow(
-    center=1, correction=0, n=len, on=lambda c: (1 - c).square(), twin=lambda z1, z2: (z1, z2), mask=True
+    center=1,
+    correction=0,
+    n=len,
+    on=lambda c: (1 - c).square(),
+    twin=lambda z1, z2: (z1, z2),
+    mask=True,
 ):
     def wrong(z1, z2, off_diagonal):
         z1, z2 = twin(z1, z2)
-        z1, z2 = ((z - center * z.mean(0)) / (z.var(0, correction=correction) + 1e-5).sqrt() for z in (z1, z2))
+        z1, z2 = (
+            (z - center * z.mean(0)) / (z.var(0, correction=correction) + 1e-5).sqrt()
+            for z in (z1, z2)
+        )
         c = z1.T @ z2 / n(z1)
         off = c.masked_fill(torch.eye(len(c), dtype=torch.bool), 0) if mask else c
         return on(c.diagonal()).sum() + off_diagonal * off.square().sum()
@@ -69,10 +84,17 @@ def _wrong_barlow(
 
 
 BARLOW = Exercise(
-    solution=barlow_loss, cases=_barlow_cases, difficulty=2, minutes=15, gradient_of=(0, 1), tolerance=1e-3,
-    hints=("Standardize each column of each view over the batch: z.mean(0) and z.var(0, correction=0).",
-           "C = z1.T @ z2 / N is (D, D): C_ij correlates feature i of view 1 with feature j of view 2.",
-           "torch.diagonal(C) should be 1. Take C minus torch.diag of its diagonal for the rest, and square."),
+    solution=barlow_loss,
+    cases=_barlow_cases,
+    difficulty=2,
+    minutes=15,
+    gradient_of=(0, 1),
+    tolerance=1e-3,
+    hints=(
+        "Standardize each column of each view over the batch: z.mean(0) and z.var(0, correction=0).",
+        "C = z1.T @ z2 / N is (D, D): C_ij correlates feature i of view 1 with feature j of view 2.",
+        "torch.diagonal(C) should be 1. Take C minus torch.diag of its diagonal for the rest, and square.",
+    ),
     wrong={
         "not centered": _wrong_barlow(center=0),
         "unbiased variance with /N": _wrong_barlow(correction=1),
@@ -83,12 +105,18 @@ BARLOW = Exercise(
         "diagonal pushed to 0": _wrong_barlow(on=lambda c: c.square()),
         "second sum not weighted": lambda z1, z2, off_diagonal: barlow_loss(z1, z2, 1.0),
         "one view with itself": _wrong_barlow(twin=lambda z1, z2: (z1, z1)),
-        "pictures in place of features": lambda z1, z2, off_diagonal: barlow_loss(z1.T, z2.T, off_diagonal),
-        "mean in place of sum": lambda z1, z2, off_diagonal: barlow_loss(z1, z2, off_diagonal) / z1.shape[1],
-        "second view without gradient": lambda z1, z2, off_diagonal: barlow_loss(z1, z2.detach(), off_diagonal),
+        "pictures in place of features": lambda z1, z2, off_diagonal: barlow_loss(
+            z1.T, z2.T, off_diagonal
+        ),
+        "mean in place of sum": lambda z1, z2, off_diagonal: (
+            barlow_loss(z1, z2, off_diagonal) / z1.shape[1]
+        ),
+        "second view without gradient": lambda z1, z2, off_diagonal: barlow_loss(
+            z1, z2.detach(), off_diagonal
+        ),
     },
     alternatives=(_barlow_loop, _barlow_batch_norm),
-)  # fmt: skip
+)
 
 
 def simsiam_loss(p1, z1, p2, z2):
@@ -114,15 +142,16 @@ def _simsiam_cases(generator):
         "random vectors": four(8, 5),
         "one picture": four(1, 3),
         "views that agree": four(6, 4, 0.1),
-        "rows of different lengths": (
-            p1 * lengths, z1 * lengths.flip(0), p2 * lengths.flip(0), z2),
-    }  # fmt: skip
+        "rows of different lengths": (p1 * lengths, z1 * lengths.flip(0), p2 * lengths.flip(0), z2),
+    }
 
 
 def _simsiam_no_grad(p1, z1, p2, z2):
     with torch.no_grad():
         targets = [z / z.norm(dim=1, keepdim=True) for z in (z2, z1)]
-    cosines = [(p / p.norm(dim=1, keepdim=True) * t).sum(1) for p, t in zip((p1, p2), targets, strict=True)]
+    cosines = [
+        (p / p.norm(dim=1, keepdim=True) * t).sum(1) for p, t in zip((p1, p2), targets, strict=True)
+    ]
     return -torch.cat(cosines).mean()
 
 
@@ -131,7 +160,9 @@ def _simsiam_distance(p1, z1, p2, z2):
     return (p - z).square().sum(1).mean() / 2 - 1  # |p - z|^2 = 2 - 2 cos
 
 
-def _wrong_simsiam(p=lambda x: x, z=lambda x: x.detach(), swap=False, scale=0.5, cosine=F.cosine_similarity):
+def _wrong_simsiam(
+    p=lambda x: x, z=lambda x: x.detach(), swap=False, scale=0.5, cosine=F.cosine_similarity
+):
     def wrong(p1, z1, p2, z2):
         z1, z2 = (z2, z1) if swap else (z1, z2)
         return -scale * (cosine(p(p1), z(z2)).mean() + cosine(p(p2), z(z1)).mean())
@@ -140,25 +171,34 @@ def _wrong_simsiam(p=lambda x: x, z=lambda x: x.detach(), swap=False, scale=0.5,
 
 
 SIMSIAM = Exercise(
-    solution=simsiam_loss, cases=_simsiam_cases, difficulty=1, minutes=10, gradient_of=(0, 1, 2, 3),
-    hints=("Each prediction is compared with the projection of the other view: p1 with z2, p2 with z1.",
-           "z.detach() is z without its history: the loss cannot send a gradient through it.",
-           "-(cos(p1, z2.detach()).mean() + cos(p2, z1.detach()).mean()) / 2, with F.cosine_similarity."),
+    solution=simsiam_loss,
+    cases=_simsiam_cases,
+    difficulty=1,
+    minutes=10,
+    gradient_of=(0, 1, 2, 3),
+    hints=(
+        "Each prediction is compared with the projection of the other view: p1 with z2, p2 with z1.",
+        "z.detach() is z without its history: the loss cannot send a gradient through it.",
+        "-(cos(p1, z2.detach()).mean() + cos(p2, z1.detach()).mean()) / 2, with F.cosine_similarity.",
+    ),
     wrong={
         "no stop-gradient": _wrong_simsiam(z=lambda x: x),
         "stop-gradient on the prediction": _wrong_simsiam(p=lambda x: x.detach(), z=lambda x: x),
         "stop-gradient on both": _wrong_simsiam(p=lambda x: x.detach()),
-        "stopped on one side only": lambda p1, z1, p2, z2: -(
-            F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1).mean()) / 2,
+        "stopped on one side only": lambda p1, z1, p2, z2: (
+            -(F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1).mean()) / 2
+        ),
         "each with its own view": _wrong_simsiam(swap=True),
         "one direction": lambda p1, z1, p2, z2: -F.cosine_similarity(p1, z2.detach()).mean(),
         "sum of both": _wrong_simsiam(scale=1.0),
         "positive sign": _wrong_simsiam(scale=-0.5),
         "dot product, lengths kept": _wrong_simsiam(cosine=lambda a, b: (a * b).sum(1)),
-        "projections compared, predictor unused": lambda p1, z1, p2, z2: simsiam_loss(z1, z1, z2, z2),
+        "projections compared, predictor unused": lambda p1, z1, p2, z2: simsiam_loss(
+            z1, z1, z2, z2
+        ),
     },
     alternatives=(_simsiam_no_grad, _simsiam_distance),
-)  # fmt: skip
+)
 
 
 def diagnose(log):
@@ -181,8 +221,12 @@ def _diagnose_cases(generator):
             curve = end + (start - end) * torch.exp(-torch.linspace(0, 8, n))
             return (curve * (1 + noise * (2 * torch.rand(n, generator=generator) - 1))).tolist()
 
-        return dict(loss=path(*loss, 0.05), std_ratio=path(*std, 0.1), effective_rank=path(*rank, 0.1),
-                    dimension=dimension)  # fmt: skip
+        return dict(
+            loss=path(*loss, 0.05),
+            std_ratio=path(*std, 0.1),
+            effective_rank=path(*rank, 0.1),
+            dimension=dimension,
+        )
 
     def ending(std, rank):  # the means of the last five records
         whole = log((0.9, 0.9), (40, 40), 64)
@@ -212,7 +256,9 @@ def _diagnose_cases(generator):
 
 
 def _diagnose_tensor(log):
-    tail = {name: torch.tensor(log[name][-5:]).mean().item() for name in ("std_ratio", "effective_rank")}
+    tail = {
+        name: torch.tensor(log[name][-5:]).mean().item() for name in ("std_ratio", "effective_rank")
+    }
     names = ("healthy", "dimensional collapse", "complete collapse")
     low = 2 * (tail["std_ratio"] < 0.1) or tail["effective_rank"] / log["dimension"] < 1 / 8
     return names[int(low)]
@@ -224,24 +270,41 @@ def _diagnose_sums(log):
     return "complete collapse" if std < 0.5 else ("healthy" if full else "dimensional collapse")
 
 
-def _wrong_diagnosis(tail=lambda x: x[-5:], rank=lambda log: log["dimension"] / 8, rank_first=False):
+def _wrong_diagnosis(
+    tail=lambda x: x[-5:], rank=lambda log: log["dimension"] / 8, rank_first=False
+):
     def wrong(log):
-        std, found = (sum(tail(log[name])) / len(tail(log[name])) for name in ("std_ratio", "effective_rank"))
+        std, found = (
+            sum(tail(log[name])) / len(tail(log[name])) for name in ("std_ratio", "effective_rank")
+        )
         complete, dimensional = std < 0.1, found < rank(log)
         if rank_first and dimensional:
             return "dimensional collapse"
-        return "complete collapse" if complete else "dimensional collapse" if dimensional else "healthy"
+        return (
+            "complete collapse"
+            if complete
+            else "dimensional collapse"
+            if dimensional
+            else "healthy"
+        )
 
     return wrong
 
 
 DIAGNOSE = Exercise(
-    solution=diagnose, cases=_diagnose_cases, difficulty=1, minutes=10,
-    hints=("The loss is not needed: a collapsed run can have the best loss of all.",
-           "log['std_ratio'][-5:] holds the last five records; take their mean, and that of the effective rank.",
-           "First ask for complete collapse (std ratio below 0.1), then compare the rank with dimension / 8."),
+    solution=diagnose,
+    cases=_diagnose_cases,
+    difficulty=1,
+    minutes=10,
+    hints=(
+        "The loss is not needed: a collapsed run can have the best loss of all.",
+        "log['std_ratio'][-5:] holds the last five records; take their mean, and that of the effective rank.",
+        "First ask for complete collapse (std ratio below 0.1), then compare the rank with dimension / 8.",
+    ),
     wrong={
-        "judged by the loss": lambda log: "healthy" if log["loss"][-1] < log["loss"][0] - 0.5 else "complete collapse",
+        "judged by the loss": lambda log: (
+            "healthy" if log["loss"][-1] < log["loss"][0] - 0.5 else "complete collapse"
+        ),
         "the last record only": _wrong_diagnosis(tail=lambda x: x[-1:]),
         "the whole log": _wrong_diagnosis(tail=lambda x: x),
         "the first records": _wrong_diagnosis(tail=lambda x: x[:5]),
@@ -251,6 +314,6 @@ DIAGNOSE = Exercise(
         "always healthy": lambda log: "healthy",
     },
     alternatives=(_diagnose_tensor, _diagnose_sums),
-)  # fmt: skip
+)
 
 EXERCISES = [BARLOW, SIMSIAM, DIAGNOSE]

@@ -43,11 +43,19 @@ def missing_augmentation(card, reference, trained_by):
     trained_by: {augmentation: the change it trains against}. Returns the augmentation whose change lost most.
     """
     return max(
-        trained_by, key=lambda augmentation: reference[trained_by[augmentation]] - card[trained_by[augmentation]]
+        trained_by,
+        key=lambda augmentation: (
+            reference[trained_by[augmentation]] - card[trained_by[augmentation]]
+        ),
     )
 
 
-_TRAINED_BY = {"color jitter": "other hue", "crop": "middle half", "flip": "mirrored", "blur": "blurred"}
+_TRAINED_BY = {
+    "color jitter": "other hue",
+    "crop": "middle half",
+    "flip": "mirrored",
+    "blur": "blurred",
+}
 
 
 def _card_cases(generator):
@@ -104,7 +112,9 @@ def _with_self_pairs(z, z_changed):
 
 
 def _not_squared(z, z_changed):
-    return 1 - (z_changed - z).norm(dim=1).mean() / (torch.cdist(z, z).sum() / (len(z) * (len(z) - 1)))
+    return 1 - (z_changed - z).norm(dim=1).mean() / (
+        torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
+    )
 
 
 def _sensitivity(z, z_changed):
@@ -118,7 +128,9 @@ def _by_variance(z, z_changed):
 def _by_loop(z, z_changed):
     n = len(z)
     moved = sum(((z_changed[i] - z[i]) ** 2).sum() for i in range(n)) / n
-    apart = sum(((z[i] - z[j]) ** 2).sum() for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    apart = sum(((z[i] - z[j]) ** 2).sum() for i in range(n) for j in range(n) if i != j) / (
+        n * (n - 1)
+    )
     return 1 - moved / apart
 
 
@@ -161,7 +173,9 @@ def _background_share(z, z_other_background, z_other_object):
 
 
 def _mean_difference(z, z_other_background, z_other_object):
-    return (F.cosine_similarity(z, z_other_background) - F.cosine_similarity(z, z_other_object)).mean()
+    return (
+        F.cosine_similarity(z, z_other_background) - F.cosine_similarity(z, z_other_object)
+    ).mean()
 
 
 def _normalized_share(z, z_other_background, z_other_object):

@@ -69,24 +69,36 @@ def _one_stream(step, n, batch_size, seed):
 
 
 BATCH_AT = Exercise(
-    solution=batch_at, cases=_batch_cases, difficulty=1, minutes=10, judge=_batch_judge,
-    hints=("How many steps has an epoch? divmod(step, that number) gives the epoch and the place in it.",
-           "A new generator, seeded with seed + epoch, gives the same shuffle whenever it is asked.",
-           "Place p of the epoch takes the entries p * batch_size to (p + 1) * batch_size - 1 of the shuffle."),
+    solution=batch_at,
+    cases=_batch_cases,
+    difficulty=1,
+    minutes=10,
+    judge=_batch_judge,
+    hints=(
+        "How many steps has an epoch? divmod(step, that number) gives the epoch and the place in it.",
+        "A new generator, seeded with seed + epoch, gives the same shuffle whenever it is asked.",
+        "Place p of the epoch takes the entries p * batch_size to (p + 1) * batch_size - 1 of the shuffle.",
+    ),
     wrong={
-        "every epoch in the same order": lambda step, n, b, seed: batch_at(step % (n // b), n, b, seed),
+        "every epoch in the same order": lambda step, n, b, seed: batch_at(
+            step % (n // b), n, b, seed
+        ),
         "no shuffle": lambda step, n, b, seed: torch.arange(n)[step % (n // b) * b :][:b],
-        "the incomplete batch counts as a step": lambda step, n, b, seed: _shuffle(n, seed + step // -(-n // b))[
-            step % -(-n // b) * b :][:b],
+        "the incomplete batch counts as a step": lambda step, n, b, seed: _shuffle(
+            n, seed + step // -(-n // b)
+        )[step % -(-n // b) * b :][:b],
         "a shuffle a step": lambda step, n, b, seed: _shuffle(n, seed + step)[:b],
         "with replacement": lambda step, n, b, seed: torch.randint(
-            0, n, (b,), generator=torch.Generator().manual_seed(seed + step)),
+            0, n, (b,), generator=torch.Generator().manual_seed(seed + step)
+        ),
         "one generator for all epochs": _one_stream,
         "epochs count from 1": lambda step, n, b, seed: batch_at(step, n, b, seed + 1),
-        "the global generator": lambda step, n, b, seed: torch.randperm(n)[step % (n // b) * b :][:b],
+        "the global generator": lambda step, n, b, seed: torch.randperm(n)[step % (n // b) * b :][
+            :b
+        ],
     },
     alternatives=(_batch_by_walking, _batch_by_reshaping),
-)  # fmt: skip
+)
 
 
 def quantize_rows(w):
@@ -123,7 +135,9 @@ def _quantize_loop(w):
     return out
 
 
-def _quantize(levels=127, dim=1, turn=torch.round, largest=lambda w, dim: w.abs().amax(dim, keepdim=True)):
+def _quantize(
+    levels=127, dim=1, turn=torch.round, largest=lambda w, dim: w.abs().amax(dim, keepdim=True)
+):
     def wrong(w):
         step = (largest(w, dim) / levels).clamp(min=1e-30)
         return turn(w / step) * step
@@ -132,10 +146,15 @@ def _quantize(levels=127, dim=1, turn=torch.round, largest=lambda w, dim: w.abs(
 
 
 QUANTIZE = Exercise(
-    solution=quantize_rows, cases=_quantize_cases, difficulty=2, minutes=15,
-    hints=("w.abs().amax(dim=1, keepdim=True) is the largest size in each row, (C, 1).",
-           "Divide by the step, torch.round, multiply by the step again.",
-           "In a row of zeros the step is 0, and 0 / 0 is NaN: clamp the divisor from below by something tiny."),
+    solution=quantize_rows,
+    cases=_quantize_cases,
+    difficulty=2,
+    minutes=15,
+    hints=(
+        "w.abs().amax(dim=1, keepdim=True) is the largest size in each row, (C, 1).",
+        "Divide by the step, torch.round, multiply by the step again.",
+        "In a row of zeros the step is 0, and 0 / 0 is NaN: clamp the divisor from below by something tiny.",
+    ),
     wrong={
         "one step for the whole matrix": _quantize(dim=(0, 1)),
         "a step for each column": _quantize(dim=0),
@@ -143,16 +162,30 @@ QUANTIZE = Exercise(
         "cut off toward zero": _quantize(turn=torch.trunc),
         "128 steps a side": _quantize(levels=128),
         "4 bits": _quantize(levels=7),
-        "the largest, not the largest size": _quantize(largest=lambda w, dim: w.amax(dim, keepdim=True)),
+        "the largest, not the largest size": _quantize(
+            largest=lambda w, dim: w.amax(dim, keepdim=True)
+        ),
         "the numbers q, not scaled back": lambda w: torch.round(
-            w / (w.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)),
-        "0 / 0": lambda w: torch.round(w / (w.abs().amax(1, keepdim=True) / 127)) * w.abs().amax(1, keepdim=True) / 127,
+            w / (w.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
+        ),
+        "0 / 0": lambda w: (
+            torch.round(w / (w.abs().amax(1, keepdim=True) / 127))
+            * w.abs().amax(1, keepdim=True)
+            / 127
+        ),
     },
-    alternatives=(_quantize_loop,
-                  lambda w: torch.fake_quantize_per_channel_affine(
-                      w, (w.abs().amax(1) / 127).clamp(min=1e-30), torch.zeros(len(w), dtype=torch.int32),
-                      0, -127, 127)),
-)  # fmt: skip
+    alternatives=(
+        _quantize_loop,
+        lambda w: torch.fake_quantize_per_channel_affine(
+            w,
+            (w.abs().amax(1) / 127).clamp(min=1e-30),
+            torch.zeros(len(w), dtype=torch.int32),
+            0,
+            -127,
+            127,
+        ),
+    ),
+)
 
 
 def fold_head(weight, bias, mean, std):
@@ -178,7 +211,12 @@ def _fold_cases(generator):
         "features of very different spread": case(3, 5, spread=2.0),
         "a mean of zero": case(2, 4, shift=0.0),
         "a spread of one": (*case(3, 4)[:3], torch.ones(4)),
-        "a feature that never varied (std 0)": (weight, bias, mean, std * torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])),
+        "a feature that never varied (std 0)": (
+            weight,
+            bias,
+            mean,
+            std * torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]),
+        ),
     }
 
 
@@ -211,21 +249,30 @@ def _fold_loop(weight, bias, mean, std):
 
 
 FOLD = Exercise(
-    solution=fold_head, cases=_fold_cases, difficulty=2, minutes=15, judge=_fold_judge,
-    hints=("Multiply out: W ((h - m) / s) + b = (W / s) h + (b - (W / s) m); what stands before h is the new weight.",
-           "weight / std divides column d by std[d]; weight @ mean takes one number for each class.",
-           "torch.where(std > 0, 1 / std, 0.0) gives the scale, without infinity."),
+    solution=fold_head,
+    cases=_fold_cases,
+    difficulty=2,
+    minutes=15,
+    judge=_fold_judge,
+    hints=(
+        "Multiply out: W ((h - m) / s) + b = (W / s) h + (b - (W / s) m); what stands before h is the new weight.",
+        "weight / std divides column d by std[d]; weight @ mean takes one number for each class.",
+        "torch.where(std > 0, 1 / std, 0.0) gives the scale, without infinity.",
+    ),
     wrong={
         "bias forgotten": lambda w, b, m, s: (fold_head(w, b, m, s)[0], b),
         "the old weight against the mean": lambda w, b, m, s: (fold_head(w, b, m, s)[0], b - w @ m),
-        "the mean added": lambda w, b, m, s: (fold_head(w, b, m, s)[0], b + fold_head(w, b, m, s)[0] @ m),
+        "the mean added": lambda w, b, m, s: (
+            fold_head(w, b, m, s)[0],
+            b + fold_head(w, b, m, s)[0] @ m,
+        ),
         "times std": lambda w, b, m, s: (w * s, b - (w * s) @ m),
         "variance in place of std": lambda w, b, m, s: fold_head(w, b, m, s**2),
         "divided by zero": lambda w, b, m, s: (w / s, b - (w / s) @ m),
         "std 0 counts as 1": lambda w, b, m, s: fold_head(w, b, m, torch.where(s > 0, s, 1.0)),
     },
     alternatives=(_fold_by_asking, _fold_loop),
-)  # fmt: skip
+)
 
 
 def mixup_loss(logits, y, other, share):
@@ -258,7 +305,9 @@ def _mixup_cases(generator):
 
 def _mixup_targets(logits, y, other, share):
     classes = torch.arange(logits.shape[1])
-    target = share[:, None] * (y[:, None] == classes) + (1 - share)[:, None] * (other[:, None] == classes)
+    target = share[:, None] * (y[:, None] == classes) + (1 - share)[:, None] * (
+        other[:, None] == classes
+    )
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
@@ -273,23 +322,38 @@ def _mixed_probability(logits, y, other, share):
 
 
 MIXUP = Exercise(
-    solution=mixup_loss, cases=_mixup_cases, difficulty=1, minutes=10, gradient_of=(0,), tolerance=1e-3,
-    hints=('F.cross_entropy(..., reduction="none") gives one number for each row, (N,).',
-           "Weigh the two rows of numbers by share and 1 - share before you take the mean.",
-           "Or make targets (N, C) that hold share at y and 1 - share at other: F.cross_entropy takes them too."),
+    solution=mixup_loss,
+    cases=_mixup_cases,
+    difficulty=1,
+    minutes=10,
+    gradient_of=(0,),
+    tolerance=1e-3,
+    hints=(
+        'F.cross_entropy(..., reduction="none") gives one number for each row, (N,).',
+        "Weigh the two rows of numbers by share and 1 - share before you take the mean.",
+        "Or make targets (N, C) that hold share at y and 1 - share at other: F.cross_entropy takes them too.",
+    ),
     wrong={
         "shares swapped": lambda logits, y, other, share: mixup_loss(logits, other, y, share),
         "the other label forgotten": lambda logits, y, other, share: (
-            share * F.cross_entropy(logits, y, reduction="none")).mean(),
-        "half and half": lambda logits, y, other, share: mixup_loss(logits, y, other, torch.full_like(share, 0.5)),
+            share * F.cross_entropy(logits, y, reduction="none")
+        ).mean(),
+        "half and half": lambda logits, y, other, share: mixup_loss(
+            logits, y, other, torch.full_like(share, 0.5)
+        ),
         "one share for the whole batch": lambda logits, y, other, share: mixup_loss(
-            logits, y, other, share.mean().expand(len(share)) ** 2),
-        "sum in place of mean": lambda logits, y, other, share: len(y) * mixup_loss(logits, y, other, share),
+            logits, y, other, share.mean().expand(len(share)) ** 2
+        ),
+        "sum in place of mean": lambda logits, y, other, share: (
+            len(y) * mixup_loss(logits, y, other, share)
+        ),
         "labels not mixed": lambda logits, y, other, share: F.cross_entropy(logits, y),
         "log of the mixed probability": _mixed_probability,
-        "cut gradient": lambda logits, y, other, share: mixup_loss(logits.detach(), y, other, share),
+        "cut gradient": lambda logits, y, other, share: mixup_loss(
+            logits.detach(), y, other, share
+        ),
     },
     alternatives=(_mixup_targets, _mixup_soft),
-)  # fmt: skip
+)
 
 EXERCISES = [BATCH_AT, QUANTIZE, FOLD, MIXUP]

@@ -1,0 +1,139 @@
+"""Files that are whole at any moment: one atomic write, one error that says what to do.
+
+A process can be killed, a disk can fill up, two notebooks can write the same file at once. What is
+written here is either the whole old file or the whole new one, in each of these cases.
+"""
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.EROFS: "the disk is read-only",
+}
+
+
+def write_atomically(
+    path: str | os.PathLike, content: str | bytes, *, previous: str | os.PathLike | None = None
+) -> Path:
+    """Write a whole file or nothing.
+
+    The content goes to a new file beside the target, is pushed to the disk and then renamed, which
+    the operating system does in one step. Writers at the same time do not disturb each other: the
+    last one to finish wins.
+
+    Args:
+        path: The file to write. Its folder must exist.
+        content: Text, written as UTF-8 with line ends as they are, or bytes.
+        previous: A second path; the file that is replaced is kept under it.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to. The old file is still there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder) / "note.txt", "kept").read_text()
+        'kept'
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    # A name that nobody else uses, and a short one: the target's may be as long as names can be.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: str | os.PathLike, record: Any, *, indent: int = 1) -> Path:
+    """Write a record as JSON, whole or not at all.
+
+    Args:
+        path: The file to write. Its folder is made if it is missing.
+        record: Whatever JSON can hold. NaN and infinity are not JSON.
+        indent: Spaces a level.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        ValueError: The record holds NaN or infinity.
+        TypeError: The record holds something else that JSON does not know.
+        OSError: The disk is full, or the folder cannot be written to.
+    """
+    path = Path(path)
+    text = json.dumps(record, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_atomically(path, text)
+
+
+@contextmanager
+def explained(folder: str | os.PathLike, what: str = "write") -> Iterator[None]:
+    """Turn an OSError inside the block into one sentence: where, why, what to do.
+
+    Args:
+        folder: Where the block writes to.
+        what: What it does there, as it reads after "could not".
+
+    Raises:
+        OSError: With that sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = REASONS.get(error.errno, error.strerror or str(error))
+        raise OSError(
+            f"{folder}: could not {what}: {reason}{_free_space(folder)}; what was saved before is "
+            "kept: make room or choose another folder, then run the same again to go on from there"
+        ) from error
+
+
+def writable_folder(folder: str | os.PathLike) -> Path:
+    """Make a folder and try writing to it, so that a mistake shows before the work and not after.
+
+    Args:
+        folder: The folder; `~` is the home folder.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: It cannot be made or written to.
+    """
+    folder = Path(folder).expanduser()
+    with explained(folder, "write to this folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"replearn")
+            file.flush()  # only now does a full disk say so
+    return folder
+
+
+def _free_space(folder: str | os.PathLike) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""A class: an nbgrader course from the lessons, and grades without a server."""
