@@ -158,19 +158,46 @@ def _double(z):
     )  # MPS has no float64: the probes use the CPU
 
 
+def standardization(
+    z: torch.Tensor, *, unit_variance: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Return the mean and the scale that standardize features: :math:`(z - mean) \cdot scale`.
+
+    .. math:: scale_j = 1 / \sqrt{\tfrac{1}{N} \sum_i (z_{ij} - mean_j)^2}
+
+    A feature that is constant up to rounding (a dead unit) gets scale 1, so that it stays constant
+    instead of becoming amplified noise.
+
+    Args:
+        z: Features (N, d) of the training set. The arithmetic is in their dtype.
+        unit_variance: If False, every scale is 1, and only the mean is taken away.
+
+    Returns:
+        The mean (d,) and the scale (d,), each in the dtype and on the device of z.
+
+    Raises:
+        ValueError: The features are so large that their spread is not finite.
+
+    Example:
+        >>> mean, scale = standardization(torch.tensor([[0.0, 7.0], [4.0, 7.0]]))
+        >>> mean.tolist(), scale.tolist()
+        ([2.0, 7.0], [0.5, 1.0])
+    """
+    mean = z.mean(0)
+    std = _check.finite("spread of the features", z.std(0, correction=0), ndim=1)
+    if not unit_variance:
+        return mean, torch.ones_like(std)
+    varies = std > 1e-6 * mean.abs()
+    return mean, torch.where(varies, 1 / std, 1.0)
+
+
 def _standardize(z, l2, unit_variance):
     if not l2 > 0:
         raise ValueError(
             f"l2: expected > 0 (without it separable classes have no optimum), found {l2}"
         )
     x = _double(z)
-    mean, std = x.mean(0), _check.finite("spread of the features", x.std(0, correction=0), ndim=1)
-    # A feature that is constant up to rounding (a dead unit) must stay so, not become amplified noise.
-    scale = (
-        torch.where(std > 1e-6 * mean.abs(), 1 / std, 1.0)
-        if unit_variance
-        else torch.ones_like(std)
-    )
+    mean, scale = standardization(x, unit_variance=unit_variance)
     return (x - mean) * scale, mean, scale
 
 
