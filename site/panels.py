@@ -89,7 +89,7 @@ def goals():
 
 def recipes():
     """Every group of comparable pretraining runs: a picture, its tables, and how kNN grew."""
-    module = runpy.run_path(str(measured.ROOT / "benchmarks" / "recipes_table.py"))
+    module = runpy.run_path(str(measured.ROOT / "scripts" / "recipes_table.py"))
     parts = []
     for about, group in module["results"]().items():
         rows = module["rows"](group)
