@@ -1,7 +1,8 @@
-"""From the text of a lesson to its executed notebook: generated blocks, pairing, head-less execution, table of claims.
+"""From the text of a lesson to its executed notebook.
 
-`notebooks/src/NN_name.md` is what people edit. `sync` fills in its generated blocks (badge, set-up cell, solutions) and
-carries the text over to `notebooks/NN_name.ipynb` without losing outputs; `execute` runs it in a fresh kernel.
+`notebooks/src/NN_name.md` is what people edit. `sync` fills in its generated blocks (badge, set-up
+cell, solutions) and carries the text over to `notebooks/NN_name.ipynb` without losing outputs;
+`execute` runs it in a fresh kernel.
 """
 
 import argparse
@@ -12,116 +13,153 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
-
+from replearn.files import write_atomically, write_json
 from replearn.lesson import exercises
+from tools.project import ROOT, address, colab
 
-ROOT = Path(__file__).resolve().parents[1]
+if TYPE_CHECKING:  # they take half a second to import, and `sources` does not need them
+    from nbformat import NotebookNode
+
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "benchmarks" / "results"
-CELL_METADATA = ("alt", "mystnb", "tags")
+CELL_METADATA = ("alt", "mystnb", "tags")  # what a stored cell keeps
 KERNEL = dict(display_name="Python 3", language="python", name="python3")
 CELL_SECONDS = 900  # a cell that takes longer is stuck
 
-
-def address():
-    """The project's repository: the one place is [project.urls] in pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
-        "Repository"
-    ].rstrip("/")
-
-
-def colab(name):
-    """The address that opens notebook `name` ("06_simclr") in Colab."""
-    return (
-        f"{address().replace('https://github.com', 'https://colab.research.google.com/github')}"
-        f"/blob/main/notebooks/{name}.ipynb"
-    )
-
-
-def setup_source():
-    """The set-up cell: in Colab it installs replearn alone; where replearn is installed it does nothing."""
-    return f"""\
+COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+# Where a folder named replearn lies beside the notebook, as the folder of a clone does, Python
+# takes it for an empty package. So both cells look for a part of the real one, and forget that one.
+SETUP_WITH_ADDRESS = """\
 # Set-up: in Colab this installs replearn and nothing else.
-import importlib.util, sys
+import importlib, sys
+from importlib.util import find_spec
 
-if importlib.util.find_spec("replearn") is None:
+if not (find_spec("replearn") and find_spec("replearn.lesson")):
+    sys.modules.pop("replearn", None)  # an empty folder of that name
     if "google.colab" not in sys.modules:
         raise ModuleNotFoundError("replearn is not here: run `make lab` first")
-    %pip install --quiet --no-deps git+{address()}
+    %pip install --quiet --no-deps git+{address}
     importlib.invalidate_caches()"""
+SETUP_WITHOUT_ADDRESS = """\
+# Set-up: where replearn is installed, this does nothing.
+import sys
+from importlib.util import find_spec
+
+if not (find_spec("replearn") and find_spec("replearn.lesson")):
+    sys.modules.pop("replearn", None)  # an empty folder of that name
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("replearn is not here: run `make lab` first")
+    raise ModuleNotFoundError("replearn is not here: upload its wheel (from `pip wheel "
+        "--no-deps .`), run `%pip install --no-deps replearn-*.whl`, then this cell again")"""
 
 
-def sources(numbers=()):
-    """The lesson texts, all or those whose number is given ("1", "01"); a number with no text is an error."""
-    found = {path.stem[:2]: path for path in sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.md"))}
-    wanted = [number.zfill(2) for number in numbers] or list(found)
-    if missing := [number for number in wanted if number not in found]:
-        raise SystemExit(
-            f"no lesson {', '.join(missing)}; there are {', '.join(found) or 'none'} in notebooks/src/"
-        )
-    return [found[number] for number in wanted]
+# --- the text of a lesson -------------------------------------------------------------------------
 
 
-def regenerate(text, name):
-    """The text of lesson `name` with its badge, set-up cell and solutions as they should be. Pure and idempotent.
+def setup_source() -> str:
+    """Return the set-up cell; where replearn is installed it does nothing.
 
-    Marks: `<!-- badge -->` and `<!-- solution NAME -->`, closed by `<!-- /badge -->` and `<!-- /solution -->` (an open
-    mark alone is filled in and closed), and the code cell with `:tags: [setup]`.
+    In Colab it installs replearn alone, from the project's address. A project without one has
+    nothing to install from, and the cell says what to do instead.
     """
+    repository = address()
+    if repository is None:
+        return SETUP_WITHOUT_ADDRESS
+    return SETUP_WITH_ADDRESS.format(address=repository)
 
-    def block(match):
-        kind, exercise = match["kind"], match["name"]
-        if kind == "badge":
-            body = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab(name)})"
-        else:
-            source = exercises.get(name[:2], exercise).source().strip()
-            body = f"<details><summary>Solution</summary>\n\n```python\n{source}\n```\n\n</details>"
-        return f"<!-- {match['mark']} -->\n\n{body}\n\n<!-- /{kind} -->"
 
-    mark = r"<!-- (?P<mark>(?P<kind>badge|solution)(?: (?P<name>\w+))?) -->"
-    text = re.sub(
-        mark + r"(?:(?:(?!<!-- (?:badge|solution)).)*?<!-- /(?P=kind) -->)?",
-        block,
-        text,
-        flags=re.DOTALL,
-    )
-    text = text.replace("```{code-cell} ipython3\n", "```{code-cell}\n")  # as JupyterLab saves it
-    cell = re.compile(
+def sources(numbers: Sequence[str] = ()) -> list[Path]:
+    """Return the paths of the lesson texts.
+
+    Args:
+        numbers: Numbers of lessons, "1" or "01"; none means all.
+
+    Raises:
+        SystemExit: There is no text with one of these numbers.
+    """
+    by_number = {}
+    for path in sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.md")):
+        by_number[path.stem[:2]] = path
+    wanted = [number.zfill(2) for number in numbers] or list(by_number)
+    missing = [number for number in wanted if number not in by_number]
+    if missing:
+        there = ", ".join(by_number) or "none"
+        raise SystemExit(f"no lesson {', '.join(missing)}; there are {there} in notebooks/src/")
+    return [by_number[number] for number in wanted]
+
+
+def regenerate(text: str, name: str) -> str:
+    """Return the text of a lesson with its badge, set-up cell and solutions as they should be.
+
+    The marks are `<!-- badge -->` and `<!-- solution NAME -->`, closed by `<!-- /badge -->` and
+    `<!-- /solution -->` (an open mark alone is filled in and closed), and the code cell with
+    `:tags: [setup]`. Nothing is written, and a second call changes nothing.
+
+    Args:
+        text: MyST Markdown.
+        name: The lesson, "06_simclr".
+    """
+    opening = r"<!-- (?P<mark>(?P<kind>badge|solution)(?: (?P<exercise>\w+))?) -->"
+    body_and_closing = r"(?:(?!<!-- (?:badge|solution)).)*?<!-- /(?P=kind) -->"
+    blocks = re.compile(f"{opening}(?:{body_and_closing})?", re.DOTALL)
+    setup_cell = re.compile(
         r"(```\{code-cell\}[^\n]*\n:tags: \[[^\]\n]*\bsetup\b[^\]\n]*\]\n)(.*?)(?<=\n)```",
         re.DOTALL,
     )
-    return cell.sub(lambda match: f"{match[1]}\n{setup_source()}\n```", text)
+
+    def filled(match: re.Match) -> str:
+        if match["kind"] == "badge":
+            body = _badge(name)
+        else:
+            body = _solution(name[:2], match["exercise"])
+        parts = [f"<!-- {match['mark']} -->", body, f"<!-- /{match['kind']} -->"]
+        return "\n\n".join(part for part in parts if part)
+
+    text = blocks.sub(filled, text)
+    text = text.replace("```{code-cell} ipython3\n", "```{code-cell}\n")  # as JupyterLab saves it
+    return setup_cell.sub(lambda match: f"{match[1]}\n{setup_source()}\n```", text)
 
 
-def write_atomically(path, text):
-    """Write the whole file or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
+def _badge(name: str) -> str:
+    """Return the badge that opens a notebook in Colab; empty if it has no address there."""
+    link = colab(name)
+    return f"[![Open in Colab]({COLAB_BADGE})]({link})" if link else ""
 
 
-def notebook_text(nb):
-    """A notebook as the bytes that are stored: the same cells give the same file."""
+def _solution(lesson: str, exercise: str) -> str:
+    source = exercises.get(lesson, exercise).source().strip()
+    code = f"```python\n{source}\n```"
+    return f"<details><summary>Solution</summary>\n\n{code}\n\n</details>"
+
+
+# --- its notebook ---------------------------------------------------------------------------------
+
+
+def notebook_text(nb: "NotebookNode") -> str:
+    """Return a notebook as it is stored: the same cells give the same text."""
     import nbformat
 
     return nbformat.writes(nb, version=4) + "\n"
 
 
-def clean(nb):
-    """Drop what depends on the machine or the moment; ids are made from the cells' text; figures get their alt text."""
+def clean(nb: "NotebookNode") -> "NotebookNode":
+    """Drop, in place, what depends on the machine or the moment; return the same notebook.
+
+    The cells' ids are made from their text, and the figures get the alt text of their cell.
+    """
     nb.metadata = dict(kernelspec=KERNEL, language_info=dict(name="python"))
-    nb.nbformat, nb.nbformat_minor, seen = 4, 5, {}
+    nb.nbformat = 4
+    nb.nbformat_minor = 5
+    times_seen: dict[str, int] = {}
     for cell in nb.cells:
         digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
-        seen[digest] = seen.get(digest, 0) + 1
-        cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        times_seen[digest] = times_seen.get(digest, 0) + 1
+        cell.id = digest if times_seen[digest] == 1 else f"{digest}-{times_seen[digest]}"
         cell.metadata = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
         for output in cell.get("outputs", []):
             if "alt" in cell.metadata and "image/png" in output.get("data", {}):
@@ -129,29 +167,47 @@ def clean(nb):
     return nb
 
 
-def same_inputs(a, b):
-    """Do two notebooks have the same cells, outputs aside?"""
-    return [(c.cell_type, c.source, dict(c.metadata)) for c in a.cells] == [
-        (c.cell_type, c.source, dict(c.metadata)) for c in b.cells
-    ]
+def same_inputs(a: "NotebookNode", b: "NotebookNode") -> bool:
+    """Say whether two notebooks have the same cells, outputs aside."""
+    return _inputs(a) == _inputs(b)
 
 
-def sync(source):
-    """Bring the generated blocks and the paired notebook of one lesson text up to date; return the notebook."""
+def _inputs(nb: "NotebookNode") -> list[tuple[str, str, dict]]:
+    return [(cell.cell_type, cell.source, dict(cell.metadata)) for cell in nb.cells]
+
+
+def sync(source: Path) -> "NotebookNode":
+    """Bring the generated blocks and the paired notebook of one lesson text up to date.
+
+    Args:
+        source: The text. It is written only if a generated block has changed.
+
+    Returns:
+        The notebook, with the outputs that were stored.
+
+    Raises:
+        SystemExit: The notebook has edits that its text does not have.
+    """
     import jupytext
     import nbformat
     from jupytext.combine import combine_inputs_with_outputs
 
     path = NOTEBOOKS / f"{source.stem}.ipynb"
-    old = source.read_text("utf-8")
-    nb = clean(jupytext.reads(text := regenerate(old, source.stem), fmt="md:myst"))
+    old_text = source.read_text("utf-8")
+    text = regenerate(old_text, source.stem)
+    nb = clean(jupytext.reads(text, fmt="md:myst"))
     stored = clean(nbformat.read(path, as_version=4)) if path.exists() else None
-    if stored and not same_inputs(nb, stored) and path.stat().st_mtime > source.stat().st_mtime + 1:
-        raise SystemExit(
-            f"notebooks/{path.name} was edited after its text. Keep those edits: jupytext --sync "
-            f"notebooks/{path.name}. Or drop them: touch notebooks/src/{source.name}"
-        )
-    if text != old:
+    if stored and not same_inputs(nb, stored):
+        # A notebook that says what its text said before the blocks were renewed is no edit.
+        before = clean(jupytext.reads(old_text, fmt="md:myst"))
+        is_newer = path.stat().st_mtime > source.stat().st_mtime + 1
+        if is_newer and not same_inputs(before, stored):
+            raise SystemExit(
+                f"notebooks/{path.name} was edited after its text. Keep those edits: "
+                f"jupytext --sync notebooks/{path.name}. Or drop them: "
+                f"touch notebooks/src/{source.name}"
+            )
+    if text != old_text:
         write_atomically(source, text)
     if stored:
         nb = clean(combine_inputs_with_outputs(nb, stored, fmt="md:myst"))
@@ -160,24 +216,38 @@ def sync(source):
     return nb
 
 
-def execute(nb, name, *, strict=True, **environment):
-    """Run a notebook in a fresh kernel; return (seconds, record of `lesson.finish()` or {}, error or None)."""
+# --- running it -----------------------------------------------------------------------------------
+
+
+class Execution(NamedTuple):
+    """What came of running a notebook.
+
+    Attributes:
+        seconds: How long it took.
+        record: What `lesson.finish()` wrote; empty if the notebook did not get there.
+        error: Why it stopped, or None.
+    """
+
+    seconds: float
+    record: dict[str, Any]
+    error: str | None
+
+
+def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment: str) -> Execution:
+    """Run a notebook in a fresh kernel; its outputs are stored in it.
+
+    Args:
+        nb: The notebook. It is changed in place.
+        name: What the line of progress calls it.
+        strict: Whether a claim that does not hold stops the notebook.
+        **environment: Variables for the kernel, over those of this process.
+    """
     import nbclient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    live, codes = sys.stdout.isatty(), sum(cell.cell_type == "code" for cell in nb.cells)
-    started, done = time.perf_counter(), 0
-
-    def progress(cell, cell_index, **_):
-        nonlocal done
-        done += cell.cell_type == "code"
-        if live:
-            print(
-                f"\r{name}  cell {done} of {codes}  {time.perf_counter() - started:.0f} s ",
-                end="",
-                flush=True,
-            )
-
+    started = time.perf_counter()
+    is_terminal = sys.stdout.isatty()
+    error = None
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             **os.environ,
@@ -194,34 +264,58 @@ def execute(nb, name, *, strict=True, **environment):
             record_timing=False,
             coalesce_streams=True,
             store_widget_state=False,
-            on_cell_complete=progress,
+            on_cell_complete=_progress(nb, name) if is_terminal else None,
             extra_arguments=["--log-level=40"],
         )
-        error = None
         try:
             client.execute(env=variables)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
-            error = re.sub(r"\x1b\[[\d;]*m", "", str(failure)).strip()
-        if live:
+            error = re.sub(r"\x1b\[[\d;]*m", "", str(failure)).strip()  # without colors
+        if is_terminal:
             print("\r\033[K", end="")
-        results = list(Path(folder).glob("*.json"))
-        record = json.loads(results[0].read_text("utf-8")) if results else {}
-    return time.perf_counter() - started, record, error
+        records = list(Path(folder).glob("*.json"))
+        record = json.loads(records[0].read_text("utf-8")) if records else {}
+    return Execution(time.perf_counter() - started, record, error)
 
 
-def table(rows):
-    """Rows of text as aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def _progress(nb: "NotebookNode", name: str) -> Callable[..., None]:
+    """Return what nbclient calls after each cell: it writes one line over and over."""
+    total = sum(cell.cell_type == "code" for cell in nb.cells)
+    started = time.perf_counter()
+    done = 0
+
+    def show(cell: "NotebookNode", cell_index: int, **_: Any) -> None:
+        nonlocal done
+        done += cell.cell_type == "code"
+        seconds = time.perf_counter() - started
+        print(f"\r{name}  cell {done} of {total}  {seconds:.0f} s ", end="", flush=True)
+
+    return show
 
 
-# --- the command line ---
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of text as a table whose columns are aligned."""
+    rows = list(rows)
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
-def sync_command(args):
+# --- the command line -----------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """One line of the table that `run` prints."""
+
+    seconds: float
+    claims_held: str
+    succeeded: bool
+
+
+def sync_command(args: argparse.Namespace) -> int:
     """Bring generated blocks and paired notebooks up to date."""
     for source in sources(args.lessons):
         sync(source)
@@ -229,122 +323,148 @@ def sync_command(args):
     return 0
 
 
-def run_command(args):
-    """Execute the notebooks and store their outputs, or measure the claims over seeds and store nothing but those."""
-    rows, failed = [("notebook", "seconds", "claims held")], 0
+def run_command(args: argparse.Namespace) -> int:
+    """Execute the notebooks and store their outputs, or measure the claims over seeds and store
+    nothing but those."""
     texts = sources(args.lessons)
+    outcomes = []
     for position, source in enumerate(texts, 1):
         print(f"[{position}/{len(texts)}] {source.stem}", flush=True)
-        measured = over_seeds(source, args) if args.seeds else once(source, args)
-        failed += not measured[-1]
-        rows.append((source.stem, f"{measured[0]:.1f}", measured[1]))
-    rows.append(
-        (
-            "total",
-            f"{sum(float(row[1]) for row in rows[1:]):.1f}",
-            f"{failed} failed" if failed else "",
-        )
-    )
-    print("\n" + table(rows))
+        if args.seeds:
+            outcomes.append(run_over_seeds(source, args.seeds, args.profile))
+        else:
+            outcomes.append(run_and_store(source, args.profile))
+
+    rows = [("notebook", "seconds", "claims held")]
+    for source, outcome in zip(texts, outcomes, strict=True):
+        rows.append((source.stem, f"{outcome.seconds:.1f}", outcome.claims_held))
+    total = sum(round(outcome.seconds, 1) for outcome in outcomes)
+    failed = sum(not outcome.succeeded for outcome in outcomes)
+    rows.append(("total", f"{total:.1f}", f"{failed} failed" if failed else ""))
+    print("\n" + aligned(rows))
     return int(failed > 0)
 
 
-def environment(args, **more):
-    """Variables for the kernel: the profile only where one was asked for."""
-    return more | ({"REPLEARN_PROFILE": args.profile} if args.profile else {})
+def run_and_store(source: Path, profile: str | None) -> Outcome:
+    """Execute one notebook strictly and store it.
 
-
-def once(source, args):
-    """Execute one notebook strictly and store it; a notebook that fails is kept under build/failed/ to look at."""
+    A notebook that fails is kept under build/failed/, to be looked at; the stored one stays.
+    """
     nb = sync(source)
-    seconds, record, error = execute(nb, source.stem, **environment(args))
+    execution = execute(nb, source.stem, **_profile_variable(profile))
     text = notebook_text(clean(nb))
-    claims = record.get("claims", [])
-    if error is None:
+    if execution.error is None:
         write_atomically(NOTEBOOKS / f"{source.stem}.ipynb", text)
-        return seconds, f"{sum(claim['holds'] for claim in claims)} of {len(claims)}", True
+        claims = execution.record.get("claims", [])
+        held = sum(claim["holds"] for claim in claims)
+        return Outcome(execution.seconds, f"{held} of {len(claims)}", True)
     folder = ROOT / "build" / "failed"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{source.stem}.ipynb", text)
+    where = f"build/failed/{source.stem}.ipynb"
     print(
-        f"{error}\n{source.stem} failed; what it had reached is in build/failed/{source.stem}.ipynb",
+        f"{execution.error}\n{source.stem} failed; what it had reached is in {where}",
         file=sys.stderr,
     )
-    return seconds, "failed", False
+    return Outcome(execution.seconds, "failed", False)
 
 
-def over_seeds(source, args):
-    """Execute copies at REPLEARN_SEED = 0 to N-1 and write which claims held to benchmarks/results/claims_NN.json."""
-    nb, runs, total = sync(source), [], 0.0
-    for seed in range(args.seeds):
-        seconds, record, error = execute(
+def run_over_seeds(source: Path, seeds: int, profile: str | None) -> Outcome:
+    """Execute copies of one notebook at REPLEARN_SEED = 0 to `seeds` - 1, and write which claims
+    held to benchmarks/results/claims_NN.json."""
+    nb = sync(source)
+    number = source.stem[:2]
+    records = []
+    total = 0.0
+    for seed in range(seeds):
+        execution = execute(
             deepcopy(nb),
             f"{source.stem} seed {seed}",
             strict=False,
-            **environment(args, REPLEARN_SEED=str(seed)),
+            REPLEARN_SEED=str(seed),
+            **_profile_variable(profile),
         )
-        total += seconds
-        if error or not record:
-            print(
-                error or f"{source.stem}: no result; is lesson.finish() its last cell?",
-                file=sys.stderr,
-            )
-            return total, f"seed {seed} failed", False
-        held = sum(claim["holds"] for claim in record["claims"])
+        total += execution.seconds
+        if execution.error or not execution.record:
+            unfinished = f"{source.stem}: no result; is lesson.finish() its last cell?"
+            print(execution.error or unfinished, file=sys.stderr)
+            return Outcome(total, f"seed {seed} failed", False)
+        claims = execution.record["claims"]
+        held = sum(claim["holds"] for claim in claims)
         print(
-            f"  seed {seed}: {held} of {len(record['claims'])} claims held, {seconds:.0f} s",
+            f"  seed {seed}: {held} of {len(claims)} claims held, {execution.seconds:.0f} s",
             flush=True,
         )
-        runs.append(record)
-    claims = summary(runs)
-    command = f"python -m tools.notebooks run {source.stem[:2]} --seeds {args.seeds}"
-    record = dict(
+        records.append(execution.record)
+
+    claims = claims_by_seed(records)
+    command = f"python -m tools.notebooks run {number} --seeds {seeds}"
+    if profile:
+        command += f" --profile {profile}"
+    summary = dict(
         notebook=source.stem,
-        command=command + (f" --profile {args.profile}" if args.profile else ""),
-        seeds=list(range(args.seeds)),
-        profile=runs[0]["profile"],
-        data=runs[0]["data"],
-        versions=runs[0]["versions"],
+        command=command,
+        seeds=list(range(seeds)),
+        profile=records[0]["profile"],
+        data=records[0]["data"],
+        versions=records[0]["versions"],
         claims=claims,
     )
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(RESULTS / f"claims_{source.stem[:2]}.json", text)
+    write_json(RESULTS / f"claims_{number}.json", summary)
     always = sum(all(claim["held"]) for claim in claims)
-    return total, f"{always} of {len(claims)} at all {args.seeds} seeds", always == len(claims)
+    told = f"{always} of {len(claims)} at all {seeds} seeds"
+    return Outcome(total, told, always == len(claims))
 
 
-def summary(runs):
-    """For every claim of any run: whether it held and its numbers, one entry a seed (False, {} where it is missing)."""
-    found = [{claim["sentence"]: claim for claim in run["claims"]} for run in runs]
-    nothing = dict(holds=False, numbers={})
-    return [
-        dict(
-            sentence=sentence,
-            held=[claims.get(sentence, nothing)["holds"] for claims in found],
-            numbers=[claims.get(sentence, nothing)["numbers"] for claims in found],
-        )
-        for sentence in dict.fromkeys(sentence for claims in found for sentence in claims)
-    ]
+def _profile_variable(profile: str | None) -> dict[str, str]:
+    """Return the kernel's variable for a profile; none where the machine is to choose."""
+    return {"REPLEARN_PROFILE": profile} if profile else {}
 
 
-def main(arguments=None):
+def claims_by_seed(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for every claim of any run, whether it held and its numbers, one entry a seed.
+
+    Args:
+        records: What `lesson.finish()` wrote, one record a seed. A claim that is missing in one of
+            them did not hold there and has no numbers.
+    """
+    runs = [{claim["sentence"]: claim for claim in record["claims"]} for record in records]
+    sentences: dict[str, None] = {}  # in the order of the lesson, each once
+    for run in runs:
+        sentences.update(dict.fromkeys(run))
+    missing = dict(holds=False, numbers={})
+    rows = []
+    for sentence in sentences:
+        claims = [run.get(sentence, missing) for run in runs]
+        held = [claim["holds"] for claim in claims]
+        numbers = [claim["numbers"] for claim in claims]
+        rows.append(dict(sentence=sentence, held=held, numbers=numbers))
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.notebooks", description=__doc__.splitlines()[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in dict(sync=sync_command, run=run_command).items():
-        command = commands.add_parser(name, help=function.__doc__)
+
+    syncing = commands.add_parser("sync", help=sync_command.__doc__)
+    syncing.set_defaults(function=sync_command)
+
+    running = commands.add_parser("run", help=run_command.__doc__)
+    running.set_defaults(function=run_command)
+    running.add_argument(
+        "--profile", choices=("cpu", "gpu"), help="budgets to use (default: by the machine)"
+    )
+    running.add_argument(
+        "--seeds", type=int, default=0, metavar="N", help="measure the claims at seeds 0 to N-1"
+    )
+
+    for command in (syncing, running):
         command.add_argument(
             "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
         )
-        command.set_defaults(function=function)
-    command.add_argument(
-        "--profile", choices=("cpu", "gpu"), help="budgets to use (default: by the machine)"
-    )
-    command.add_argument(
-        "--seeds", type=int, default=0, metavar="N", help="measure the claims at seeds 0 to N-1"
-    )
     args = parser.parse_args(arguments)
     return args.function(args)
 

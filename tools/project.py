@@ -1,0 +1,50 @@
+"""Where the parts of a checkout lie, and the addresses that the project has.
+
+The project may have no public home. Then there is nothing to install from or to link to, and the
+functions below say so by returning None.
+"""
+
+from pathlib import Path
+from typing import Any
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+GITHUB = "https://github.com/"
+
+
+def metadata() -> dict[str, Any]:
+    """Return the `[project]` table of pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    return tomllib.loads(text)["project"]
+
+
+def address() -> str | None:
+    """Return the address of the project's repository, or None if it has none.
+
+    It stands in one place, `[project.urls]` of pyproject.toml; badges, set-up cells and the buttons
+    of the site are made from it.
+    """
+    urls = metadata().get("urls", {})
+    if "Repository" not in urls:
+        return None
+    return urls["Repository"].rstrip("/")
+
+
+def colab(name: str) -> str | None:
+    """Return the address that opens a notebook in Colab.
+
+    Args:
+        name: The notebook without its ending, "06_simclr".
+
+    Returns:
+        The address, or None if the project has no repository on GitHub, from which Colab reads.
+    """
+    repository = address()
+    if repository is None or not repository.startswith(GITHUB):
+        return None
+    inside = repository.removeprefix(GITHUB)
+    return f"https://colab.research.google.com/github/{inside}/blob/main/notebooks/{name}.ipynb"
