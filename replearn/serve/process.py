@@ -5,7 +5,6 @@
 no TLS and no limit on idle connections; put a reverse proxy that brings them in front of anything public.
 """
 
-import argparse
 import os
 import re
 import socket
@@ -161,7 +160,7 @@ def _server(app):
     )
 
 
-def _serve(args):
+def serve(folder, *, host, port, precision, workers, queue, until_stdin_closes):
     try:
         import uvicorn  # noqa: F401
 
@@ -169,17 +168,18 @@ def _serve(args):
     except ImportError as error:
         raise ValueError(f"{MISSING} ({error})") from error
     app = create_app(
-        open_bundle(args.folder, precision=args.precision),
-        precision=args.precision,
-        workers=args.workers,
-        queue=args.queue,
+        open_bundle(folder, precision=precision),
+        precision=precision,
+        workers=workers,
+        queue=queue,
     )
-    with _listen(args.host, args.port) as listener:
-        server, (host, port) = _server(app), listener.getsockname()[:2]
-        if args.until_stdin_closes:
+    with _listen(host, port) as listener:
+        server = _server(app)
+        host, port = listener.getsockname()[:2]
+        if until_stdin_closes:
             _end_with_stdin(server)
         print(
-            f"{args.folder} ({args.precision}) at http://{f'[{host}]' if ':' in host else host}:{port}/; "
+            f"{folder} ({precision}) at http://{f'[{host}]' if ':' in host else host}:{port}/; "
             "Ctrl-C stops it",
             flush=True,
         )
@@ -189,19 +189,7 @@ def _serve(args):
             print("stopped", flush=True)
 
 
-def _add_serve(commands):
-    parser = commands.add_parser("serve", help="run an exported encoder as a service until Ctrl-C")
-    parser.add_argument("folder", help="a bundle, as `export` writes it")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0: for the whole network (default: this machine)"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="pictures worked on at a time, a thread each"
-    )
-    parser.add_argument(
-        "--queue", type=int, default=16, help="pictures that may wait; all others get a 503"
-    )
-    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(run=_serve)
+def _add_serve(commands):  # until __main__ uses replearn.serve.cli
+    from replearn.serve.cli import add_serve
+
+    add_serve(commands)

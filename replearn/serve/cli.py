@@ -1,0 +1,89 @@
+"""The commands `export` and `serve` of `python -m replearn`.
+
+Adding a command to the parser loads nothing heavy: PyTorch comes with `export` when it runs, and
+never with `serve`.
+"""
+
+import argparse
+
+
+def add_export(commands: argparse._SubParsersAction) -> None:
+    """Add the command `export`, which packs an encoder into a bundle and measures its forms.
+
+    Args:
+        commands: What `parser.add_subparsers()` returns.
+    """
+    parser = commands.add_parser(
+        "export", help="pack an encoder for others: weights, ONNX, INT8, a head, neighbors"
+    )
+    parser.add_argument(
+        "encoder", metavar="ENCODER", help="a run's folder, a shipped encoder's name, or a path"
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="for the bundle; one that is there is replaced"
+    )
+    parser.add_argument(
+        "--data",
+        help="shapes, cifar10, … or a folder of pictures (default: what it was trained on)",
+    )
+    parser.add_argument("--size", type=int, help="fit the head to so many pictures (default: all)")
+    parser.add_argument(
+        "--test-size", type=int, default=2000, help="measure on so many pictures (default: 2000)"
+    )
+    parser.set_defaults(run=_export)
+
+
+def add_serve(commands: argparse._SubParsersAction) -> None:
+    """Add the command `serve`, which answers requests from a bundle until Ctrl-C.
+
+    Args:
+        commands: What `parser.add_subparsers()` returns.
+    """
+    parser = commands.add_parser("serve", help="run an exported encoder as a service until Ctrl-C")
+    parser.add_argument("folder", help="a bundle, as `export` writes it")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0: for the whole network (default: this machine)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="pictures worked on at a time, a thread each"
+    )
+    parser.add_argument(
+        "--queue", type=int, default=16, help="pictures that may wait; all others get a 503"
+    )
+    # How `start` makes the service end together with the process that started it.
+    parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=_serve)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from replearn import data, models
+    from replearn.pretrain.evaluation import encoder_path, load_encoder
+    from replearn.serve.exporting import export
+    from replearn.serve.measure import as_text
+
+    encoder = load_encoder(args.encoder)
+    card = models.card(encoder_path(args.encoder))
+    trained_on = str(card.get("data", "shapes")).split(":")[0]  # "shapes: 8,000 pictures" -> shapes
+    name = args.data or trained_on
+    train = data.load(name, size=args.size)
+    test = data.load(name, split="test", size=args.test_size)
+    side = train.images.shape[2]
+    about = export(encoder, args.folder, train, test=test, side=side, card=card)
+    print(as_text(about["measured"]))
+    print(f"bundle: {args.folder}")
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from replearn.serve.process import serve
+
+    serve(
+        args.folder,
+        host=args.host,
+        port=args.port,
+        precision=args.precision,
+        workers=args.workers,
+        queue=args.queue,
+        until_stdin_closes=args.until_stdin_closes,
+    )
