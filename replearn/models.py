@@ -1,151 +1,408 @@
-"""Networks. An encoder maps pictures (N, 3, H, W) in [0, 1] to h (N, D); its first layer centers them."""
+"""Networks, and encoders as files.
+
+An encoder maps images (N, 3, H, W) in [0, 1] to features h (N, D). Its first layer centers the
+images, so that every encoder of this package takes the same input. On disk an encoder is two files:
+`NAME.safetensors` holds the weights, and `NAME.json` holds the card, which says how to build the
+network, what it was trained on and what it scored.
+"""
 
 import hashlib
 import json
 import os
 from collections import OrderedDict
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from replearn.files import write_atomically
+
 SHIPPED = Path(__file__).parent / "checkpoints"
 
 
-class Center(nn.Module):
-    """Map pictures from [0, 1] to [-2, 2]."""
+# --- encoders ---------------------------------------------------------------------------------
 
-    def forward(self, x):
+
+class Center(nn.Module):
+    """Map images from [0, 1] to [-2, 2], which is the range that networks train well on.
+
+    Example:
+        >>> Center()(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([-2.,  0.,  2.])
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 4 (x - 1/2), of the same shape."""
         return (x - 0.5) * 4
 
 
-def _block(c_in, c_out, stride):
+def _block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()
+        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
     )
 
 
-def small_cnn(width=32):
-    """Four convolutions and a 2 x 2 average: an encoder that two CPU cores train in a minute. D = 16 * width."""
-    w = width
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    net = nn.Sequential(
-        OrderedDict(
-            center=Center(),
-            block1=_block(3, w, 2),
-            block2=_block(w, 2 * w, 2),
-            block3=_block(2 * w, 4 * w, 2),
-            block4=_block(4 * w, 4 * w, 1),
-            pool=pool,
-        )
+def small_cnn(width: int = 32) -> nn.Sequential:
+    """Build four convolutions and a 2 x 2 average, which two CPU cores train in a minute.
+
+    Args:
+        width: Channels of the first convolution. The last one has four times as many.
+
+    Returns:
+        An encoder of D = 16 * width features, with new weights from torch's global generator.
+
+    References:
+        He et al. 2015, "Delving Deep into Rectifiers", Eq. 14: the initialization.
+
+    Example:
+        >>> encoder = small_cnn(width=8)
+        >>> encoder(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 128])
+    """
+    layers = OrderedDict(
+        center=Center(),
+        block1=_block(3, width, 2),
+        block2=_block(width, 2 * width, 2),
+        block3=_block(2 * width, 4 * width, 2),
+        block4=_block(4 * width, 4 * width, 1),
+        pool=nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
     )
-    for module in net.modules():
-        if isinstance(
-            module, nn.Conv2d
-        ):  # PyTorch's default shrinks the signal; He et al. 2015, Eq. 14 keeps it
+    encoder = nn.Sequential(layers)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            # PyTorch's default lets the signal shrink from layer to layer; this one keeps it.
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    return encoder.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
 
-def resnet18(width=64):
-    """ResNet-18 for 32 x 32 pictures: 3 x 3 stem of stride 1, no max-pool (Chen et al. 2020, B.9). D = 8 * width.
+def resnet18(width: int = 64) -> nn.Sequential:
+    """Build a ResNet-18 for 32 x 32 images: its first convolution keeps the resolution.
 
-    Width 64 is torchvision's network; a smaller one has the same layers with proportionally fewer channels."""
+    The stem is a 3 x 3 convolution of stride 1 without the max-pool after it. Width 64 is
+    torchvision's network; another width has the same layers with proportionally more or fewer
+    channels.
+
+    Args:
+        width: Channels of the first convolution, a multiple of 8.
+
+    Returns:
+        An encoder of D = 8 * width features, with new weights from torch's global generator.
+
+    Raises:
+        ValueError: The width is not a multiple of 8.
+
+    References:
+        He et al. 2016, "Deep Residual Learning"; Chen et al. 2020, appendix B.9: the stem.
+
+    Example:
+        >>> encoder = resnet18(width=8)
+        >>> encoder(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
+    """
+    if width < 8 or width % 8:
+        raise ValueError(f"width: expected a multiple of 8, found {width}")
+    net = _narrow_resnet(width)
+    net.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    net.fc = nn.Identity()
+    return nn.Sequential(OrderedDict(center=Center(), net=net))
+
+
+def _narrow_resnet(width: int) -> nn.Module:
+    """Return torchvision's ResNet-18 with `width / 64` of its channels in all four stages."""
     from torchvision.models.resnet import BasicBlock, ResNet
 
     class NarrowResNet(ResNet):
         def _make_layer(self, block, planes, blocks, **options):
-            if planes == 64:
+            if planes == 64:  # the first stage: what comes in has the width of the stem
                 self.inplanes = width
             return super()._make_layer(block, planes * width // 64, blocks, **options)
 
-    if width < 8 or width % 8:
-        raise ValueError(f"width: expected a multiple of 8, found {width}")
-    net = NarrowResNet(BasicBlock, [2, 2, 2, 2], zero_init_residual=False)
-    net.conv1, net.bn1 = nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.maxpool, net.fc = nn.Identity(), nn.Identity()
+    return NarrowResNet(BasicBlock, [2, 2, 2, 2], zero_init_residual=False)
+
+
+def build_encoder(network: str, width: int, side: int = 32) -> nn.Sequential:
+    """Build an encoder by the name of its architecture.
+
+    Args:
+        network: `small_cnn`, `resnet18`, or `timm:NAME` for a network of the library timm.
+        width: Channels of the first convolution. Networks of timm have a width of their own and
+            ignore it.
+        side: Side of the images in pixels. Only the transformers of timm have to know it.
+
+    Returns:
+        The encoder, with new weights from torch's global generator.
+
+    Raises:
+        ValueError: There is no such network, or timm is not installed.
+
+    Example:
+        >>> build_encoder("small_cnn", width=4)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
+    """
+    if network == "small_cnn":
+        return small_cnn(width)
+    if network == "resnet18":
+        return resnet18(width)
+    if isinstance(network, str) and network.startswith("timm:"):
+        return _timm_encoder(network.removeprefix("timm:"), side)
+    raise ValueError(f"network: expected small_cnn or resnet18 or timm:NAME, found {network!r}")
+
+
+def _timm_encoder(name: str, side: int) -> nn.Sequential:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(
+            f"network timm:{name}: expected timm to be installed; run pip install timm"
+        ) from error
+    if not timm.is_model(name):
+        raise ValueError(
+            f"network timm:{name}: no such network in timm {timm.__version__}; "
+            "see timm.list_models()"
+        )
+    try:
+        # Transformers have to know the size of the images; convolutional networks refuse it.
+        net = timm.create_model(name, num_classes=0, img_size=side)
+    except TypeError:
+        net = timm.create_model(name, num_classes=0)
     return nn.Sequential(OrderedDict(center=Center(), net=net))
 
 
-def projector(in_dim, *, hidden=256, out_dim=64, layers=2):
-    """MLP from h (N, in_dim) to z (N, out_dim), batch norm and ReLU between its `layers` linear layers."""
-    dims = [in_dim] + [hidden] * (layers - 1)
-    body = [
-        m
-        for a, b in pairwise(dims)
-        for m in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())
-    ]
-    return nn.Sequential(*body, nn.Linear(dims[-1], out_dim))
+def feature_dim(encoder: nn.Module, side: int = 32) -> int:
+    """Return the number of features that an encoder gives for an image.
 
+    Args:
+        encoder: Any network that maps images to features (N, D).
+        side: Side of the image in pixels that it is tried on.
 
-def decoder(latent_dim, *, width=32):
-    """Map z (N, latent_dim) to the logits of a picture (N, 3, 32, 32): sigmoid gives pixels in [0, 1]."""
-    up = lambda a, b: (
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(a, b, 3, 1, 1),
-        nn.BatchNorm2d(b),
-        nn.ReLU(),
-    )
-    return nn.Sequential(
-        nn.Linear(latent_dim, 64 * width),
-        nn.Unflatten(1, (4 * width, 4, 4)),
-        nn.ReLU(),
-        *up(4 * width, 2 * width),
-        *up(2 * width, width),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(width, 3, 3, 1, 1),
-    )
+    Returns:
+        D. The encoder is in the same mode afterwards, with the same running statistics.
 
-
-def feature_dim(encoder, side=32):
-    """Return D, the number of features that an encoder gives a side x side picture."""
+    Example:
+        >>> feature_dim(small_cnn(width=32))
+        512
+    """
     from replearn.probe import extract_features
 
     return extract_features(encoder, torch.zeros(1, 3, side, side)).shape[1]
 
 
-def save(encoder, path, **card):
-    """Write weights to `path`.safetensors and the card to `path`.json, with their SHA-256, whole or not at all.
-    The card must hold `architecture`, for example ["small_cnn", 32]; data, recipe, seed and scores belong there too."""
+# --- heads ------------------------------------------------------------------------------------
+
+
+def projector(
+    in_dim: int, *, hidden: int = 256, out_dim: int = 64, layers: int = 2
+) -> nn.Sequential:
+    """Build an MLP from features h to projections z, on which a contrastive loss works.
+
+    Between its linear layers stand batch normalization and ReLU.
+
+    Args:
+        in_dim: Number of features h.
+        hidden: Units of every layer but the last.
+        out_dim: Size of z.
+        layers: Number of linear layers, 1 or more.
+
+    Returns:
+        A network from (N, in_dim) to (N, out_dim).
+
+    References:
+        Chen et al. 2020, section 4.2: why the loss does not work on h itself.
+
+    Example:
+        >>> projector(512, hidden=256, out_dim=64)(torch.rand(4, 512)).shape
+        torch.Size([4, 64])
+    """
+    modules = []
+    dim = in_dim
+    for _ in range(layers - 1):
+        # Batch normalization subtracts the mean, so a bias before it would have no effect.
+        modules += [nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+        dim = hidden
+    return nn.Sequential(*modules, nn.Linear(dim, out_dim))
+
+
+def decoder(latent_dim: int, *, width: int = 32) -> nn.Sequential:
+    """Build the decoder of a VAE, from latents z to the logits of 32 x 32 images.
+
+    Args:
+        latent_dim: Size of z.
+        width: Channels before the last convolution. The first one has four times as many.
+
+    Returns:
+        A network from (N, latent_dim) to (N, 3, 32, 32). A sigmoid turns the logits into pixels
+        in [0, 1].
+
+    Example:
+        >>> logits = decoder(latent_dim=16)(torch.randn(4, 16))
+        >>> logits.sigmoid().shape
+        torch.Size([4, 3, 32, 32])
+    """
+    return nn.Sequential(
+        nn.Linear(latent_dim, 4 * width * 4 * 4),
+        nn.Unflatten(1, (4 * width, 4, 4)),
+        nn.ReLU(),
+        *_double_the_side(4 * width, 2 * width),
+        *_double_the_side(2 * width, width),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(width, 3, 3, 1, 1),
+    )
+
+
+def _double_the_side(in_channels: int, out_channels: int) -> list[nn.Module]:
+    return [
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(in_channels, out_channels, 3, 1, 1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]
+
+
+# --- encoders as files ------------------------------------------------------------------------
+
+
+def save(encoder: nn.Module, path: str | os.PathLike, **card: Any) -> None:
+    """Write an encoder as two files: its weights, and a card that says what they are.
+
+    The files are `path`.safetensors and `path`.json, each written whole or not at all.
+
+    Args:
+        encoder: A network that `build_encoder` can build.
+        path: Where to, without or with `.safetensors`; `~` is the home folder.
+        card: What is known about the encoder. `architecture` is needed to load it again: the two
+            arguments of `build_encoder`, such as `["small_cnn", 32]`. `side` is needed where the
+            architecture depends on the size of the images. Data, recipe, seed and scores belong
+            there too. The SHA-256 of the weights is added.
+
+    Raises:
+        TypeError: The card holds something that JSON does not know.
+        OSError: The folder does not exist or cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(small_cnn(4), f"{folder}/mine", architecture=["small_cnn", 4], data="shapes")
+        ...     encoder = load(f"{folder}/mine")
+        >>> feature_dim(encoder)
+        64
+    """
     from safetensors.torch import save as to_bytes
 
-    weights = to_bytes(
-        {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
-    )
-    card = json.dumps({**card, "sha256": hashlib.sha256(weights).hexdigest()}, indent=1) + "\n"
-    for suffix, content in ((".safetensors", weights), (".json", card.encode())):
-        target = Path(f"{path}{suffix}")
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+    tensors = {name: value.contiguous().cpu() for name, value in encoder.state_dict().items()}
+    weights = to_bytes(tensors)
+    card = {**card, "sha256": hashlib.sha256(weights).hexdigest()}
+    card_text = json.dumps(card, indent=1) + "\n"
+    stem = _without_suffix(path)
+    write_atomically(f"{stem}.safetensors", weights)
+    write_atomically(f"{stem}.json", card_text)
 
 
-def card(name):
-    """Return the card (a dict) of a shipped encoder, or of one that `save` wrote to the path `name`."""
-    shipped = sorted(p.stem for p in SHIPPED.glob("*.json"))
-    path = SHIPPED / f"{name}.json" if name in shipped else Path(f"{name}.json")
-    if not path.exists():
-        raise ValueError(
-            f"no encoder {str(name)!r}: expected one of {shipped}, or a path as it was given to save()"
-        )
-    return {**json.loads(path.read_text()), "path": str(path.with_suffix(".safetensors"))}
+def card(name: str | os.PathLike) -> dict[str, Any]:
+    """Return the card of an encoder, and in it the `path` of its weights.
+
+    Args:
+        name: A shipped encoder such as `shapes_simclr`, a path as it was given to `save`, or the
+            folder of a pretraining run.
+
+    Returns:
+        What `save` wrote, a dict with `architecture`, `sha256` and whatever else was given, and
+        `path`, where the weights are.
+
+    Raises:
+        ValueError: There is no such encoder, or the file is not a card.
+        OSError: The file cannot be read.
+
+    Example:
+        >>> card("shapes_simclr")["architecture"]
+        ['small_cnn', 32]
+    """
+    return _read_card(_find(name))
 
 
-def load(name):
-    """Return a shipped encoder, or one that `save` wrote, in eval mode; ValueError if its card says otherwise."""
+def load(name: str | os.PathLike) -> nn.Module:
+    """Load an encoder.
+
+    Args:
+        name: A shipped encoder such as `shapes_simclr`, a path as it was given to `save`, or the
+            folder of a pretraining run.
+
+    Returns:
+        The encoder in eval mode, on the CPU, in float32.
+
+    Raises:
+        ValueError: There is no such encoder, its weights are damaged, or its card and its weights
+            do not belong together.
+        OSError: A file cannot be read.
+
+    Example:
+        >>> encoder = load("shapes_simclr")
+        >>> encoder(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 512])
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    about = card(name)
-    weights = Path(about["path"]).read_bytes()
-    if hashlib.sha256(weights).hexdigest() != about["sha256"]:
-        raise ValueError(
-            f"{about['path']}: expected SHA-256 {about['sha256'][:12]}…: damaged, fetch it again"
-        )
-    (kind, width), known = about["architecture"], {"small_cnn": small_cnn, "resnet18": resnet18}
-    if kind not in known:
-        raise ValueError(f"architecture: expected small_cnn or resnet18, found {kind!r}")
-    encoder = known[kind](width)
-    encoder.load_state_dict(from_bytes(weights))
+    stem = _find(name)
+    card = _read_card(stem)
+    weights = Path(card["path"]).read_bytes()
+    try:
+        network, width = _architecture(card)
+        if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+            raise ValueError(
+                f"{card['path']}: expected SHA-256 {card['sha256'][:12]}…: damaged, fetch it again"
+            )
+        encoder = build_encoder(network, width, card.get("side", 32))
+        encoder.load_state_dict(from_bytes(weights))
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _not_an_encoder(stem, error) from error
     return encoder.eval()
+
+
+def _architecture(card: dict[str, Any]) -> tuple[str, int]:
+    pair = card["architecture"]
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise TypeError(f"architecture {pair!r} is not a pair of network and width")
+    return pair[0], pair[1]
+
+
+def _without_suffix(path: str | os.PathLike) -> Path:
+    """Return the path from which the names of the two files are made."""
+    path = Path(path).expanduser()
+    return path.with_suffix("") if path.suffix == ".safetensors" else path
+
+
+def _find(name: str | os.PathLike) -> Path:
+    """Return the path of an encoder's two files without their suffixes."""
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.json"))
+    if name in shipped:
+        return SHIPPED / name
+    stem = _without_suffix(name)
+    if (stem / "encoder.json").exists():
+        return stem / "encoder"
+    if not Path(f"{stem}.json").exists():
+        raise ValueError(
+            f"no encoder {str(name)!r}: expected one of {shipped}, a path as it was given to "
+            "save(), or the folder of a pretraining run"
+        )
+    return stem
+
+
+def _read_card(stem: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(Path(f"{stem}.json").read_text())
+        return {**card, "path": f"{stem}.safetensors"}
+    except (TypeError, ValueError) as error:
+        raise _not_an_encoder(stem, error) from error
+
+
+def _not_an_encoder(stem: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{stem}.json: expected the card and the weights of one encoder, as models.save writes "
+        f"them, found {type(error).__name__}: {str(error)[:80]}"
+    )

@@ -778,6 +778,7 @@ def _parameters_table():
         ),
         "resnet18: width 7": lambda: models.resnet18(7),
         "resnet18: width 0": lambda: models.resnet18(0),
+        "build_encoder: network": lambda: models.build_encoder("vgg11", 8),
         "card": lambda: models.card("nobody"),
         "load: encoder": lambda: models.load("nobody"),
         "load: name": lambda: data.load("imagenet"),
