@@ -1,154 +1,319 @@
-"""The audit card: what an encoder ignores, how healthy its features are, where retrieval fails. N pictures, D features.
+r"""The audit of an encoder: what it ignores, how healthy its features are, where retrieval fails.
 
-One call on any encoder that maps pictures (N, 3, H, W) in [0, 1] to features (N, D):
-`card(audit(encoder, images, labels))`.
+One call on any encoder that maps images (N, 3, H, W) in [0, 1] to features (N, D):
+`card(audit(encoder, images, labels), images)`. Dimensions: N images, D features.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from replearn import _check, augment, metrics, plot, probe
 
-FEWEST = 20  # pictures: below that the spread between pictures is a guess
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+FEWEST = 20  # images; with fewer the spread between images is a guess
+MOST_PAIRS = 8  # of confused images in a report
+SHOWN_PAIRS = 4  # of them in the figure
 
 
-def _moved(x, pixels=3):
-    """Everything `pixels` to the right; the left edge is repeated."""
-    return F.pad(x, (pixels, 0, 0, 0), mode="replicate")[..., : x.shape[-1]]
+# --- changes --------------------------------------------------------------------------------------
+# Each takes float images (N, 3, H, W) in [0, 1], changes all of them in the same way and returns
+# new ones in [0, 1].
 
 
-def _turned(x, degrees=20):
-    """The camera turned; the border is repeated."""
-    a = math.radians(degrees)
-    turn = torch.tensor([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0]]).to(x)
-    where = F.affine_grid(turn.expand(len(x), 2, 3), x.shape, align_corners=False)
-    return F.grid_sample(x, where, padding_mode="border", align_corners=False)
+def _move_right(images: torch.Tensor, pixels: int = 3) -> torch.Tensor:
+    """Move everything to the right; the left edge is repeated."""
+    width = images.shape[-1]
+    return F.pad(images, (pixels, 0, 0, 0), mode="replicate")[..., :width]
 
 
-def _cropped(x, area=0.5):
-    """The middle `area` of each picture, resized to the whole."""
-    (h, w), side = x.shape[2:], area**0.5
-    height, width = round(h * side), round(w * side)
-    box = torch.tensor([(h - height) // 2, (w - width) // 2, height, width])
-    return augment.resized_crop(x, box.expand(len(x), 4))
+def _rotate(images: torch.Tensor, degrees: float = 20) -> torch.Tensor:
+    """Rotate around the center; the border is repeated."""
+    angle = math.radians(degrees)
+    cos = math.cos(angle)
+    sin = math.sin(angle)
+    rotation = torch.tensor([[cos, -sin, 0], [sin, cos, 0]]).to(images)
+    rotations = rotation.expand(len(images), 2, 3)
+    source = F.affine_grid(rotations, images.shape, align_corners=False)
+    return F.grid_sample(images, source, padding_mode="border", align_corners=False)
 
 
-def _noisy(x, std=0.1):
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return (x + std * noise.to(x)).clamp(0, 1)
+def _mirror(images: torch.Tensor) -> torch.Tensor:
+    """Swap left and right."""
+    return images.flip(3)
 
 
-def _patched(x):
-    """A gray patch, a quarter of each side, over the middle."""
-    (h, w), x = x.shape[2:], x.clone()
-    x[:, :, h * 3 // 8 : h * 5 // 8, w * 3 // 8 : w * 5 // 8] = 0.5
-    return x
+def _crop_middle(images: torch.Tensor, area: float = 0.5) -> torch.Tensor:
+    """Cut out the middle, so much of the area, and resize it to the whole."""
+    height, width = images.shape[2:]
+    box_height = round(height * area**0.5)
+    box_width = round(width * area**0.5)
+    top = (height - box_height) // 2
+    left = (width - box_width) // 2
+    box = torch.tensor([top, left, box_height, box_width])
+    return augment.resized_crop(images, box.expand(len(images), 4))
 
 
-CHANGES = {  # name: a change of float pictures (N, 3, H, W), the same for every picture
-    "moved 3 pixels": _moved,
-    "turned 20°": _turned,
-    "mirrored": lambda x: x.flip(3),
-    "middle half": _cropped,
-    "other hue": lambda x: augment.adjust_hue(x, 0.3),
-    "half as bright": lambda x: augment.adjust_brightness(x, 0.5),
-    "low contrast": lambda x: augment.adjust_contrast(x, 0.5),
-    "gray": lambda x: augment.random_grayscale(x, p=1.0),
-    "blurred": lambda x: augment.gaussian_blur(x, p=1.0, sigma=(1.0, 1.0), kernel_size=5),
-    "noise": _noisy,
-    "patch hidden": _patched,
+def _shift_hue(images: torch.Tensor) -> torch.Tensor:
+    """Shift the hue by 0.3 of a turn around the color wheel."""
+    return augment.adjust_hue(images, 0.3)
+
+
+def _darken(images: torch.Tensor) -> torch.Tensor:
+    """Halve the brightness."""
+    return augment.adjust_brightness(images, 0.5)
+
+
+def _lower_contrast(images: torch.Tensor) -> torch.Tensor:
+    """Halve the contrast."""
+    return augment.adjust_contrast(images, 0.5)
+
+
+def _remove_color(images: torch.Tensor) -> torch.Tensor:
+    """Turn to gray."""
+    return augment.random_grayscale(images, p=1.0)
+
+
+def _blur(images: torch.Tensor) -> torch.Tensor:
+    """Blur by a Gaussian with a standard deviation of one pixel."""
+    return augment.gaussian_blur(images, p=1.0, sigma=(1.0, 1.0), kernel_size=5)
+
+
+def _add_noise(images: torch.Tensor, std: float = 0.1) -> torch.Tensor:
+    """Add Gaussian noise, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=generator)
+    return (images + std * noise.to(images)).clamp(0, 1)
+
+
+def _hide_patch(images: torch.Tensor) -> torch.Tensor:
+    """Cover the middle by a gray patch, a quarter of each side long."""
+    height, width = images.shape[2:]
+    rows = slice(height * 3 // 8, height * 5 // 8)
+    columns = slice(width * 3 // 8, width * 5 // 8)
+    images = images.clone()
+    images[:, :, rows, columns] = 0.5
+    return images
+
+
+CHANGES: dict[str, Change] = {
+    "moved 3 pixels": _move_right,
+    "turned 20°": _rotate,
+    "mirrored": _mirror,
+    "middle half": _crop_middle,
+    "other hue": _shift_hue,
+    "half as bright": _darken,
+    "low contrast": _lower_contrast,
+    "gray": _remove_color,
+    "blurred": _blur,
+    "noise": _add_noise,
+    "patch hidden": _hide_patch,
 }
 
 
-def invariance(z, z_changed):
-    """How little a change moves the features: 1 - mean_i ||z'_i - z_i||^2 / mean_{i != j} ||z_i - z_j||^2.
+# --- measuring ------------------------------------------------------------------------------------
 
-    z, z_changed: (N, D), row i of the same picture before and after, N >= 2. Returns a float: 1 if nothing moved, 0 if
-    a picture moves as far as to another picture (it can be negative); 1.0 if z is constant and stays. The ratio is
-    Jansen's estimate of a total Sobol index. Raises ValueError. Source: Jansen 1999."""
+
+def invariance(z: torch.Tensor, z_changed: torch.Tensor) -> float:
+    r"""Return how little a change of the images moves their features.
+
+    .. math:: invariance = 1 - \frac{mean_i \, \|z'_i - z_i\|^2}
+        {mean_{i \neq j} \, \|z_i - z_j\|^2}
+
+    The ratio is Jansen's estimate of a total Sobol index: the share of the variance of the
+    features that the change accounts for.
+
+    Args:
+        z: Features (N, D) of images, N >= 2.
+        z_changed: Features (N, D) of the same images after the change, in the same order.
+
+    Returns:
+        A number without unit, at most 1. 1 means that nothing moved, 0 that an image moves as far
+        as to another image; it can be negative. If all images have the same features, it is 1.0
+        if they stay and minus infinity if they move.
+
+    Raises:
+        ValueError: The shapes differ, there are too few rows, NaN or infinity.
+        TypeError: An argument is not a floating-point tensor.
+
+    References:
+        Jansen 1999, "Analysis of variance designs for model output".
+
+    Example:
+        >>> z = torch.tensor([[0.0], [1.0], [2.0]])  # mean squared distance of two rows: 2
+        >>> invariance(z, z), invariance(z, z + 1)
+        (1.0, 0.5)
+    """
     _check.finite("z", z, min_rows=2)
     _check.finite("z_changed", z_changed)
     _check.same_shape("z", z, "z_changed", z_changed)
-    z, z_changed = z.double(), z_changed.double()
+    z = z.double()
+    z_changed = z_changed.double()
     moved = (z_changed - z).square().sum(1).mean().item()
-    apart = 2 * z.var(0).sum().item()  # equals the mean over all pairs of different pictures
-    if apart <= 1e-12 * z.square().sum(1).mean().item():
+    # Twice the variance (over N - 1) is the mean squared distance of all pairs of different rows.
+    apart = 2 * z.var(0).sum().item()
+    rounding_noise = 1e-12 * z.square().sum(1).mean().item()
+    if apart <= rounding_noise:
         return 1.0 if moved == 0 else -math.inf
     return 1 - moved / apart
 
 
-def audit(encoder, images, labels=None, *, changes=CHANGES, k=20):
-    """Audit an encoder on pictures that it was not trained on; returns a dict for `card`, also good for JSON.
+def audit(
+    encoder: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    changes: Mapping[str, Change] = CHANGES,
+    k: int = 20,
+) -> dict[str, Any]:
+    """Audit an encoder on images that it was not trained on.
 
-    images: (N, 3, H, W), uint8 or float in [0, 1], N >= 20; labels: (N,) or None, two classes or more. changes: {name:
-    a function of float pictures}. Keys: invariance {name: score}, collapse (metrics.collapse_meter), alignment,
-    uniformity, and with labels knn (accuracy among the other pictures) and wrong: [(query, neighbor), ...], indexes of
-    the closest pairs of different classes. Raises ValueError, TypeError."""
-    x = augment.to_float(images)
-    if len(x) < max(FEWEST, k + 1):
-        raise ValueError(f"images: expected {max(FEWEST, k + 1)} or more, found {len(x)}")
-    h = probe.extract_features(encoder, x)
-    z = F.normalize(h, dim=1)
-    scores = {}
-    for name, change in changes.items():
-        scores[name] = invariance(h, probe.extract_features(encoder, change(x)))
-    views = augment.two_views(x, generator=torch.Generator().manual_seed(0))
-    views = [probe.extract_features(encoder, view) for view in views]
-    report = dict(
-        invariance=scores,
-        collapse=metrics.collapse_meter(h),
-        uniformity=metrics.uniformity(h).item(),
-        alignment=metrics.alignment(*views).item(),
-        pictures=len(x),
-    )
+    Args:
+        encoder: Maps images (n, 3, H, W) in [0, 1] to features (n, D).
+        images: (N, 3, H, W), uint8 or floats in [0, 1]; N >= 20 and N > k.
+        labels: (N,) integers, two classes or more, or None.
+        changes: What the images are changed by: a name, and a function of float images
+            (N, 3, H, W) that returns as many.
+        k: Neighbors that vote in the kNN accuracy.
+
+    Returns:
+        A report, for `card`, and good for JSON:
+
+        - `invariance`: the score of each change by its name, see `invariance`;
+        - `collapse`: see `metrics.collapse_meter`;
+        - `uniformity`: see `metrics.uniformity`;
+        - `alignment`: see `metrics.alignment`, of two views by `augment.two_views`;
+        - `pictures`: N;
+        - with labels, `knn`: the fraction of images whose label the k nearest others vote for;
+        - with labels, `wrong`: at most 8 pairs (query, nearest neighbor) of different classes, as
+          indexes of images, the closest first.
+
+    Raises:
+        ValueError: There are too few images, they are out of range, the labels do not fit, or the
+            encoder's features are not finite.
+        TypeError: The labels are not integers.
+
+    Example:
+        >>> images = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> mean_color = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> report = audit(mean_color, images)
+        >>> round(report["invariance"]["mirrored"], 4)
+        1.0
+    """
+    images = augment.to_float(images)
+    fewest = max(FEWEST, k + 1)
+    if len(images) < fewest:
+        raise ValueError(f"images: expected {fewest} or more, found {len(images)}")
     if labels is not None:
-        y = _check.labels("labels", labels, len(x)).to(z.device)
-        if len(y.unique()) < 2:
+        labels = _check.labels("labels", labels, len(images))
+        if len(labels.unique()) < 2:
             raise ValueError(
                 "labels: expected two classes or more, found one: nothing can be confused"
             )
-        cosine = (z @ z.T).fill_diagonal_(-2)
-        nearest, where = cosine.max(1)
-        report["knn"] = _leave_one_out(cosine, y, k)
-        wrong = (y[where] != y).nonzero()[:, 0]
-        wrong = wrong[nearest[wrong].argsort(descending=True)].tolist()
-        pairs = {
-            frozenset((i, where[i].item())): (i, where[i].item()) for i in reversed(wrong)
-        }  # each pair once
-        report["wrong"] = list(pairs.values())[::-1][:8]
+
+    h = probe.extract_features(encoder, images)
+    scores = {}
+    for name, change in changes.items():
+        scores[name] = invariance(h, probe.extract_features(encoder, change(images)))
+    view_1, view_2 = augment.two_views(images, generator=torch.Generator().manual_seed(0))
+    h_1 = probe.extract_features(encoder, view_1)
+    h_2 = probe.extract_features(encoder, view_2)
+    report = {
+        "invariance": scores,
+        "collapse": metrics.collapse_meter(h),
+        "uniformity": metrics.uniformity(h).item(),
+        "alignment": metrics.alignment(h_1, h_2).item(),
+        "pictures": len(images),
+    }
+    if labels is not None:
+        report |= _retrieval(h, labels.to(h.device), k)
     return report
 
 
-def _leave_one_out(cosine, y, k, temperature=0.1):
-    """Accuracy of the weighted kNN vote (probe.knn_predict) with every picture as a query against all others."""
-    classes, target = y.unique(return_inverse=True)
-    value, nearest = cosine.topk(k)
-    votes = F.one_hot(target[nearest], len(classes)) * (value / temperature).exp()[..., None]
-    return (votes.sum(1).argmax(1) == target).double().mean().item()
+def _retrieval(h: torch.Tensor, labels: torch.Tensor, k: int) -> dict[str, Any]:
+    """Look up every image among all others; return the part of a report that needs labels."""
+    z = F.normalize(h, dim=1)
+    cosine = (z @ z.T).fill_diagonal_(-2)  # below every cosine: no image is its own neighbor
+    voted = probe.knn_vote(cosine, labels, k=k)
+    return {
+        "knn": (voted == labels).double().mean().item(),
+        "wrong": _closest_confusions(cosine, labels),
+    }
 
 
-def card(report, images, *, title="Audit card"):
-    """Draw a report on one page: invariances, vital signs, with labels the worst retrievals; returns the figure."""
-    plt = plot.style()
-    figure = plt.figure(figsize=(8.6, 4.4))
+def _closest_confusions(cosine: torch.Tensor, labels: torch.Tensor) -> list[tuple[int, int]]:
+    """Return pairs (query, nearest neighbor) of different classes, the closest first."""
+    closeness, nearest = cosine.max(1)
+    queries = (labels[nearest] != labels).nonzero()[:, 0]
+    queries = queries[closeness[queries].argsort(descending=True)]
+    # Two images can be each other's neighbor. Going from far to near, the later entry of such a
+    # pair replaces the earlier one, so that each pair is named once, from its closer query.
+    pairs = {}
+    for query in reversed(queries.tolist()):
+        neighbor = nearest[query].item()
+        pairs[frozenset((query, neighbor))] = (query, neighbor)
+    closest_first = list(reversed(pairs.values()))
+    return closest_first[:MOST_PAIRS]
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def card(report: Mapping[str, Any], images: torch.Tensor, *, title: str = "Audit card") -> "Figure":
+    """Draw a report on one page: invariances, vital signs and, with labels, the worst retrievals.
+
+    Args:
+        report: What `audit` returned, or the same read from JSON.
+        images: The images (N, 3, H, W) that were audited, uint8 or floats in [0, 1].
+        title: Stands above the invariances.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> images = torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> figure = card(audit(nn.Flatten(), images), images, title="Pixels")
+        >>> figure.axes[0].get_title(loc="left")
+        'Pixels'
+    """
+    figure = plot.style().figure(figsize=(8.6, 4.4))
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    names, scores = zip(*report["invariance"].items(), strict=True)
-    ax = left.subplots()
-    shown = [max(-1.0, score) for score in scores]
-    ax.barh(
-        names, shown, color=[plot.COLORS[0] if score > 0 else plot.COLORS[5] for score in scores]
-    )
-    for i, score in enumerate(scores):
-        ax.text(1.03, i, f"{score:.2f}", va="center", fontsize=9)
+    top_right, bottom_right = right.subfigures(2, 1, height_ratios=(1, 1.1))
+    _draw_invariances(left, report["invariance"], title)
+    _draw_vital_signs(top_right, report)
+    pairs = report.get("wrong", [])[:SHOWN_PAIRS]
+    if pairs:
+        _draw_confusions(bottom_right, pairs, images)
+    return figure
+
+
+def _draw_invariances(panel: "SubFigure", scores: Mapping[str, float], title: str) -> None:
+    """Draw a bar for each change; below 0 it has another color."""
+    ax = panel.subplots()
+    lengths = [max(-1.0, score) for score in scores.values()]  # minus infinity has to end somewhere
+    colors = [plot.COLORS[0] if score > 0 else plot.COLORS[5] for score in scores.values()]
+    ax.barh(list(scores), lengths, color=colors)
+    for row, score in enumerate(scores.values()):
+        ax.text(1.03, row, f"{score:.2f}", va="center", fontsize=9)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(
-        xlim=(min(-0.1, *shown), 1.18),
+        xlim=(min(-0.1, *lengths), 1.18),
         title=title,
         xlabel="invariance: 1 unmoved, 0 as far as another picture",
     )
     ax.invert_yaxis()
+
+
+def _draw_vital_signs(panel: "SubFigure", report: Mapping[str, Any]) -> None:
+    """Write the names of the vital signs in one column and their values in another."""
     collapse = report["collapse"]
     signs = {
         "effective rank": f"{collapse['effective_rank']:.0f}",
@@ -158,15 +323,20 @@ def card(report, images, *, title="Audit card"):
     }
     if "knn" in report:
         signs["kNN accuracy"] = f"{report['knn']:.1%}"
-    pairs = report.get("wrong", [])[:4]
-    top, bottom = right.subfigures(2, 1, height_ratios=(1, 1.1))
-    top.text(0.08, 0.9, "\n".join(signs), va="top", fontsize=10, linespacing=1.5)
-    top.text(0.62, 0.9, "\n".join(signs.values()), va="top", fontsize=10, linespacing=1.5)
-    if pairs:
-        bottom.suptitle("Closest pairs of different classes", fontsize=10)
-        axes = bottom.subplots(2, len(pairs), squeeze=False)
-        for column, pair in enumerate(pairs):
-            for ax, i in zip(axes[:, column], pair, strict=True):
-                ax.imshow(augment.to_float(images[i : i + 1])[0].permute(1, 2, 0).cpu().numpy())
-                ax.set(xticks=[], yticks=[])
-    return figure
+    look = {"va": "top", "fontsize": 10, "linespacing": 1.5}
+    panel.text(0.08, 0.9, "\n".join(signs), **look)
+    panel.text(0.62, 0.9, "\n".join(signs.values()), **look)
+
+
+def _draw_confusions(
+    panel: "SubFigure", pairs: list[tuple[int, int]], images: torch.Tensor
+) -> None:
+    """Draw each pair as a column: the query above, its nearest neighbor below."""
+    panel.suptitle("Closest pairs of different classes", fontsize=10)
+    axes = panel.subplots(2, len(pairs), squeeze=False)
+    for column, pair in enumerate(pairs):
+        for row, index in enumerate(pair):
+            image = augment.to_float(images[index : index + 1])[0]
+            ax = axes[row, column]
+            ax.imshow(image.permute(1, 2, 0).cpu().numpy())
+            ax.set(xticks=[], yticks=[])
