@@ -1,108 +1,133 @@
-"""Linear CKA of two N x 512 float32 matrices over N: the package's feature-space form against the (N, N) Gram forms.
+"""Linear CKA of two N x 512 float32 matrices over N: the feature-space form against the Gram forms.
 
-Run: python benchmarks/cka.py      (three minutes, 2 GB of memory; writes benchmarks/results/cka.json)
-All get the same features and take turns in one process, on one thread unless told otherwise; ckatorch, where it is
-installed, joins in up to 5,000 rows, in float64, as it computes for every caller. The reference is the feature form in
-float64. Exits with an error unless, at the most rows, linear_cka is 20 times faster, or more, than the Gram form as it
-is usually written, and within 1e-4 of the reference at all sizes.
+Run: python benchmarks/cka.py      (three minutes, 2 GB of memory; writes
+benchmarks/results/cka.json) All get the same features and take turns in one process, on one thread
+unless told otherwise; ckatorch, where it is installed, joins in up to 5,000 rows, in float64, as it
+computes for every caller. The reference is the feature form in float64. Exits with an error unless,
+at the most rows, linear_cka is 20 times faster, or more, than the (N, N) Gram form as it is usually
+written, and within 1e-4 of the reference at all sizes.
 """
 
-import argparse
 import functools
 import math
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from shared import against, goal, peak_mb, record, take_turns
+from shared import against, exit_if_missed, goal, options, peak_mb, record, take_turns
 
 from replearn.metrics import linear_cka
 
+OURS = "replearn"
+GRAM = "torch, Gram form"
+LEAN_GRAM = "torch, lean Gram form"
+CKATORCH = "ckatorch, float64"
+SIZES = (250, 500, 1000, 2000, 5000, 10_000)
 
-def gram_cka(x, y):
+
+# --- forms of CKA ---------------------------------------------------------------------------------
+
+
+def gram_cka(x: torch.Tensor, y: torch.Tensor) -> float:
     """The definition, as it is usually written: HSIC of the centered (N, N) Gram matrices."""
-    k, m = (g - g.mean(0) - g.mean(1, keepdim=True) + g.mean() for g in (x @ x.T, y @ y.T))
+    k = _centered_on_both_sides(x @ x.T)
+    m = _centered_on_both_sides(y @ y.T)
     return float((k * m).sum() / ((k * k).sum() * (m * m).sum()).sqrt())
 
 
-def lean_gram_cka(x, y):
+def _centered_on_both_sides(gram: torch.Tensor) -> torch.Tensor:
+    return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+
+
+def lean_gram_cka(x: torch.Tensor, y: torch.Tensor) -> float:
     """The quickest Gram form we know: center the features instead, and never copy a Gram matrix."""
-    k, m = ((v - v.mean(0)) @ (v - v.mean(0)).T for v in (x, y))
-    # Norms row by row: vector_norm adds up float32 numbers one after another, and 10^8 of them lose 1 to 2 %.
-    norm_k, norm_m = (torch.linalg.vector_norm(torch.linalg.vector_norm(g, dim=1)) for g in (k, m))
-    return float(k.mul_(m).sum() / (norm_k * norm_m))
+    k = _gram_of_centered(x)
+    m = _gram_of_centered(y)
+    norms = _norm_by_rows(k) * _norm_by_rows(m)
+    return float(k.mul_(m).sum() / norms)
 
 
-def reference(x, y):
+def _gram_of_centered(x: torch.Tensor) -> torch.Tensor:
+    x = x - x.mean(0)
+    return x @ x.T
+
+
+def _norm_by_rows(gram: torch.Tensor) -> torch.Tensor:
+    """The Frobenius norm as a norm of the rows' norms.
+
+    vector_norm adds up float32 numbers one after another, and 10^8 of them lose 1 to 2 %.
+    """
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(gram, dim=1))
+
+
+def reference(x: torch.Tensor, y: torch.Tensor) -> float:
     """The feature form, line for line, in float64."""
-    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    x = x.double()
+    y = y.double()
+    x = x - x.mean(0)
+    y = y - y.mean(0)
     return float((y.T @ x).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm()))
 
 
-def features(n, p, generator):
-    """Two layers' worth of ReLU features that share 64 causes: correlated, and with a mean, as real ones."""
-    cause = torch.randn(n, 64, generator=generator)
-    return [
-        (
-            cause @ torch.randn(64, p, generator=generator) / 8
-            + torch.randn(n, p, generator=generator)
-        ).relu()
-        for _ in range(2)
-    ]
-
-
-def forms(n):
-    """{contestant: function of x and y} for n rows."""
-    found = {
-        "replearn": linear_cka,
-        "torch, Gram form": gram_cka,
-        "torch, lean Gram form": lean_gram_cka,
-    }
+def forms(n: int) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Any]]:
+    """Return `{contestant: function of x and y}` for n rows."""
+    contestants = {OURS: linear_cka, GRAM: gram_cka, LEAN_GRAM: lean_gram_cka}
     if n > 5000:  # ckatorch would take 5 GB and longer than all others together
-        return found
+        return contestants
     try:
         from ckatorch.core import cka_base
-
-        found["ckatorch, float64"] = lambda x, y: float(cka_base(x, y))
     except ImportError:
         print("ckatorch is not installed and left out")
-    return found
+        return contestants
+
+    def ckatorch_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float(cka_base(x, y))
+
+    return contestants | {CKATORCH: ckatorch_cka}
 
 
-def measure(n, columns, turns):
-    """{contestant: its row of the curve at n rows}."""
+# --- the measurement ------------------------------------------------------------------------------
+
+
+def features(n: int, p: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two layers' worth of ReLU features (n, p) that share 64 causes.
+
+    They are correlated and have a mean, as real ones do.
+    """
+    cause = torch.randn(n, 64, generator=generator)
+
+    def layer() -> torch.Tensor:
+        weight = torch.randn(64, p, generator=generator) / 8
+        noise = torch.randn(n, p, generator=generator)
+        return (cause @ weight + noise).relu()
+
+    return layer(), layer()
+
+
+def measure(n: int, columns: int, turns: int) -> dict[str, dict[str, Any]]:
+    """Return `{contestant: its row of the curve at n rows}`."""
     x, y = features(n, columns, torch.Generator().manual_seed(0))
     calls = {name: functools.partial(form, x, y) for name, form in forms(n).items()}
     exact = reference(x, y)
     errors = {name: abs(call() - exact) for name, call in calls.items()}
-    times = against(take_turns(calls, turns if n < 5000 else min(turns, 3)), "replearn")
+    if n >= 5000:
+        turns = min(turns, 3)
+    times = against(take_turns(calls, turns), OURS)
     return {
-        name: dict(at=n, **times[name], memory_mb=peak_mb(call), error=errors[name])
+        name: {"at": n, **times[name], "memory_mb": peak_mb(call), "error": errors[name]}
         for name, call in calls.items()
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[250, 500, 1000, 2000, 5000, 10_000]
-    )
-    parser.add_argument("--columns", type=int, default=512)
-    parser.add_argument("--turns", type=int, default=7, help="from 5,000 rows on at most 3")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args()
-
-    torch.set_num_threads(a.threads)
-    measured = [measure(n, a.columns, a.turns) for n in a.sizes]
-    curves = {name: [rows[name] for rows in measured if name in rows] for name in measured[0]}
-    usual, lean = curves["torch, Gram form"], curves["torch, lean Gram form"]
-    worst = max(row["error"] for row in curves["replearn"])
-    goals = [
+def goals_of(curves: dict[str, list[dict]], columns: int) -> list[dict[str, Any]]:
+    """Compare with what was to be reached."""
+    last = curves[GRAM][-1]
+    worst = max(row["error"] for row in curves[OURS])
+    return [
         goal(
-            f"linear CKA, {a.sizes[-1]:,} x {a.columns}: times faster than the Gram form",
+            f"linear CKA, {last['at']:,} x {columns}: times faster than the Gram form",
             20,
-            usual[-1]["times"],
+            last["times"],
         ),
         goal(
             "linear CKA: decimal digits that agree with float64, at every size",
@@ -110,25 +135,37 @@ def main():
             -math.log10(max(worst, 1e-16)),
         ),
     ]
-    panel = dict(
-        title=f"Linear CKA, N x {a.columns}",
-        size="rows N",
-        unit="seconds a call",
-        ours="replearn",
-        curves=curves,
-    )
+
+
+def main() -> None:
+    """Run the benchmark and write the result."""
+    parser = options(__doc__, turns=7, sizes=SIZES, turns_help="from 5,000 rows on at most 3")
+    parser.add_argument("--columns", type=int, default=512)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    measured = [measure(n, args.columns, args.turns) for n in args.sizes]
+    curves = {name: [rows[name] for rows in measured if name in rows] for name in measured[0]}
+    goals = goals_of(curves, args.columns)
+    panel = {
+        "title": f"Linear CKA, N x {args.columns}",
+        "size": "rows N",
+        "unit": "seconds a call",
+        "ours": OURS,
+        "curves": curves,
+    }
+    matrices = f"two N x {args.columns} float32 matrices"
     record(
         "cka",
-        f"How long does the linear CKA of two N x {a.columns} float32 matrices take, and how exact is it?",
+        f"How long does the linear CKA of {matrices} take, and how exact is it?",
         [panel],
         goals,
-        ["ckatorch"] if "ckatorch, float64" in curves else [],
-        a.out,
-        turns=a.turns,
-        lean_gram_form_is_faster_at=[row["at"] for row in lean if row["times"] < 1],
+        ["ckatorch"] if CKATORCH in curves else [],
+        args.out,
+        turns=args.turns,
+        lean_gram_form_is_faster_at=[row["at"] for row in curves[LEAN_GRAM] if row["times"] < 1],
     )
-    if not all(g["reached"] for g in goals):
-        sys.exit(1)
+    exit_if_missed(goals)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Speed and correctness beside other libraries: `python benchmarks/NAME.py` runs one."""

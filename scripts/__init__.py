@@ -1,0 +1,1 @@
+"""How shipped weights and stored results were made; `python -m scripts.NAME` runs one."""
