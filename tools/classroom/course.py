@@ -1,18 +1,29 @@
-"""A class: the exercises of every lesson as an nbgrader course, and student notebooks for the way without a server.
+"""A class: the exercises of every lesson as an nbgrader course, and student notebooks for the way
+without a server.
 
-    FOLDER/source/06_simclr/06_simclr.ipynb    the instructor's: solutions, hidden tests; what nbgrader starts from
-    FOLDER/student/06_simclr.ipynb             the same with solutions and tests taken out, for `grade` or by mail
+    FOLDER/source/06_simclr/06_simclr.ipynb    the instructor's notebook, from which nbgrader
+                                               starts: it has the solutions and hidden tests
+    FOLDER/student/06_simclr.ipynb             the same with solutions and tests taken out, for
+                                               `grade` or by mail
     FOLDER/nbgrader_config.py                  time limit, stub
 
-An assignment is the exercise section of a lesson with its imports, and a link to the whole lesson: nbgrader runs all of
-a notebook, and a lesson's experiments take two minutes. `full=True` makes it the whole lesson all the same.
-The points of an exercise are its difficulty, times the share of the checks that it passes (`points`). nbgrader runs
-answers and tests in one kernel: the tests import replearn afresh, which stops accidents and shadowed names, but a
-learner who means to can still forge a number there. `grade FOLDER/submitted` (see `grading`) checks without that gap.
-`lesson.solution` and the package on the web show the solutions: what is taken out here is the text, not the secret.
+An assignment is the exercise section of a lesson with its imports, and a link to the whole lesson:
+nbgrader runs all of a notebook, and a lesson's experiments take two minutes. `full=True` makes it
+the whole lesson all the same.
+
+The points of an exercise are its difficulty, times the share of the checks that it passes
+(`points`). nbgrader runs answers and tests in one kernel: the tests import replearn afresh, which
+stops accidents and shadowed names, but a learner who means to can still forge a number there.
+`grade FOLDER/submitted` (see `grading`) checks without that gap. `lesson.solution` and the package
+on the web show the solutions: what is taken out here is the text, not the secret.
 """
 
-from tools import notebooks as build
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from replearn.files import write_atomically
+from tools.notebooks import notebook_text
 
 CELL_SECONDS = dict(exercises=60, full=900)
 CONFIG = '''\
@@ -28,10 +39,27 @@ c.ExecutePreprocessor.interrupt_on_timeout = True
 '''
 
 
-def course(folder, sources, *, full=False):
-    """Write the course of these lesson texts; yields (name, number of exercises, points) for each.
+class Written(NamedTuple):
+    """An assignment that was written: its name, how many exercises it has, and their points."""
 
-    Raises SystemExit if the folder exists and is not empty, or if a lesson breaks the contract for exercises.
+    name: str
+    exercises: int
+    points: int
+
+
+def write_course(folder: Path, sources: Iterable[Path], *, full: bool = False) -> Iterator[Written]:
+    """Write the course of these lesson texts, one lesson for each step of the iterator.
+
+    Args:
+        folder: A new or an empty folder.
+        sources: The texts, as `notebooks.sources` gives them.
+        full: Whether an assignment is the whole lesson.
+
+    Yields:
+        What was written. A lesson without exercises gets no files.
+
+    Raises:
+        SystemExit: The folder is not empty, or a lesson breaks the contract for exercises.
     """
     from tools.classroom.assignment import STUB, instructor, student
 
@@ -40,16 +68,18 @@ def course(folder, sources, *, full=False):
             f"class: expected a new or empty folder, found {folder} with something in it"
         )
     (folder / "student").mkdir(parents=True, exist_ok=True)
-    seconds = CELL_SECONDS["full" if full else "exercises"]
-    command = "python -m tools.classroom class" + (" --full" if full else "")
-    build.write_atomically(
-        folder / "nbgrader_config.py", CONFIG.format(command=command, stub=STUB, seconds=seconds)
+    config = CONFIG.format(
+        command="python -m tools.classroom class" + (" --full" if full else ""),
+        stub=STUB,
+        seconds=CELL_SECONDS["full" if full else "exercises"],
     )
+    write_atomically(folder / "nbgrader_config.py", config)
     for source in sources:
-        nb, worth = instructor(source, full=full)
-        if worth:
-            (folder / "source" / source.stem).mkdir(parents=True)
-            write = build.write_atomically
-            write(folder / "source" / source.stem / f"{source.stem}.ipynb", build.notebook_text(nb))
-            write(folder / "student" / f"{source.stem}.ipynb", build.notebook_text(student(nb)))
-        yield source.stem, len(worth), sum(worth)
+        nb, points = instructor(source, full=full)
+        if points:
+            source_folder = folder / "source" / source.stem
+            source_folder.mkdir(parents=True)
+            write_atomically(source_folder / f"{source.stem}.ipynb", notebook_text(nb))
+            student_text = notebook_text(student(nb))
+            write_atomically(folder / "student" / f"{source.stem}.ipynb", student_text)
+        yield Written(source.stem, len(points), sum(points))

@@ -2,27 +2,29 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from tools import notebooks as build
+from tools import notebooks
 
 
-def slides(args):
+def write_command(args: argparse.Namespace) -> int:
     """Write the slides of the lessons, from the stored notebooks: HTML that needs no network."""
-    from tools.slides import page as slides_page
+    from tools.slides.page import write_slides
 
-    rows, sources = [("lesson", "slides")], build.sources(args.lessons)
+    sources = notebooks.sources(args.lessons)
     if not args.lessons:  # all that have been executed
-        sources = [
-            source for source in sources if (build.NOTEBOOKS / f"{source.stem}.ipynb").exists()
-        ]
-    for name, count in slides_page.write(sources, args.folder):
+        executed = {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
+        sources = [source for source in sources if source.stem in executed]
+    rows = [("lesson", "slides")]
+    for name, count in write_slides(sources, args.folder):
         rows.append((name, str(count)))
-    print(f"{build.table(rows)}\n\nOpen {args.folder / 'index.html'}")
+    print(f"{notebooks.aligned(rows)}\n\nOpen {args.folder / 'index.html'}")
     return 0
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__)
     parser.add_argument(
         "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
@@ -30,7 +32,7 @@ def main(arguments=None):
     parser.add_argument(
         "--folder", type=Path, default=Path("build/slides"), help="where to (default: build/slides)"
     )
-    return slides(parser.parse_args(arguments))
+    return write_command(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import re
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from replearn.files import write_atomically
 from replearn.lesson import exercises
 from replearn.lesson.exercises import limits as guard
 from replearn.lesson.lesson import LESSONS
-from tools import notebooks as build
+from tools import notebooks
 from tools.classroom.cells import lesson_of, read, slice_of
 from tools.classroom.grading.fork_server import Nursery
 from tools.classroom.grading.proxy import Proxy
@@ -108,7 +109,7 @@ def table(grades):
         [g.student, g.notebook, g.exercise or "–", f"{g.score:.2f}", f"{g.points:g}", g.message]
         for g in grades
     ]
-    return build.table(rows)
+    return notebooks.aligned(rows)
 
 
 def write_csv(grades, path):
@@ -120,4 +121,4 @@ def write_csv(grades, path):
         writer.writerow(
             [f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in astuple(one)]
         )
-    build.write_atomically(Path(path), text.getvalue())
+    write_atomically(Path(path), text.getvalue())
