@@ -1,21 +1,24 @@
-"""Checkpoints that survive: a kill at any moment, a full disk, a damaged file. Nothing is ever unpickled.
+"""Checkpoints that survive: a kill at any moment, a full disk, a damaged file.
 
-A folder holds last.safetensors and the one before, previous.safetensors: tensors, and as metadata a JSON text about the
-run and the SHA-256 of both. A new one is written beside them under another name, pushed to the disk, then renamed.
+A folder holds last.safetensors and the one before, previous.safetensors: tensors, and as metadata a
+JSON text about the run and the SHA-256 of both. A new one is written beside them under another
+name, pushed to the disk, then renamed. Reading one runs no code of its writer.
 """
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+from replearn.files import explained, write_atomically
+
+LAST = "last.safetensors"
+PREVIOUS = "previous.safetensors"
+# The name of the file format, by which a checkpoint is known. The package that wrote the first ones
+# was replearn.simclr; with another name here nobody could go on from them.
 FORMAT = "replearn.simclr/1"
 
 
@@ -23,88 +26,97 @@ class Damaged(ValueError):
     """A checkpoint whose content is not what was written."""
 
 
-def _sha256(tensors, text):
-    digest = hashlib.sha256(text.encode())
-    for name, x in sorted(tensors.items()):
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def save(folder: str | Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
+    """Write a checkpoint; the one before becomes `previous`.
 
+    Args:
+        folder: An existing folder.
+        tensors: By name, on any device.
+        about: What else there is to say, as far as JSON can hold it; `step` is the step.
 
-@contextmanager
-def writing(folder, what="write"):
-    """Turn an OSError inside the block into one sentence: where, why, what to do."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EACCES: "no permission to write",
-            errno.EPERM: "no permission to write",
-            errno.EROFS: "the disk is read-only",
-        }
-        reason = reasons.get(error.errno, error.strerror or str(error))
-        try:
-            free = f" ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
-        except OSError:
-            free = ""
-        raise OSError(
-            f"{folder}: could not {what}: {reason}{free}; what was saved before is kept: make room or choose "
-            "another folder, then run the same again to go on from there"
-        ) from error
+    Raises:
+        OSError: The disk is full or does not let us write; the old files are still in place.
 
-
-def prepare(folder):
-    """Make the folder and try writing to it, before any training; return its Path. OSError if that fails."""
-    folder = Path(folder).expanduser()
-    with writing(folder, "write to this folder"):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.partial"
-        probe.write_bytes(b"replearn")
-        probe.unlink()
-    return folder
-
-
-def replace(path, content):
-    """Write bytes to a file so that it is, at any moment, the whole old or the whole new one."""
-    partial = path.with_suffix(".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == LAST and path.exists():
-            os.replace(path, path.with_name(PREVIOUS))
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def save(folder, tensors, about):
-    """Write a checkpoint: named tensors and a dict for JSON; the one before becomes `previous`.
-
-    Raises OSError (disk full, no permission) with the old files still in place."""
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(folder, {"x": torch.ones(2)}, {"step": 7})
+        ...     tensors, about = load(folder)
+        >>> tensors["x"].tolist(), about["step"]
+        ([1.0, 1.0], 7)
+    """
     from safetensors.torch import save as to_bytes
 
+    folder = Path(folder)
     tensors = {name: x.detach().to("cpu").contiguous() for name, x in tensors.items()}
     text = json.dumps({**about, "format": FORMAT})
     content = to_bytes(tensors, metadata={"about": text, "sha256": _sha256(tensors, text)})
-    with writing(
-        folder, f"save the checkpoint of step {about.get('step')}, {len(content) / 1e6:,.1f} MB"
-    ):
-        replace(Path(folder) / LAST, content)
+    what = f"save the checkpoint of step {about.get('step')}, {len(content) / 1e6:,.1f} MB"
+    with explained(folder, what):
+        write_atomically(folder / LAST, content, previous=folder / PREVIOUS)
 
 
-def read(path):
-    """Return (tensors, about) of one file. Raises Damaged, or ValueError for a file that something else has written."""
+def load(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict] | None:
+    """Return the last good checkpoint in a folder.
+
+    A damaged last one is set aside with a warning, and the one before is used.
+
+    Args:
+        folder: Any path.
+
+    Returns:
+        The tensors and what was said about them, or None if the folder has no checkpoint.
+
+    Raises:
+        ValueError: There is a checkpoint and none is good, or something else has written it.
+    """
+    folder = Path(folder)
+    problems = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            tensors, about = read(path)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            # Out of the way: the next save must not push out the good one in its favor.
+            os.replace(folder / LAST, folder / "damaged.safetensors")
+            warnings.warn(
+                f"{problems[0]}; going on from {path.name}, step {about.get('step')}",
+                stacklevel=2,
+            )
+        return tensors, about
+    if problems:
+        raise ValueError(
+            f"no good checkpoint: {'; '.join(problems)}. Fetch the file again if you copied it "
+            "here; else delete it, or pass resume=False (--no-resume), to start over"
+        )
+    return None
+
+
+def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return the content of one file.
+
+    Args:
+        path: What `save` wrote.
+
+    Returns:
+        The tensors and what was said about them.
+
+    Raises:
+        Damaged: The content is not what was written.
+        ValueError: Something else has written it.
+    """
     from safetensors.torch import load as from_bytes
 
     content = Path(path).read_bytes()
     try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        tensors, notes = from_bytes(content), header.get("__metadata__", {})
+        header_size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + header_size])
+        tensors = from_bytes(content)
+        notes = header.get("__metadata__", {})
     except Exception as error:  # the parser has errors of its own
         raise Damaged(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
     if FORMAT not in notes.get("about", ""):
@@ -116,29 +128,21 @@ def read(path):
     return tensors, json.loads(notes["about"])
 
 
-def load(folder):
-    """Return (tensors, about) of the last good checkpoint in a folder, or None if it has none.
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what a process left that was killed while it wrote.
 
-    A damaged last one is set aside with a warning, and the one before is used. Raises ValueError if none is good."""
-    folder, problems = Path(folder), []
-    for path in (folder / LAST, folder / PREVIOUS):
-        if not path.exists():
-            continue
-        try:
-            found = read(path)
-        except Damaged as error:
-            problems.append(str(error))
-            continue
-        if problems:  # out of the way: the next save must not push out the good one in its favor
-            os.replace(folder / LAST, folder / "damaged.safetensors")
-            warnings.warn(
-                f"{problems[0]}; going on from {path.name}, step {found[1].get('step')}",
-                stacklevel=2,
-            )
-        return found
-    if problems:
-        raise ValueError(
-            f"no good checkpoint: {'; '.join(problems)}. Fetch the file again if you copied it here; else "
-            "delete it, or pass resume=False (--no-resume), to start over"
-        )
-    return None
+    Not done on each save: another process may be writing into the folder, such as an evaluation.
+
+    Args:
+        folder: A folder in which no other process is training.
+    """
+    for path in Path(folder).glob("*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _sha256(tensors: dict[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

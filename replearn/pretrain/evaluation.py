@@ -1,276 +1,363 @@
-"""What an encoder is worth: probes, few labels, CKA, transfer, audit in one report. N pictures, D features, C classes.
+"""What an encoder is worth: probes, few labels, CKA, transfer and audit in one report.
 
-Accuracies are fractions of the test pictures. The encoder is frozen: its weights and buffers are the same afterwards.
+N images to fit on, M to test on, D features, C classes. Accuracies are fractions of the test
+images. The encoder is frozen: its weights and buffers are the same afterwards.
 """
 
-import hashlib
 import json
 import math
+import os
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from replearn import _check, metrics, models, probe
+from replearn import _check, metrics, probe
 from replearn.audit import FEWEST, audit
 from replearn.data import ImageSet, place
-from replearn.pretrain import checkpoint
-from replearn.pretrain.recipe import Recipe, networks
-from replearn.pretrain.report import AUDITED, compare, gallery, probe_curve, write
+from replearn.files import writable_folder
+from replearn.pretrain.report import AUDITED, write
 from replearn.train import cosine
 
-__all__ = [
-    "compare",
-    "encoder_path",
-    "evaluate",
-    "few_shot",
-    "gallery",
-    "load_encoder",
-    "probe_curve",
-    "random_like",
-    "sgd_probe",
-]
+SHOTS = (1, 5, 20)  # labels a class in a report, as far as the classes have so many
+
+
+def evaluate(
+    encoder: nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    supervised: nn.Module | None = None,
+    other: tuple[ImageSet, ImageSet] | None = None,
+    mixup: float = 0.0,
+    seed: int = 0,
+    path: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Measure an encoder in all the ways of the course, and return one report.
+
+    Args:
+        encoder: Images (N, 3, H, W) in [0, 1] to features (N, D).
+        train: What the probes are fitted to.
+        test: What they are tested on; the audit needs 21 images or more.
+        supervised: An encoder to compare with by CKA.
+        other: A training and a test set of something else, to transfer to.
+        mixup: Of the SGD probe, see `sgd_probe`.
+        seed: Of the SGD probe and of the few labels' draws.
+        path: Where to write the report as JSON, whole or not at all.
+
+    Returns:
+        A dict that JSON can hold: `linear_sgd` and `probe_history` (`sgd_probe`), `linear`
+        (`LinearProbe`), `knn` (20 votes), `few_shot` {"1": [mean, std], "5": ..., "20": ...},
+        `cka_supervised` (debiased, on test), `transfer` (linear accuracy on `other`), `audit` (of
+        the first 2,000 test images), `pictures` {"train", "test"}, `feature_dim`, and `seconds`
+        of this call.
+
+    Raises:
+        ValueError: The sets are too small, or have too few classes.
+        TypeError: An encoder or a set is something else.
+        OSError: The report cannot be written; that is found out before the work.
+
+    Example:
+        >>> from replearn.data import shapes
+        >>> train, test = shapes.render(60, seed=0), shapes.render(30, seed=1)
+        >>> encoder = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        >>> report = evaluate(encoder, train, test)
+        >>> report["feature_dim"], report["pictures"]
+        (48, {'train': 60, 'test': 30})
+    """
+    began = time.monotonic()
+    _check_sets(encoder, train, test, other)
+    if path is not None:
+        path = Path(path).expanduser()
+        writable_folder(path.parent)
+    h = probe.extract_features(encoder, train.images)  # (N, D)
+    h_test = probe.extract_features(encoder, test.images)  # (M, D)
+    features = (h, train.labels, h_test, test.labels)
+
+    report = {}
+    report["linear_sgd"], report["probe_history"] = sgd_probe(*features, mixup=mixup, seed=seed)
+    report["linear"] = probe.linear_probe(*features)
+    report["knn"] = probe.knn_accuracy(*features, k=min(20, len(train)))
+    report["few_shot"] = _few_shot_of_report(*features, seed=seed)
+    if supervised is not None:
+        theirs = probe.extract_features(supervised, test.images).to(h_test.device)
+        report["cka_supervised"] = metrics.linear_cka(h_test, theirs, debiased=True)
+    if other:
+        report["transfer"] = _transfer(encoder, *other)
+    report["audit"] = _audit(encoder, test)
+    report["pictures"] = {"train": len(train), "test": len(test)}
+    report["feature_dim"] = h.shape[1]
+    report["seconds"] = round(time.monotonic() - began, 1)
+    if path is not None:
+        write(path, report)
+    return report
+
+
+def _check_sets(
+    encoder: nn.Module, train: ImageSet, test: ImageSet, other: tuple[ImageSet, ImageSet] | None
+) -> None:
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(
+            f"encoder: expected a network, found {type(encoder).__name__}; models.load(name) "
+            "gives one"
+        )
+    sets = [train, test, *(other or ())]
+    if len(sets) not in (2, 4) or not all(isinstance(images, ImageSet) for images in sets):
+        kinds = ", ".join(type(images).__name__ for images in sets)
+        raise TypeError(
+            "train, test, other: expected an ImageSet, another one, and a pair of them or None, "
+            f"found {kinds}"
+        )
+    if len(test) <= FEWEST:
+        raise ValueError(
+            f"test: expected {FEWEST + 1} pictures or more, for the audit, found {len(test)}"
+        )
+
+
+def _few_shot_of_report(
+    z_train: torch.Tensor,
+    y_train: torch.Tensor,
+    z_test: torch.Tensor,
+    y_test: torch.Tensor,
+    *,
+    seed: int,
+) -> dict[str, list[float]]:
+    """Return the accuracies with few labels as JSON has them: names and lists."""
+    smallest = y_train.unique(return_counts=True)[1].min()
+    shots = [n for n in SHOTS if n <= smallest]
+    scores = few_shot(z_train, y_train, z_test, y_test, shots=shots, seed=seed)
+    return {str(n): list(mean_and_std) for n, mean_and_std in scores.items()}
+
+
+def _transfer(encoder: nn.Module, train: ImageSet, test: ImageSet) -> float:
+    h = probe.extract_features(encoder, train.images)
+    h_test = probe.extract_features(encoder, test.images)
+    return probe.linear_probe(h, train.labels, h_test, test.labels)
+
+
+def _audit(encoder: nn.Module, test: ImageSet) -> dict[str, Any]:
+    """Return the numbers of the audit card, as they will be when the report is read again."""
+    report = audit(encoder, test.images[:AUDITED], test.labels[:AUDITED])
+    # A constant encoder has -infinity there, which JSON does not know.
+    report["invariance"] = {name: max(-1e6, score) for name, score in report["invariance"].items()}
+    return json.loads(json.dumps(report))  # pairs become lists
 
 
 def sgd_probe(
-    z_train,
-    y_train,
-    z_test,
-    y_test,
+    z_train: torch.Tensor,
+    y_train: torch.Tensor,
+    z_test: torch.Tensor,
+    y_test: torch.Tensor,
     *,
-    epochs=20,
-    lr=0.1,
-    weight_decay=1e-4,
-    mixup=0.0,
-    batch_size=256,
-    seed=0,
-):
-    """Return (accuracy, history): softmax regression by SGD, momentum 0.9, a cosine to lr 0; accuracy of each epoch.
+    epochs: int = 20,
+    lr: float = 0.1,
+    weight_decay: float = 1e-4,
+    mixup: float = 0.0,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> tuple[float, list[float]]:
+    r"""Fit a softmax regression by SGD with momentum 0.9 and a cosine to rate 0, and test it.
 
-    z_train (N, D), z_test (M, D), standardized here; y: integers. mixup > 0: with lam from Beta(mixup, mixup), a batch
-    is lam x + (1 - lam) x', x' the batch in another order, targets likewise (Zhang et al. 2018, Eq. 1, here on frozen
-    features). A label never seen in training counts as wrong. Raises: ValueError, TypeError for bad input."""
+    With mixup a batch is replaced by mixtures of its images' features and targets,
+
+    .. math:: \tilde z_i = \lambda z_i + (1 - \lambda) z_{\pi(i)}, \quad
+              \tilde t_i = \lambda t_i + (1 - \lambda) t_{\pi(i)}, \quad
+              \lambda \sim \mathrm{Beta}(\alpha, \alpha),
+
+    with one :math:`\lambda` and one permutation :math:`\pi` a batch.
+
+    Args:
+        z_train: Features (N, D); they are standardized here.
+        y_train: Integer labels (N,) of two or more classes.
+        z_test: Features (M, D).
+        y_test: Integer labels (M,); one that was never seen in training counts as wrong.
+        epochs: Passes over the training set.
+        lr: The highest learning rate.
+        weight_decay: Of weights and biases.
+        mixup: :math:`\alpha`; 0: no mixup.
+        batch_size: Rows a step; an incomplete last batch counts.
+        seed: Of first weights, order and mixtures.
+
+    Returns:
+        The accuracy at the end (a fraction), and that after each epoch.
+
+    Raises:
+        ValueError: Shapes that do not fit, NaN, a single class, or a rate that is too high.
+        TypeError: Features or labels of another type.
+
+    References:
+        Zhang et al. 2018, Eq. 1 (mixup), here on frozen features.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]])
+        >>> y = torch.tensor([0, 0, 1, 1])
+        >>> accuracy, history = sgd_probe(z, y, z, y)
+        >>> accuracy, len(history)
+        (1.0, 20)
+    """
     _check_probe(z_train, y_train, z_test, y_test)
-    _at_least(1, epochs=epochs, batch_size=batch_size)
-    _at_least(0, lr=lr, weight_decay=weight_decay, mixup=mixup)
-    x, x_test = _standardized(z_train, z_test)
-    classes, target = y_train.to(x.device).unique(return_inverse=True)
-    target, draw, mix = (
-        F.one_hot(target).to(x),
-        torch.Generator().manual_seed(seed),
-        np.random.default_rng(seed),
-    )
-    w = (
-        (0.01 * torch.randn(len(classes), x.shape[1], generator=draw)).to(x).requires_grad_()
-    )  # (C, D)
+    _at_least("epochs", epochs, 1)
+    _at_least("batch_size", batch_size, 1)
+    _at_least("lr", lr, 0)
+    _at_least("weight_decay", weight_decay, 0)
+    _at_least("mixup", mixup, 0)
+    mean, scale = probe.standardization(z_train.float())
+    x = (z_train.float() - mean) * scale
+    x_test = (z_test.float() - mean) * scale
+    classes, index = y_train.to(x.device).unique(return_inverse=True)
+    target = F.one_hot(index).to(x)  # (N, C)
+    generator = torch.Generator().manual_seed(seed)
+    mixup_generator = np.random.default_rng(seed)
+
+    first_weights = 0.01 * torch.randn(len(classes), x.shape[1], generator=generator)
+    w = first_weights.to(x).requires_grad_()  # (C, D)
     b = torch.zeros(len(classes)).to(x).requires_grad_()
-    steps, history = epochs * math.ceil(len(x) / batch_size), []
     optimizer = torch.optim.SGD([w, b], lr=lr, momentum=0.9, weight_decay=weight_decay)
+    steps = epochs * math.ceil(len(x) / batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps))
+    history = []
     for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=draw).to(x.device).split(batch_size):
-            inputs, wanted = _mixed(x[rows], target[rows], mixup, mix)
+        order = torch.randperm(len(x), generator=generator).to(x.device)
+        for rows in order.split(batch_size):
+            inputs, targets = _mixed(x[rows], target[rows], mixup, mixup_generator)
             optimizer.zero_grad()
-            F.cross_entropy(inputs @ w.T + b, wanted).backward()
+            F.cross_entropy(inputs @ w.T + b, targets).backward()
             optimizer.step()
             schedule.step()
         if not torch.isfinite(w.detach().sum()):
             raise ValueError(
                 f"lr: expected a rate at which the probe converges, found {lr:g}: try a tenth of it"
             )
-        said = classes[(x_test @ w.detach().T + b.detach()).argmax(1)]
-        history.append((said == y_test.to(x.device)).double().mean().item())
+        predicted = classes[(x_test @ w.detach().T + b.detach()).argmax(1)]
+        correct = predicted == y_test.to(x.device)
+        history.append(correct.double().mean().item())
     return history[-1], history
 
 
-def _mixed(x, target, alpha, generator):
+def _mixed(
+    x: torch.Tensor, target: torch.Tensor, alpha: float, generator: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and targets, each mixed with those of another row."""
     if not alpha:
         return x, target
-    share, other = (
-        generator.beta(alpha, alpha),
-        torch.from_numpy(generator.permutation(len(x))).to(x.device),
-    )
-    return share * x + (1 - share) * x[other], share * target + (1 - share) * target[other]
+    share = generator.beta(alpha, alpha)
+    other = torch.from_numpy(generator.permutation(len(x))).to(x.device)
+    mixed_x = share * x + (1 - share) * x[other]
+    mixed_target = share * target + (1 - share) * target[other]
+    return mixed_x, mixed_target
 
 
-def _standardized(z_train, z_test):
-    mean, std = z_train.float().mean(0), z_train.float().std(0, correction=0)
-    scale = torch.where(
-        std > 1e-6 * mean.abs(), 1 / std, 1.0
-    )  # a dead unit must not become amplified noise
-    return (z_train.float() - mean) * scale, (z_test.float() - mean) * scale
+def few_shot(
+    z_train: torch.Tensor,
+    y_train: torch.Tensor,
+    z_test: torch.Tensor,
+    y_test: torch.Tensor,
+    *,
+    shots: Sequence[int] = (1, 5, 20),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[int, tuple[float, float]]:
+    """Return the accuracy of linear probes on a few labels a class, over random draws of them.
+
+    Args:
+        z_train: Features (N, D).
+        y_train: Integer labels (N,).
+        z_test: Features (M, D).
+        y_test: Integer labels (M,).
+        shots: Labels a class.
+        draws: How often so many are drawn.
+        seed: Of the draws.
+
+    Returns:
+        {shots: (mean, std)} of the accuracy (a fraction); std is that of single draws, 0.0 for one.
+
+    Raises:
+        ValueError: A class has too few images; shapes that do not fit, NaN, or a single class.
+        TypeError: Features or labels of another type.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]])
+        >>> y = torch.tensor([0, 0, 1, 1])
+        >>> few_shot(z, y, z, y, shots=[1], draws=3)
+        {1: (1.0, 0.0)}
+    """
+    _check_probe(z_train, y_train, z_test, y_test)
+    _at_least("shots", min(shots, default=0), 1)
+    _at_least("draws", draws, 1)
+    classes = y_train.cpu().unique(return_inverse=True)[1].numpy()
+    smallest = np.bincount(classes).min()
+    if smallest < max(shots):
+        raise ValueError(
+            f"shots: expected at most {smallest}, the pictures of the smallest class, found "
+            f"{max(shots)}"
+        )
+    # The place of each image in a random order of its class: the first n places are a draw of n.
+    places = [torch.from_numpy(place(classes, [seed, draw])) for draw in range(draws)]
+    results = {}
+    for n in shots:
+        accuracies = []
+        for place_in_class in places:
+            rows = (place_in_class < n).nonzero()[:, 0]  # (n C,)
+            z = z_train[rows.to(z_train.device)]
+            y = y_train[rows.to(y_train.device)]
+            accuracies.append(probe.LinearProbe().fit(z, y).score(z_test, y_test))
+        spread = np.std(accuracies, ddof=1).item() if draws > 1 else 0.0
+        results[n] = (np.mean(accuracies).item(), spread)
+    return results
 
 
-def _at_least(low, **values):
-    for name, value in values.items():
-        if not low <= value < math.inf:  # NaN fails every comparison
-            raise ValueError(f"{name}: expected {low} or more, found {value}")
+def _at_least(name: str, value: float, low: float) -> None:
+    if not low <= value < math.inf:  # NaN fails every comparison
+        raise ValueError(f"{name}: expected {low} or more, found {value}")
 
 
-def _check_probe(z_train, y_train, z_test, y_test):
-    _check.labels("y_train", y_train, len(_check.finite("z_train", z_train, min_rows=2)))
-    _check.labels("y_test", y_test, len(_check.finite("z_test", z_test)))
+def _check_probe(
+    z_train: torch.Tensor, y_train: torch.Tensor, z_test: torch.Tensor, y_test: torch.Tensor
+) -> None:
+    _check.finite("z_train", z_train, min_rows=2)
+    _check.labels("y_train", y_train, len(z_train))
+    _check.finite("z_test", z_test)
+    _check.labels("y_test", y_test, len(z_test))
     _check.same_shape("z_train[0]", z_train[0], "z_test[0]", z_test[0])
     if (y_train == y_train[0]).all():
         raise ValueError(f"y_train: expected two or more classes, found only {y_train[0].item()}")
 
 
-def few_shot(z_train, y_train, z_test, y_test, *, shots=(1, 5, 20), draws=5, seed=0):
-    """Return {shots: (mean, std)}: accuracy of a LinearProbe on so many labeled pictures a class, over random draws.
+def random_like(encoder: nn.Module, *, seed: int = 0) -> nn.Module:
+    """Return an untrained encoder of the same architecture: what trained features have to beat.
 
-    z: (N, D) and (M, D); std: of single draws, 0.0 for one. Raises: ValueError if a class has too few, TypeError."""
-    _check_probe(z_train, y_train, z_test, y_test)
-    _at_least(1, shots=min(shots, default=0), draws=draws)
-    target = y_train.cpu().unique(return_inverse=True)[1].numpy()
-    if (most := np.bincount(target).min()) < max(shots):
-        raise ValueError(
-            f"shots: expected at most {most}, the pictures of the smallest class, found {max(shots)}"
-        )
-    places, results = [torch.from_numpy(place(target, [seed, draw])) for draw in range(draws)], {}
-    for n in shots:
-        some = [(place < n).nonzero()[:, 0] for place in places]  # (n * C,) each
-        fits = [
-            probe.LinearProbe().fit(z_train[i.to(z_train.device)], y_train[i.to(y_train.device)])
-            for i in some
-        ]
-        scores = np.array([fit.score(z_test, y_test) for fit in fits])
-        results[n] = scores.mean().item(), scores.std(ddof=1).item() if draws > 1 else 0.0
-    return results
+    Args:
+        encoder: Any network; it stays as it is.
+        seed: Of the new weights.
 
+    Returns:
+        A new encoder in eval mode, on the same device.
 
-def random_like(encoder, *, seed=0):
-    """Return an untrained encoder of the same architecture, in eval mode: the baseline that features have to beat."""
+    Example:
+        >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+        >>> twin = random_like(encoder)
+        >>> twin[1].weight.shape, torch.equal(twin[1].weight, encoder[1].weight)
+        (torch.Size([2, 12]), False)
+    """
     twin = deepcopy(encoder)
-    own = {
-        id(p)
-        for m in twin.modules()
-        if hasattr(m, "reset_parameters")
-        for p in m.parameters(recurse=False)
-    }
+    drawn = set()  # parameters of which a module knows how to draw them
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for module in twin.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+                drawn.update(module.parameters(recurse=False))
             if isinstance(module, nn.Conv2d):  # as in models.small_cnn and resnet18
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for p in (
-            twin.parameters()
-        ):  # tokens, positions: nothing says how to draw them, but their order is learned
-            if id(p) not in own:
-                p.copy_(p.flatten()[torch.randperm(p.numel()).to(p.device)].view_as(p))
+        # Tokens and positions: nothing says how to draw them, but their order is learned.
+        for parameter in twin.parameters():
+            if parameter not in drawn:
+                order = torch.randperm(parameter.numel()).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return twin.eval()
-
-
-def encoder_path(name):
-    """Return what models.card knows it by: a shipped name, a path of `models.save`, or a pretraining folder's."""
-    path = Path(name).expanduser()
-    inside = (path / "encoder.json").exists()
-    return str(
-        path / "encoder"
-        if inside
-        else path.with_suffix("")
-        if path.suffix == ".safetensors"
-        else path
-    )
-
-
-def load_encoder(name):
-    """Return a shipped encoder, one that `models.save` wrote (its path), or that of a pretraining folder, in eval mode.
-
-    Raises ValueError for an unknown, damaged or foreign file, OSError if it cannot be read."""
-    name = encoder_path(name)
-    about = models.card(name)
-    try:
-        if not about["architecture"][0].startswith("timm:"):
-            return models.load(name)
-        tensors, digest = (
-            load_file(about["path"]),
-            hashlib.sha256(Path(about["path"]).read_bytes()).hexdigest(),
-        )
-        encoder = networks(Recipe(**about["recipe"]))[0]
-        encoder.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"{name}.json: expected the card and the weights of one encoder, as models.save writes them, "
-            f"found {type(error).__name__}: {str(error)[:80]}"
-        ) from error
-    if digest != about["sha256"]:
-        raise ValueError(
-            f"{about['path']}: expected SHA-256 {about['sha256'][:12]}…: damaged, fetch it again"
-        )
-    return encoder.eval()
-
-
-def evaluate(encoder, train, test, *, supervised=None, other=None, mixup=0.0, seed=0, path=None):
-    """Return a report on an encoder, a dict good for JSON; `path`: also written there, whole or not at all.
-
-    train, test: ImageSets; supervised: an encoder to compare with; other: (train, test) of another set. Keys:
-    linear_sgd and probe_history (`sgd_probe`), linear (LinearProbe), knn (20 votes), few_shot {"1": [mean, std], "5",
-    "20", as far as classes have so many}, cka_supervised (debiased, on test), transfer (linear accuracy on `other`),
-    audit (of the first 2,000 test pictures), pictures {"train", "test"}, feature_dim, seconds (of this call).
-    Raises: ValueError for bad input, TypeError for another type, OSError if the file cannot be written."""
-    start, sets = time.monotonic(), (train, test, *(other or ()))
-    _check_sets(encoder, sets)
-    folder = path and checkpoint.prepare(
-        Path(path).expanduser().parent
-    )  # before the work, not after it
-    h = [probe.extract_features(encoder, s.images) for s in sets]  # (N, D)
-    features = h[0], train.labels, h[1], test.labels
-    report = dict(
-        zip(
-            ("linear_sgd", "probe_history"),
-            sgd_probe(*features, mixup=mixup, seed=seed),
-            strict=True,
-        )
-    )
-    report |= dict(
-        linear=probe.linear_probe(*features),
-        knn=probe.knn_accuracy(*features, k=min(20, len(train))),
-    )
-    smallest = train.labels.unique(return_counts=True)[1].min()
-    few = few_shot(*features, shots=[n for n in (1, 5, 20) if n <= smallest], seed=seed)
-    report["few_shot"] = {str(n): list(scores) for n, scores in few.items()}
-    if supervised is not None:
-        theirs = probe.extract_features(supervised, test.images).to(h[1].device)
-        report["cka_supervised"] = metrics.linear_cka(h[1], theirs, debiased=True)
-    if other:
-        report["transfer"] = probe.linear_probe(h[2], other[0].labels, h[3], other[1].labels)
-    report["audit"] = _audited(encoder, test)
-    report |= dict(
-        pictures=dict(train=len(train), test=len(test)),
-        feature_dim=h[0].shape[1],
-        seconds=round(time.monotonic() - start, 1),
-    )
-    if path:
-        write(folder / Path(path).name, report)
-    return report
-
-
-def _audited(encoder, test):
-    """The audit card's numbers; a constant encoder's -infinity becomes a number that JSON knows."""
-    report = audit(encoder, test.images[:AUDITED], test.labels[:AUDITED])
-    report["invariance"] = {name: max(-1e6, score) for name, score in report["invariance"].items()}
-    return json.loads(json.dumps(report))  # pairs become lists, as they will be when read again
-
-
-def _check_sets(encoder, sets):
-    if not isinstance(encoder, nn.Module):
-        raise TypeError(
-            f"encoder: expected a network, found {type(encoder).__name__}; load_encoder(name) gives one"
-        )
-    if len(sets) not in (2, 4) or not all(isinstance(s, ImageSet) for s in sets):
-        raise TypeError(
-            "train, test, other: expected an ImageSet, another one, and a pair of them or None, found "
-            f"{', '.join(type(s).__name__ for s in sets)}"
-        )
-    if len(sets[1]) <= FEWEST:
-        raise ValueError(
-            f"test: expected {FEWEST + 1} pictures or more, for the audit, found {len(sets[1])}"
-        )

@@ -1,86 +1,156 @@
-"""Progress a person can watch: a bar, plain lines or silence; a JSONL log; a picture of it."""
+"""How a run is followed: a bar, plain lines or silence; a log in JSON lines; a plot of it."""
 
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from replearn.pretrain import checkpoint
+from replearn.files import explained, write_atomically
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LOG = "log.jsonl"
+SHOWN = {"knn": "kNN {:.1%}", "effective_rank": "rank {:.1f}", "std": "std {:.3f}"}
 
 
-def duration(seconds):
-    """Return seconds in words: "40 s", "12 min", "1.5 h"."""
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Args:
+        seconds: 0 or more.
+
+    Returns:
+        Seconds, minutes or hours.
+
+    Example:
+        >>> duration(40), duration(720), duration(5400)
+        ('40 s', '12 min', '1.5 h')
+    """
     minutes = seconds / 60
-    return (
-        f"{seconds:.0f} s"
-        if minutes < 1.5
-        else f"{minutes:.0f} min"
-        if minutes < 90
-        else f"{minutes / 60:.1f} h"
-    )
+    if minutes < 1.5:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
 
 
-def line(record):
-    """Return a log record in words."""
+def line(record: dict[str, Any]) -> str:
+    """Return a log's record in words.
+
+    Args:
+        record: With loss and images_per_second; kNN, rank and std if they were measured.
+
+    Returns:
+        A line for people.
+
+    Example:
+        >>> line({"loss": 1.5, "images_per_second": 2000, "knn": 0.5})
+        'loss 1.500 · 2,000 pictures/s · kNN 50.0%'
+    """
     parts = [f"loss {record['loss']:.3f}", f"{record['images_per_second']:,.0f} pictures/s"]
-    shown = dict(knn="kNN {:.1%}", effective_rank="rank {:.1f}", std="std {:.3f}")
-    return " · ".join(
-        parts + [text.format(record[name]) for name, text in shown.items() if name in record]
-    )
+    for name, template in SHOWN.items():
+        if name in record:
+            parts.append(template.format(record[name]))
+    return " · ".join(parts)
 
 
-def say(text, bar=None):
-    """Print a line of its own, above the bar; nothing where REPLEARN_STATIC is set."""
+def say(text: str, bar: "tqdm | None" = None) -> None:
+    """Print a line of its own, above the bar; nothing where REPLEARN_STATIC is set.
+
+    Args:
+        text: The line.
+        bar: The bar that is shown, or None.
+    """
     if bar is not None and not bar.disable:
         bar.write(text, file=sys.stderr)
     elif "REPLEARN_STATIC" not in os.environ:
         print(text, file=sys.stderr, flush=True)
 
 
-class Watch:
-    """Shows how a run goes on: a tqdm bar in a terminal or notebook, else a line every `every` seconds.
+class Progress:
+    """Shows how a run goes on: a bar in a terminal or notebook, else a line now and then.
 
-    Silent where REPLEARN_STATIC is set, and in every process but the first (`silent`)."""
+    It is silent where REPLEARN_STATIC is set.
 
-    def __init__(self, start, steps, *, silent=False, every=30.0):
+    Args:
+        start: The step that the run begins at.
+        steps: Its steps in all.
+        silent: Show nothing, as in all processes but the first.
+        every: Seconds between two lines.
+    """
+
+    def __init__(
+        self, start: int, steps: int, *, silent: bool = False, every: float = 30.0
+    ) -> None:
         from tqdm.auto import tqdm
 
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        seen = sys.stderr.isatty() or hasattr(shell, "kernel")  # a terminal, or a notebook
-        self.silent = self.announced = silent or "REPLEARN_STATIC" in os.environ
-        self.every, self.said, self.steps = every, time.monotonic(), steps
+        self.steps = steps
+        self.every = every
+        self.silent = silent or "REPLEARN_STATIC" in os.environ
+        self.announced = self.silent  # how long it will take
+        self.last_line = time.monotonic()
+        is_watched = sys.stderr.isatty() or _in_notebook()
         self.bar = tqdm(
             total=steps,
             initial=start,
             desc="pretraining",
             unit="step",
-            disable=self.silent or not seen,
+            disable=self.silent or not is_watched,
         )
 
-    def record(self, record, seconds_per_step, steps_done):
-        """Show a log record; the first time also how long the run will take."""
+    def show(self, record: dict[str, Any], seconds_per_step: float, steps_done: int) -> None:
+        """Show a record of the log; the first time also how long the run will take.
+
+        Args:
+            record: The record.
+            seconds_per_step: The mean so far.
+            steps_done: Since the record before.
+        """
         left = duration((self.steps - record["step"]) * seconds_per_step)
         self.bar.update(steps_done)
         self.bar.set_postfix_str(line(record))
         if not self.announced:
             say(f"{self.steps:,} steps, about {left} to go", self.bar)
             self.announced = True
-        due = time.monotonic() - self.said >= self.every or "effective_rank" in record
-        if self.bar.disable and due and not self.silent:
+        if self.silent or not self.bar.disable:
+            return
+        was_measured = "effective_rank" in record
+        if was_measured or time.monotonic() - self.last_line >= self.every:
             say(f"step {record['step']:,}/{self.steps:,} · {line(record)} · {left} left")
-            self.said = time.monotonic()
+            self.last_line = time.monotonic()
 
-    def close(self):
+    def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.close()
 
 
-def read_log(path):
-    """Return the records of a JSONL log, or of the one in a run's folder; a torn last line is left out."""
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter kernel; IPython in a terminal has none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def read_log(path: str | os.PathLike) -> list[dict]:
+    """Return the records of a log; a torn last line is left out.
+
+    Args:
+        path: The log, or the folder of its run.
+
+    Returns:
+        The records, in their order; none if there is no log.
+    """
     path = Path(path)
-    path, records = path / "log.jsonl" if path.is_dir() else path, []
-    for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+    if path.is_dir():
+        path = path / LOG
+    if not path.exists():
+        return []
+    records = []
+    for text in path.read_text("utf-8").splitlines():
         try:
             records.append(json.loads(text))
         except json.JSONDecodeError:  # the process was killed while it wrote this line
@@ -88,47 +158,77 @@ def read_log(path):
     return records
 
 
-def restart_log(folder, step):
-    """Drop what the log says of steps beyond `step`, which will be done again; return the records kept."""
-    path = folder / "log.jsonl"
+def restart_log(folder: Path, step: int) -> list[dict]:
+    """Drop what the log says of later steps, which will be done again.
+
+    Args:
+        folder: The run's folder.
+        step: The last one that was saved.
+
+    Returns:
+        The records that are kept.
+
+    Raises:
+        OSError: The log cannot be written.
+    """
+    path = folder / LOG
     kept = [record for record in read_log(path) if record["step"] <= step]
-    with checkpoint.writing(folder, "write the log"):
-        checkpoint.replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    with explained(folder, "write the log"):
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 
-def append_log(folder, record):
-    """Append one record to the log."""
-    with (
-        checkpoint.writing(folder, "write the log"),
-        open(folder / "log.jsonl", "a", encoding="utf-8") as file,
-    ):
+def append_log(folder: Path, record: dict) -> None:
+    """Append one record to the log.
+
+    Args:
+        folder: The run's folder.
+        record: What JSON can hold.
+
+    Raises:
+        OSError: The log cannot be written.
+    """
+    with explained(folder, "write the log"), open(folder / LOG, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
-def plot_log(history, *, axes=None):
-    """Draw loss, and kNN accuracy where it was measured, over epochs; `history`: a log's path, a folder or records."""
+def plot_log(history: str | os.PathLike | list[dict], *, axes: Sequence | None = None) -> Sequence:
+    """Draw the loss over the epochs, and the kNN accuracy where it was measured.
+
+    Args:
+        history: A log's path, its folder, or its records.
+        axes: Where to draw, two if kNN was measured; None makes new ones.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: There are no records.
+    """
     from replearn import plot
 
-    records = read_log(history) if isinstance(history, str | os.PathLike) else history
+    records = history
+    if isinstance(history, str | os.PathLike):
+        records = read_log(history)
     if not records:
         raise ValueError("history: expected one record or more, found none")
-    knn = [record for record in records if "knn" in record]
+    measured = [record for record in records if "knn" in record]
     if axes is None:
-        axes = plot.style().subplots(1, 1 + bool(knn), figsize=(7.2, 2.8), squeeze=False)[1][0]
-    epochs = [record["epoch"] for record in records]
+        columns = 2 if measured else 1
+        _, grid = plot.style().subplots(1, columns, figsize=(7.2, 2.8), squeeze=False)
+        axes = grid[0]
     plot.curves(
-        epochs,
+        [record["epoch"] for record in records],
         {"loss": [record["loss"] for record in records]},
         title="Contrastive loss",
         xlabel="epoch",
         ylabel="nats",
         ax=axes[0],
     )
-    if knn:
+    if measured:
         plot.curves(
-            [record["epoch"] for record in knn],
-            {"kNN": [100 * record["knn"] for record in knn]},
+            [record["epoch"] for record in measured],
+            {"kNN": [100 * record["knn"] for record in measured]},
             title="Nearest neighbors' vote",
             xlabel="epoch",
             ylabel="accuracy (%)",
@@ -137,9 +237,15 @@ def plot_log(history, *, axes=None):
     return axes
 
 
-def live(record, history):
-    """A callback for notebooks: after each kNN measurement, redraw `plot_log` in place."""
-    if "effective_rank" not in record or "REPLEARN_STATIC" in os.environ:
+def live(record: dict, history: list[dict]) -> None:
+    """Redraw `plot_log` in place after each measurement: a callback for notebooks.
+
+    Args:
+        record: The newest record.
+        history: All records so far.
+    """
+    was_measured = "effective_rank" in record
+    if not was_measured or "REPLEARN_STATIC" in os.environ:
         return
     import matplotlib.pyplot as plt
     from IPython.display import clear_output, display

@@ -1,273 +1,248 @@
-"""Contrastive pretraining that a person can watch, stop and go on with: one function around `engine`'s steps."""
+"""Contrastive pretraining that a person can watch, stop and go on with: a loop around the steps."""
 
-import hashlib
-import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from replearn import models
-from replearn.pretrain import checkpoint, distributed
-from replearn.pretrain import log as progress
-from replearn.pretrain import step as engine
-from replearn.pretrain.recipe import Recipe, differences
+from replearn.data import ImageSet
+from replearn.files import explained, writable_folder
+from replearn.pretrain import checkpoint, distributed, state
+from replearn.pretrain.log import Progress, append_log, restart_log
+from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, measure
+from replearn.pretrain.planning import plan_steps
+from replearn.pretrain.recipe import Recipe
+from replearn.pretrain.step import Run, begin, train_step
 
 
 class Result(NamedTuple):
-    """What pretraining gives: the encoder and its projector, in eval mode, and the log's records."""
+    """What pretraining gives.
+
+    Args:
+        encoder: Images (N, 3, H, H) in [0, 1] to h (N, D), in eval mode.
+        projector: h to z, in eval mode.
+        history: The records of the log.
+    """
 
     encoder: torch.nn.Module
     projector: torch.nn.Module
-    history: list
+    history: list[dict]
 
 
 def pretrain(
-    recipe,
-    images,
+    recipe: Recipe,
+    images: torch.Tensor,
     *,
-    folder=None,
-    resume=True,
-    knn=None,
-    knn_every=5,
-    callback=None,
-    device=None,
-    compile=False,
-    dtype=None,
-    log_every=20,
-    checkpoint_seconds=60.0,
-):
-    """Train recipe's encoder on images uint8 (N, 3, H, W), no labels; return Result(encoder, projector, history).
+    folder: str | Path | None = None,
+    resume: bool = True,
+    knn: tuple[ImageSet, ImageSet] | None = None,
+    knn_every: float = 5,
+    callback: Callable[[dict, list[dict]], Any] | None = None,
+    device: str | torch.device | None = None,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
+    log_every: int = 20,
+    checkpoint_seconds: float = 60.0,
+) -> Result:
+    """Train a recipe's encoder on images without labels.
 
-    folder: keeps checkpoints, log.jsonl and at the end encoder.safetensors; the same call goes on from there, with the
-    same weights in the end, bit by bit on a CPU; resume=False starts over. knn: (train set, test set), measured every
-    `knn_every` epochs. callback(record, history): after each of the log's records, one every `log_every` steps.
-    device: None for a GPU if there is one. compile: torch.compile on a GPU, for long runs. dtype: of autocast, such as
-    torch.bfloat16 on a CPU that has units for it; None for what suits the GPU, and float32 on a CPU. A checkpoint at
-    the first record after `checkpoint_seconds`. Under `accelerate launch` all processes train one model on the joint
-    batch.
+    The same call with the same folder goes on where it was stopped, and ends with the same weights,
+    bit by bit on a CPU. Under `accelerate launch` all processes train one model on the joint batch.
 
-    Raises: ValueError for bad input, a changed recipe, a foreign or damaged checkpoint, or a loss that is not finite;
-    OSError for a full disk or an unwritable folder. The last good checkpoint stays."""
-    device, start = distributed.join(device), time.monotonic()
+    Args:
+        recipe: Decides the result, together with the images.
+        images: uint8 (N, 3, H, H).
+        folder: Keeps checkpoints, log.jsonl and at the end encoder.safetensors; None: nothing is
+            kept.
+        resume: Go on from the checkpoint in the folder; False starts over.
+        knn: A training and a test set; the accuracy of their nearest neighbors is measured.
+        knn_every: Epochs between two measurements; 0: at the end only.
+        callback: Called with each record of the log, and with all records so far.
+        device: None for a GPU if there is one.
+        compile: Use torch.compile on a GPU, for long runs.
+        dtype: Of autocast, such as torch.bfloat16 on a CPU that has units for it; None for what
+            suits the GPU, and float32 on a CPU.
+        log_every: Steps between two records of the log.
+        checkpoint_seconds: A checkpoint is written at the first record after so many seconds.
+
+    Returns:
+        The encoder, its projector, and the records of the log.
+
+    Raises:
+        ValueError: Bad input, a changed recipe, a foreign or damaged checkpoint, or a loss that is
+            not finite. The last good checkpoint stays.
+        TypeError: The recipe or the images are something else.
+        OSError: The disk is full, or the folder cannot be written to. The last checkpoint stays.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from replearn.pretrain import SHAPES
+        >>> recipe = replace(SHAPES, width=4, hidden=8, out=8, batch_size=8, epochs=1)
+        >>> images = torch.randint(256, (16, 3, 32, 32), dtype=torch.uint8)
+        >>> result = pretrain(recipe, images, device="cpu")
+        >>> result.encoder(images / 255).shape, result.history[-1]["step"]
+        (torch.Size([16, 64]), 2)
+    """
+    device = distributed.join(device)
+    began = time.monotonic()
     _check(recipe, images)
-    images, knn = images.to(device), knn and tuple(s.to(device) for s in knn)
-    folder = folder and (
-        checkpoint.prepare(folder) if distributed.rank() == 0 else Path(folder).expanduser()
-    )
-    about = dict(recipe=asdict(recipe), images=_fingerprint(images))
+    images = images.to(device)
+    if knn:
+        knn_train, knn_test = knn
+        knn = knn_train.to(device), knn_test.to(device)
+    folder = _own_folder(folder)
     with _own_randomness(device):
-        run = engine.begin(recipe, images.shape[2], device, compile=compile, dtype=dtype)
-        found = distributed.first(lambda: checkpoint.load(folder)) if folder and resume else None
-        if found:
-            _same(found[1], about, folder)
-            engine.restore(run, *found)
-        else:
-            with _diagnosis(recipe, run, device, [], folder):
-                run.steps = _plan(recipe, run, images, knn, knn_every, start)
-        history = (
-            progress.restart_log(folder, run.step) if folder and distributed.rank() == 0 else []
-        )
-        _loop(
-            recipe,
+        run = begin(recipe, images, compile=compile, dtype=dtype)
+        run.folder = folder
+        resumed = folder is not None and resume and state.resume(run)
+        if not resumed:
+            with diagnosed(run):
+                run.steps = plan_steps(run, knn=knn, knn_every=knn_every, began=began)
+        if folder and distributed.rank() == 0:
+            run.history = restart_log(folder, run.step)
+        _train(
             run,
-            images,
-            folder,
-            about,
-            history,
-            knn,
-            knn_every,
-            callback,
-            log_every,
-            checkpoint_seconds,
+            knn=knn,
+            knn_every=knn_every,
+            callback=callback,
+            log_every=log_every,
+            checkpoint_seconds=checkpoint_seconds,
         )
-    return Result(*engine.kept(run).eval(), history)
+    if folder and distributed.rank() == 0:
+        _save_encoder(run)
+    encoder, projector = run.kept.eval()
+    return Result(encoder, projector, run.history)
 
 
-def _loop(
-    recipe,
-    run,
-    images,
-    folder,
-    about,
-    history,
-    knn,
-    knn_every,
-    callback,
-    log_every,
-    checkpoint_seconds,
-):
-    every, first = (
-        (knn_every or math.inf) * (len(images) // recipe.batch_size),
-        distributed.rank() == 0,
-    )
-    watch = progress.Watch(run.step, run.steps, silent=not first)
-    saved = clock = time.monotonic()
-    losses, order = [], {}
+def _train(
+    run: Run,
+    *,
+    knn: tuple[ImageSet, ImageSet] | None,
+    knn_every: float,
+    callback: Callable[[dict, list[dict]], Any] | None,
+    log_every: int,
+    checkpoint_seconds: float,
+) -> None:
+    """Make the steps that are left; record, measure, tell and save on the way."""
+    is_first_process = distributed.rank() == 0
+    progress = Progress(run.step, run.steps, silent=not is_first_process)
+    losses = []  # of the steps since the last record, still on their device
+    clock = time.monotonic()
+    saved = clock
     while run.step < run.steps:
-        with _diagnosis(recipe, run, images.device, history, folder):
-            losses.append(engine.train_step(recipe, run, images, order))
-            if run.step % log_every and run.step < run.steps:
-                continue
-            record, done = _record(recipe, run, images, losses, clock), len(losses)
-            if run.step // every > (run.step - done) // every or run.step == run.steps:
-                record |= engine.evaluate(run, images, knn)
-            if not all(
-                torch.isfinite(p).all() for p in run.online.parameters()
-            ):  # never to be saved
-                raise ValueError("weights: NaN or infinity")
-        now = time.monotonic()
-        run.seconds, clock, losses = run.seconds + now - clock, now, []
-        history.append(record)
-        if not first:
+        with diagnosed(run):
+            losses.append(train_step(run))
+        is_last = run.step == run.steps
+        if run.step % log_every != 0 and not is_last:
             continue
-        watch.record(record, run.seconds / run.step, done)
-        if folder:
-            progress.append_log(folder, record)
-        if callback:
-            callback(record, history)
-        if folder and (now - saved >= checkpoint_seconds or run.step == run.steps):
-            position = dict(
-                step=run.step, steps=run.steps, seconds=run.seconds, scaler=run.scaler.state_dict()
-            )
-            checkpoint.save(folder, engine.tensors_of(run), about | position)
-            saved = time.monotonic()
-    watch.close()
-    if folder and first:
-        _export(recipe, run, folder, history)
+
+        with diagnosed(run):
+            record = _record(run, losses, clock)
+            if is_last or _measurement_due(run, len(losses), knn_every):
+                record |= measure(run, knn)
+            check_weights(run)
+        now = time.monotonic()
+        run.seconds += now - clock
+        clock = now
+        run.history.append(record)
+
+        if is_first_process:
+            progress.show(record, run.seconds / run.step, len(losses))
+            if run.folder:
+                append_log(run.folder, record)
+            if callback:
+                callback(record, run.history)
+            if run.folder and (is_last or now - saved >= checkpoint_seconds):
+                state.save(run)
+                saved = time.monotonic()
+        losses = []
+    progress.close()
 
 
-def _record(recipe, run, images, losses, clock):
-    loss = torch.stack(losses).mean().item()  # waits for the GPU, once in `log_every` steps
-    if not math.isfinite(loss):
-        raise ValueError("loss: NaN or infinity")
+def _record(run: Run, losses: list[torch.Tensor], clock: float) -> dict:
+    """Return the log's record of the steps since `clock`."""
+    loss = mean_loss(losses)  # waits for the GPU, once in `log_every` steps
     elapsed = time.monotonic() - clock
     return dict(
         step=run.step,
-        epoch=round(run.step / (len(images) // recipe.batch_size), 4),
+        epoch=round(run.step / run.batches.per_epoch, 4),
         loss=loss,
         lr=run.optimizer.param_groups[0]["lr"],
         seconds=round(run.seconds + elapsed, 3),
-        images_per_second=round(len(losses) * recipe.batch_size / elapsed, 1),
+        images_per_second=round(len(losses) * run.recipe.batch_size / elapsed, 1),
     )
 
 
-def _plan(recipe, run, images, knn, knn_every, start):
-    """Return the number of steps: of the recipe's epochs, or as many as fit into its minutes, by trying some."""
-    per_epoch = len(images) // recipe.batch_size
-    if recipe.minutes is None:
-        return max(1, round(recipe.epochs * per_epoch))
-    before = {name: x.clone() for name, x in engine.tensors_of(run).items()}
-    about, order, count = dict(step=0, steps=0, seconds=0.0, scaler=run.scaler.state_dict()), {}, 0
-    run.steps = 10**9  # so that the rate of learning stays at its start
-    for _ in range(
-        3 if images.is_cuda else 1
-    ):  # the first are slow: kernels are chosen, memory is asked for
-        engine.train_step(recipe, run, images, order).item()
-    clock = time.monotonic()
-    while count < 2 or distributed.agree(
-        count < 200 and time.monotonic() - clock < 3, images.device
-    ):
-        engine.train_step(recipe, run, images, order).item()
-        count += 1
-    step_seconds = (time.monotonic() - clock) / count
-    clock = time.monotonic()
-    engine.evaluate(run, images, knn)
-    pause = (time.monotonic() - clock) / (knn_every * per_epoch) if knn_every else 0
-    engine.restore(run, before, about)
-    left = recipe.minutes * 60 - (time.monotonic() - start)
-    steps = int(distributed.agree(max(1, int(left / (step_seconds + pause))), images.device))
-    if distributed.rank() == 0:
-        progress.say(
-            f"{recipe.minutes:g} minutes: {steps:,} steps, {steps / per_epoch:.1f} epochs, at "
-            f"{recipe.batch_size / step_seconds:,.0f} pictures/s"
-        )
-    return steps
+def _measurement_due(run: Run, steps: int, knn_every: float) -> bool:
+    """Whether a multiple of `knn_every` epochs ended within the last `steps` steps."""
+    if not knn_every:
+        return False
+    interval = knn_every * run.batches.per_epoch
+    return run.step // interval > (run.step - steps) // interval
 
 
-def _check(recipe, images):
+def _check(recipe: Recipe, images: torch.Tensor) -> None:
     if not isinstance(recipe, Recipe):
         raise TypeError(
-            f"recipe: expected a Recipe, such as replearn.pretrain.COURSE, found {type(recipe).__name__}"
+            "recipe: expected a Recipe, such as replearn.pretrain.COURSE, found "
+            f"{type(recipe).__name__}"
         )
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
-        raise TypeError(
-            f"images: expected a uint8 tensor, found {getattr(images, 'dtype', type(images).__name__)}"
-        )
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images: expected a uint8 tensor, found {kind}")
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(f"images: expected shape (N, 3, H, H), found {tuple(images.shape)}")
-    if len(images) < recipe.batch_size or recipe.batch_size % distributed.world():
+    processes = distributed.world()
+    if len(images) < recipe.batch_size or recipe.batch_size % processes:
         raise ValueError(
-            f"batch_size: expected at most {len(images)}, the number of pictures, and a multiple of "
-            f"{distributed.world()}, the number of processes, found {recipe.batch_size}"
+            f"batch_size: expected at most {len(images)}, the number of pictures, and a multiple "
+            f"of {processes}, the number of processes, found {recipe.batch_size}"
         )
 
 
-def _fingerprint(images):
-    return f"{tuple(images.shape)} {hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest()[:16]}"
-
-
-def _same(then, now, folder):
-    try:
-        changed = differences(Recipe(**then["recipe"]), Recipe(**now["recipe"]))
-    except TypeError as error:
-        raise ValueError(
-            f"{folder}: its checkpoint is of another version ({error}); choose another folder"
-        ) from error
-    changed = changed or ("the pictures are others" if then["images"] != now["images"] else "")
-    if changed:
-        raise ValueError(
-            f"{folder}: its checkpoint, step {then['step']}, is of another recipe: {changed}. Go back to "
-            "that recipe, choose another folder, or pass resume=False (--no-resume) to start over"
-        )
+def _own_folder(folder: str | Path | None) -> Path | None:
+    """Make the folder ready before any training; the first process does it for all."""
+    if not folder:
+        return None
+    if distributed.rank() > 0:
+        return Path(folder).expanduser()
+    folder = writable_folder(folder)
+    checkpoint.remove_leftovers(folder)
+    return folder
 
 
 @contextmanager
-def _own_randomness(device):
-    """Leave torch's global random state as it was; let cuDNN try which of its kernels is the quickest."""
-    before = torch.backends.cudnn.benchmark
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's global random state as it was; let cuDNN try out which kernel is quickest."""
+    benchmark = torch.backends.cudnn.benchmark
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             torch.backends.cudnn.benchmark = True
             yield
         finally:
-            torch.backends.cudnn.benchmark = before
+            torch.backends.cudnn.benchmark = benchmark
 
 
-@contextmanager
-def _diagnosis(recipe, run, device, history, folder):
-    try:
-        yield
-    except ValueError as error:
-        if "NaN or infinity" not in str(error):
-            raise
-        lr, dtype = run.optimizer.param_groups[0]["lr"], run.dtype or torch.float32
-        good = f"{history[-1]['loss']:.3f} at step {history[-1]['step']}" if history else "none yet"
-        raise ValueError(
-            f"step {run.step}: the loss is not finite any more (lr {lr:.3g}, temperature {recipe.temperature:g}, "
-            f"{dtype}; last finite loss: {good}). Try a third of the lr, a longer warmup or a higher temperature"
-            + f"; the last checkpoint in {folder} is kept"
-            * bool(folder)
-        ) from error
-
-
-def _export(recipe, run, folder, history):
-    scores = (
-        {k: v for k, v in history[-1].items() if k in ("knn", "loss", "effective_rank")}
-        if history
-        else {}
-    )
-    with checkpoint.writing(folder, "save the encoder"):
+def _save_encoder(run: Run) -> None:
+    """Write encoder.safetensors and its card, which others can load."""
+    scores = {}
+    if run.history:
+        last = run.history[-1]
+        scores = {name: last[name] for name in ("loss", "effective_rank", "knn") if name in last}
+    encoder, _ = run.kept
+    with explained(run.folder, "save the encoder"):
         models.save(
-            engine.kept(run)[0],
-            folder / "encoder",
-            architecture=[recipe.network, recipe.width],
-            data=recipe.data,
-            recipe=asdict(recipe),
-            seed=recipe.seed,
+            encoder,
+            run.folder / "encoder",
+            architecture=[run.recipe.network, run.recipe.width],
+            data=run.recipe.data,
+            recipe=asdict(run.recipe),
+            seed=run.recipe.seed,
             steps=run.steps,
             scores=scores,
         )

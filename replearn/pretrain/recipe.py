@@ -1,78 +1,57 @@
-"""What a pretraining run is made of: one frozen dataclass, the recipes of the course, and the networks they name."""
+"""What a pretraining run is made of: a frozen dataclass, the recipes of the course, networks."""
 
 import json
 import math
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # the command line has to know the fields of a recipe, and does without PyTorch
+    from torch import nn
 
-def _number(low, high=math.inf, *, whole=False, text=None):
-    kind = int if whole else (int, float)
-    fits = lambda v: (
-        isinstance(v, kind) and not isinstance(v, bool) and low <= v <= high and v < math.inf
-    )
-    bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
-    return fits, text or f"a {'whole ' * whole}number {bounds}"
-
-
-def _one_of(*names):
-    return (lambda v: v in names), f"one of {', '.join(names)}"
-
-
-def _strengths(v):
-    return isinstance(v, tuple) and len(v) == 4 and all(_number(0)[0](s) for s in v) and v[3] <= 0.5
-
-
-def _range(v):
-    pair = isinstance(v, tuple) and len(v) == 2 and all(_number(1e-6, 1)[0](share) for share in v)
-    return v is None or (pair and v[0] <= v[1])
-
-
-def _network(v):
-    return v in ("resnet18", "small_cnn") or (
-        isinstance(v, str) and v.startswith("timm:") and len(v) > 5
-    )
-
-
-SHARE, COUNT, LEAST = _number(0, 1), _number(1, whole=True), 1e-6
-RULES = dict(  # field -> (does the value fit?, what is expected)
-    network=(_network, "resnet18, small_cnn or timm:NAME"),
-    width=COUNT,
-    data=(lambda v: isinstance(v, str), "a name"),
-    epochs=_number(LEAST),
-    minutes=(lambda v: v is None or _number(LEAST)[0](v), "None or a number above 0"),
-    batch_size=_number(2, whole=True),
-    optimizer=_one_of("sgd", "adamw"),
-    lr=_number(1e-12),
-    weight_decay=_number(0),
-    warmup=_number(0, 0.9),
-    loss=_one_of("nt_xent", "decoupled_contrastive"),
-    temperature=_number(LEAST),
-    crop=(_range, "two rising shares of the area, or None"),
-    jitter=(_strengths, "four strengths of 0 or more, the hue's up to 0.5"),
-    grayscale=SHARE,
-    blur=SHARE,
-    flip=SHARE,
-    hidden=COUNT,
-    out=COUNT,
-    layers=COUNT,
-    queue=_number(0, whole=True),
-    momentum=SHARE,
-    average=_number(0, 0.99999),
-    n_small=_number(0, whole=True),
-    seed=_number(0, whole=True),
-)
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One pretraining run; `dataclasses.replace(COURSE, epochs=20)` changes a field. A bad field raises ValueError.
+    """One pretraining run; `dataclasses.replace(COURSE, epochs=20)` changes a field.
 
-    epochs: passes over the pictures; minutes, if given, replaces them: as many steps as fit. warmup: share of steps.
-    batch_size: pictures a step, over all processes; lr: the highest; after the warm-up it falls to 0 along a cosine.
-    crop, jitter, grayscale, blur, flip: as in `two_views`. n_small: additional small views a picture (multi-crop).
-    hidden, out, layers: the projector. queue: keys that MoCo remembers (0: no MoCo), momentum: of its key network.
-    average: momentum of the mean of past weights that is evaluated and saved in place of the last ones (0: none)."""
+    Args:
+        network: `resnet18`, `small_cnn`, or `timm:NAME` for a network of the timm package.
+        width: Channels of the network's first layer; timm's networks have widths of their own.
+        data: The name of the data set.
+        epochs: Passes over the images.
+        minutes: If given, it replaces `epochs`: as many steps as fit.
+        batch_size: Images a step, over all processes.
+        optimizer: `sgd` (with momentum 0.9) or `adamw`.
+        lr: The highest learning rate; after the warm-up it falls to 0 along a cosine.
+        weight_decay: As the optimizer understands it.
+        warmup: The share of the steps in which the learning rate rises, 0 to 0.9.
+        loss: `nt_xent` or `decoupled_contrastive`.
+        temperature: Of the loss.
+        crop: The range of areas that a view shows, as in `replearn.augment.two_views`.
+        jitter: Strengths of brightness, contrast, saturation and hue, as in `two_views`.
+        grayscale: The probability that a view is gray.
+        blur: The probability that a view is blurred.
+        flip: The probability that a view is mirrored.
+        hidden: Width of the projector's hidden layers.
+        out: Size of z, the projector's output.
+        layers: Linear layers of the projector.
+        queue: Keys that MoCo remembers; 0: no MoCo.
+        momentum: Of MoCo's key network.
+        average: Momentum of the mean of past weights that is evaluated and saved in place of the
+            last ones; 0: none.
+        n_small: Small views of each image besides the two large ones (multi-crop).
+        seed: Decides the first weights, the order of the images and the views.
+
+    Raises:
+        ValueError: A field has a value that makes no sense; the sentence names it.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> replace(COURSE, epochs=20).epochs
+        20
+    """
 
     network: str = "resnet18"
     width: int = 64
@@ -100,17 +79,108 @@ class Recipe:
     n_small: int = 0
     seed: int = 0
 
-    def __post_init__(self):
-        for name in ("crop", "jitter"):  # JSON knows lists only
-            if isinstance(value := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(value))
-        for name, (fits, expected) in RULES.items():
-            if not fits(value := getattr(self, name)):
-                raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+    def __post_init__(self) -> None:
+        self._make_tuples()
+        _require("network", self.network, _is_network, "resnet18, small_cnn or timm:NAME")
+        _check_whole("width", self.width, low=1)
+        _require("data", self.data, _is_text, "a name")
+        _check_number("epochs", self.epochs, low=LEAST)
+        _require("minutes", self.minutes, _is_duration, "None or a number above 0")
+        _check_whole("batch_size", self.batch_size, low=2)
+        _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        _check_number("lr", self.lr, low=1e-12)
+        _check_number("weight_decay", self.weight_decay, low=0)
+        _check_number("warmup", self.warmup, low=0, high=0.9)
+        _check_choice("loss", self.loss, ("nt_xent", "decoupled_contrastive"))
+        _check_number("temperature", self.temperature, low=LEAST)
+        _require("crop", self.crop, _is_range, "two rising shares of the area, or None")
+        strengths = "four strengths of 0 or more, the hue's up to 0.5"
+        _require("jitter", self.jitter, _are_strengths, strengths)
+        _check_number("grayscale", self.grayscale, low=0, high=1)
+        _check_number("blur", self.blur, low=0, high=1)
+        _check_number("flip", self.flip, low=0, high=1)
+        _check_whole("hidden", self.hidden, low=1)
+        _check_whole("out", self.out, low=1)
+        _check_whole("layers", self.layers, low=1)
+        _check_whole("queue", self.queue, low=0)
+        _check_number("momentum", self.momentum, low=0, high=1)
+        _check_number("average", self.average, low=0, high=0.99999)
+        _check_whole("n_small", self.n_small, low=0)
+        _check_whole("seed", self.seed, low=0)
         if self.queue and self.loss != "nt_xent":
             raise ValueError(
-                f"recipe: a queue brings a loss of its own: expected loss nt_xent, found {self.loss}"
+                "recipe: a queue brings a loss of its own: expected loss nt_xent, "
+                f"found {self.loss}"
             )
+
+    def _make_tuples(self) -> None:
+        """Turn the lists that JSON knows into tuples, so that equal recipes are equal."""
+        for name in ("crop", "jitter"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))  # the way around frozen=True
+
+
+def _is_number(value: Any, low: float, high: float = math.inf) -> bool:
+    """Whether it is a finite int or float in a range; True and False are no numbers here."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return low <= value <= high and value < math.inf
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_network(value: Any) -> bool:
+    if value in ("resnet18", "small_cnn"):
+        return True
+    return isinstance(value, str) and value.startswith("timm:") and value != "timm:"
+
+
+def _is_duration(value: Any) -> bool:
+    return value is None or _is_number(value, LEAST)
+
+
+def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    low, high = value
+    return _is_number(low, LEAST, 1) and _is_number(high, LEAST, 1) and low <= high
+
+
+def _are_strengths(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) != 4:
+        return False
+    hue = value[3]
+    return all(_is_number(strength, 0) for strength in value) and hue <= 0.5
+
+
+def _require(name: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
+    if not fits(value):
+        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        expected = f"one of {', '.join(choices)}"
+        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+
+
+def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) -> None:
+    if not _is_number(value, low, high):
+        expected = f"a number of {low} or more"
+        if high < math.inf:
+            expected = f"a number from {low} to {high}"
+        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+
+
+def _check_whole(name: str, value: Any, *, low: int) -> None:
+    if not isinstance(value, int) or not _is_number(value, low):
+        expected = f"a whole number of {low} or more"
+        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
 
 
 # The recipe in the course's source, which gives neither optimizer nor weight decay: those are ours.
@@ -146,13 +216,38 @@ SHAPES = Recipe(
 NAMED = {"source": SOURCE, "lightly": LIGHTLY, "course": COURSE, "shapes": SHAPES}
 
 
-def to_json(recipe):
-    """Return a recipe as JSON text."""
+def to_json(recipe: Recipe) -> str:
+    """Return a recipe as JSON text.
+
+    Args:
+        recipe: Any recipe.
+
+    Returns:
+        A JSON object with all fields.
+
+    Example:
+        >>> from_json(to_json(SHAPES)) == SHAPES
+        True
+    """
     return json.dumps(asdict(recipe))
 
 
-def from_json(text):
-    """Return the recipe that `to_json` wrote; absent fields keep their defaults. ValueError for unknown or bad ones."""
+def from_json(text: str) -> Recipe:
+    """Return the recipe that `to_json` wrote.
+
+    Args:
+        text: A JSON object; absent fields keep their defaults.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: It is not JSON, or a field is unknown or makes no sense.
+
+    Example:
+        >>> from_json('{"lr": 0.5}').lr
+        0.5
+    """
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -160,54 +255,62 @@ def from_json(text):
     if not isinstance(values, dict):
         raise ValueError(f"recipe: expected a JSON object, found {text[:40]!r}")
     known = [field.name for field in fields(Recipe)]
-    if unknown := sorted(set(values) - set(known)):
+    unknown = sorted(set(values) - set(known))
+    if unknown:
         raise ValueError(
             f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(known)}"
         )
     return Recipe(**values)
 
 
-def differences(old, new):
-    """Return one sentence part that names every field in which two recipes differ; empty if none does."""
-    pairs = ((name, getattr(old, name), getattr(new, name)) for name in RULES)
-    return "; ".join(f"{name} was {a!r}, is now {b!r}" for name, a, b in pairs if a != b)
+def differences(old: Recipe, new: Recipe) -> str:
+    """Return a part of a sentence that names every field in which two recipes differ.
+
+    Args:
+        old: The recipe before.
+        new: The recipe after.
+
+    Returns:
+        The changes with "; " between them; empty if there are none.
+
+    Example:
+        >>> differences(Recipe(lr=0.1), Recipe(lr=0.2))
+        'lr was 0.1, is now 0.2'
+    """
+    changes = []
+    for field in fields(Recipe):
+        before = getattr(old, field.name)
+        after = getattr(new, field.name)
+        if before != after:
+            changes.append(f"{field.name} was {before!r}, is now {after!r}")
+    return "; ".join(changes)
 
 
-def networks(recipe, side=32):
-    """Return a new encoder and projector for side x side pictures, with weights from torch's global generator."""
-    from replearn import (
-        models,  # here, so that the command line of the service does without PyTorch
+def networks(recipe: Recipe, side: int = 32) -> tuple["nn.Module", "nn.Module"]:
+    """Return the new encoder and projector of a recipe.
+
+    Their weights are drawn from PyTorch's global generator.
+
+    Args:
+        recipe: Says which network, and which projector.
+        side: Height and width of the images in pixels.
+
+    Returns:
+        The encoder, images (N, 3, side, side) to h (N, D), and the projector, h to z (N, out).
+
+    Raises:
+        ValueError: timm is not installed, or does not know the network.
+
+    Example:
+        >>> encoder, projector = networks(SHAPES)
+        >>> projector[-1].out_features
+        64
+    """
+    from replearn import models  # here, so that the command line loads without PyTorch
+
+    encoder = models.build_encoder(recipe.network, recipe.width, side)
+    features = models.feature_dim(encoder, side)
+    projector = models.projector(
+        features, hidden=recipe.hidden, out_dim=recipe.out, layers=recipe.layers
     )
-
-    if recipe.network.startswith("timm:"):
-        encoder = _timm(recipe.network[5:], side)
-    else:
-        encoder = getattr(models, recipe.network)(recipe.width)
-    in_dim = models.feature_dim(encoder, side)
-    return encoder, models.projector(
-        in_dim, hidden=recipe.hidden, out_dim=recipe.out, layers=recipe.layers
-    )
-
-
-def _timm(name, side):
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(
-            f"network timm:{name}: expected timm to be installed; run pip install timm"
-        ) from error
-    from torch import nn
-
-    from replearn import models
-
-    if not timm.is_model(name):
-        raise ValueError(
-            f"network timm:{name}: no such network in timm {timm.__version__}; see timm.list_models()"
-        )
-    try:
-        net = timm.create_model(
-            name, num_classes=0, img_size=side
-        )  # transformers have to know the size
-    except TypeError:
-        net = timm.create_model(name, num_classes=0)
-    return nn.Sequential(OrderedDict(center=models.Center(), net=net))
+    return encoder, projector

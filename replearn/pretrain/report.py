@@ -1,86 +1,164 @@
 """Reports of `evaluate` to look at: a table, a file, figures."""
 
-import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from replearn import plot, probe
-from replearn.pretrain import checkpoint
-from replearn.pretrain import log as progress
+from replearn.audit import card
+from replearn.data import ImageSet
+from replearn.files import explained, writable_folder, write_json
+from replearn.pretrain.log import plot_log
 
-AUDITED = 2000  # test pictures: the audit looks at each of them a dozen times
-COLUMNS = {"linear_sgd": "SGD", "linear": "linear", "knn": "kNN", "transfer": "transfer"}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AUDITED = 2000  # test images: the audit looks at each of them a dozen times
+ACCURACIES = {"linear_sgd": "SGD", "linear": "linear", "knn": "kNN", "transfer": "transfer"}
+NOT_MEASURED = "–"
 
 
-def compare(reports):
-    """Return {name: report of evaluate} as a text table, one row an encoder: accuracies in %, then CKA and rank.
+def compare(reports: dict[str, dict]) -> str:
+    """Return reports as a table in text: accuracies in percent, then CKA and effective rank.
 
-    SGD: the source's probe; linear: the converged one. The spread over draws of the few labels is in the reports: with
-    it a row would not fit on a page."""
+    SGD is the source's probe, linear the converged one. The spread over draws of the few labels is
+    in the reports: with it a row would not fit on a page.
+
+    Args:
+        reports: {name of an encoder: what `evaluate` returned}.
+
+    Returns:
+        The table, one row an encoder.
+
+    Raises:
+        ValueError: There are no reports.
+    """
     if not reports:
         raise ValueError("reports: expected one or more, as {name: report}, found none")
     shots = sorted({int(n) for report in reports.values() for n in report["few_shot"]})
-    rows = [["encoder", *COLUMNS.values(), *(f"{n}-shot" for n in shots), "CKA", "rank"]]
+    header = ["encoder", *ACCURACIES.values(), *(f"{n}-shot" for n in shots), "CKA", "rank"]
+    rows = [header]
     for name, report in reports.items():
-        few = [report["few_shot"].get(str(n)) for n in shots]
-        rows.append(
-            [
-                name,
-                *(f"{100 * report[key]:.1f}" if key in report else "–" for key in COLUMNS),
-                *(f"{100 * pair[0]:.1f}" if pair else "–" for pair in few),
-                f"{report['cka_supervised']:.2f}" if "cka_supervised" in report else "–",
-                f"{report['audit']['collapse']['effective_rank']:.0f}",
-            ]
-        )
+        rows.append(_row(name, report, shots))
+    return _aligned(rows)
+
+
+def _row(name: str, report: dict, shots: list[int]) -> list[str]:
+    cells = [name]
+    for key in ACCURACIES:
+        cells.append(_percent(report.get(key)))
+    for n in shots:
+        mean, _ = report["few_shot"].get(str(n), (None, None))
+        cells.append(_percent(mean))
+    cka = report.get("cka_supervised")
+    cells.append(NOT_MEASURED if cka is None else f"{cka:.2f}")
+    cells.append(f"{report['audit']['collapse']['effective_rank']:.0f}")
+    return cells
+
+
+def _percent(fraction: float | None) -> str:
+    return NOT_MEASURED if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Return rows as text: names to the left, numbers to the right, a line below the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    lines = []
+    for name, *cells in rows:
+        padded = [name.ljust(widths[0])]
+        for cell, width in zip(cells, widths[1:], strict=True):
+            padded.append(cell.rjust(width))
+        lines.append("  ".join(padded))
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
 
 
-def write(path, report):
-    """Write a report as JSON, whole or not at all; OSError with a sentence if the disk does not let us."""
-    with checkpoint.writing(path.parent, f"write {path.name}"):
-        checkpoint.replace(path, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
+def write(path: str | os.PathLike, report: dict[str, Any]) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    Args:
+        path: The file.
+        report: What JSON can hold.
+
+    Raises:
+        OSError: The disk does not let us; the sentence says what to do.
+    """
+    path = Path(path)
+    with explained(path.parent, f"write {path.name}"):
+        write_json(path, report)
 
 
-def gallery(encoder, queries, pool, *, k=6):
-    """Draw each of a few queries with its k nearest pictures of the pool, by the cosine of their features.
+def gallery(encoder: nn.Module, queries: ImageSet, pool: ImageSet, *, k: int = 6) -> "Figure":
+    """Draw a few images, each with its nearest neighbors by the cosine of their features.
 
-    queries, pool: ImageSets of the same classes; the query itself, should the pool have it, is left out. A solid frame:
-    the query's class, a dashed one: another. Returns the figure. Raises ValueError if the pool is smaller than k."""
-    query, bank = (
-        F.normalize(probe.extract_features(encoder, s.images), dim=1) for s in (queries, pool)
-    )
-    cosine = query @ bank.T  # (queries, pool)
-    for i, image in enumerate(queries.images):
-        cosine[i, (pool.images == image).flatten(1).all(1).to(cosine.device)] = -2
-    if not 1 <= k <= (cosine > -2).sum(1).min():
-        raise ValueError(
-            f"k: expected 1 to {(cosine > -2).sum(1).min()}, the pictures of the pool, found {k}"
-        )
+    A solid frame means the query's class, a dashed one another class. The query itself, should the
+    pool have it, is left out.
+
+    Args:
+        encoder: Images in [0, 1] to features.
+        queries: The images to look for, a row each.
+        pool: Where to look; of the same classes.
+        k: Neighbors of a query.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: The pool has fewer than k images.
+    """
+    cosine = _cosines(encoder, queries, pool)
+    most = (cosine > -torch.inf).sum(1).min()
+    if not 1 <= k <= most:
+        raise ValueError(f"k: expected 1 to {most}, the pictures of the pool, found {k}")
     nearest = cosine.topk(k).indices.to(pool.labels.device)  # (queries, k)
-    labels = torch.cat([queries.labels[:, None].to(nearest.device), pool.labels[nearest]], 1)
-    found, names = pool.images[nearest.to(pool.images.device)], queries.class_names
-    axes = plot.neighbors(queries.images.cpu(), found.cpu(), correct=labels[:, 1:] == labels[:, :1])
-    for ax, label in zip(axes.flat, labels.flatten().tolist(), strict=True):
+    query_labels = queries.labels[:, None].to(nearest.device)  # (queries, 1)
+    labels = pool.labels[nearest]  # (queries, k)
+    neighbors = pool.images[nearest.to(pool.images.device)]
+
+    axes = plot.neighbors(
+        queries.images.cpu(), neighbors.cpu(), correct=labels == query_labels
+    )  # (queries, 1 + k)
+    all_labels = torch.cat([query_labels, labels], 1)
+    names = queries.class_names
+    for ax, label in zip(axes.flat, all_labels.flatten().tolist(), strict=True):
         ax.set_title(names[label], fontsize=9, loc="center", pad=2)
     figure = axes[0, 0].figure
+    # Room for the names: long ones make the columns wider.
     width, height = figure.get_size_inches()
-    figure.set_size_inches(
-        width * max(1, max(map(len, names)) / 9), height + 0.2 * len(queries)
-    )  # room for the names
+    longest_name = max(map(len, names))
+    figure.set_size_inches(width * max(1, longest_name / 9), height + 0.2 * len(queries))
     return figure
 
 
-def probe_curve(reports, *, ax=None):
-    """Draw the test accuracy of the SGD probe over its epochs, a line for each of {name: report}; return the axes."""
-    lines = {
-        name: [100 * accuracy for accuracy in report["probe_history"]]
-        for name, report in reports.items()
-    }
+def _cosines(encoder: nn.Module, queries: ImageSet, pool: ImageSet) -> torch.Tensor:
+    """Return the cosines (queries, pool), -infinity where the pool has the query itself."""
+    query = F.normalize(probe.extract_features(encoder, queries.images), dim=1)
+    bank = F.normalize(probe.extract_features(encoder, pool.images), dim=1)
+    cosine = query @ bank.T
+    for row, image in enumerate(queries.images):
+        is_query = (pool.images == image).flatten(1).all(1)  # (pool,)
+        cosine[row, is_query.to(cosine.device)] = -torch.inf
+    return cosine
+
+
+def probe_curve(reports: dict[str, dict], *, ax: "Axes | None" = None) -> "Axes":
+    """Draw the test accuracy of the SGD probe over its epochs, a line for each encoder.
+
+    Args:
+        reports: {name of an encoder: what `evaluate` returned}.
+        ax: Where to draw; None makes new axes.
+
+    Returns:
+        The axes.
+    """
+    lines = {}
+    for name, report in reports.items():
+        lines[name] = [100 * accuracy for accuracy in report["probe_history"]]
     epochs = range(1, 1 + max(map(len, lines.values())))
     ax = plot.curves(
         epochs,
@@ -94,21 +172,48 @@ def probe_curve(reports, *, ax=None):
     return ax
 
 
-def figures(folder, encoder, reports, train, test, log):
-    """Write gallery.png, audit.png, probe.png and, if a run's folder has a log, log.png."""
-    from replearn.audit import card
+def figures(
+    folder: str | os.PathLike,
+    encoder: nn.Module,
+    reports: dict[str, dict],
+    train: ImageSet,
+    test: ImageSet,
+    log: str | os.PathLike | None,
+) -> None:
+    """Write gallery.png, audit.png, probe.png and, if there is a log, log.png.
 
-    folder, plt = checkpoint.prepare(folder), plot.style()
+    Args:
+        folder: Where to; it is made if it is missing.
+        encoder: The one that `reports` begins with.
+        reports: {name of an encoder: what `evaluate` returned}.
+        train: The gallery's pool.
+        test: The images of which the first of each class, six at most, are looked for.
+        log: The log of the encoder's run, or None.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    folder = writable_folder(folder)
+    plt = plot.style()
     name, report = next(iter(reports.items()))
-    first = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:6]]
-    figures = {
-        "gallery": gallery(encoder, test.subset(first), train, k=min(6, len(train))),
-        "audit": card(report["audit"], test.images[:AUDITED], title=f"Audit card: {name}"),
+    audit_figure = card(report["audit"], test.images[:AUDITED], title=f"Audit card: {name}")
+    drawn = {
+        "gallery": gallery(encoder, _one_a_class(test, 6), train, k=min(6, len(train))),
+        "audit": audit_figure,
         "probe": probe_curve(reports).figure,
     }
     if log:
-        figures["log"] = progress.plot_log(log)[0].figure
-    for name, figure in figures.items():
-        with checkpoint.writing(folder, f"write {name}.png"):
+        drawn["log"] = plot_log(log)[0].figure
+    for name, figure in drawn.items():
+        with explained(folder, f"write {name}.png"):
             figure.savefig(folder / f"{name}.png")
         plt.close(figure)
+
+
+def _one_a_class(images: ImageSet, most: int) -> ImageSet:
+    """Return the first image of each class, of at most so many classes."""
+    rows = []
+    for label in images.labels.unique()[:most]:
+        members = (images.labels == label).nonzero()[:, 0]
+        rows.append(int(members[0]))
+    return images.subset(rows)

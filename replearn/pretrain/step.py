@@ -1,154 +1,285 @@
-"""One step of contrastive pretraining, and all that changes in it. N pictures, B a step (over all processes).
+"""One step of contrastive pretraining, and the object that holds all that a run is.
 
-The random numbers of a step (augmentation, dropout) are seeded by recipe, step and process, the shuffle of an epoch by
-recipe and epoch. So the step *is* the random state: a resumed run draws what it would have drawn, on any device.
+N images in the set, B images a step over all processes, D the size of z, K the keys of a queue.
+
+The random numbers of a step (augmentation, dropout) are seeded by recipe, step and process, the
+order of an epoch by recipe and epoch. So the step number *is* the random state: a resumed run draws
+what it would have drawn, on any device, and a checkpoint has no generator to remember.
 """
 
 import hashlib
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from replearn.augment import multi_crop, two_views
 from replearn.losses import decoupled_contrastive, moco, nt_xent
-from replearn.metrics import collapse_meter
 from replearn.pretrain import distributed
-from replearn.pretrain.recipe import networks
-from replearn.probe import extract_features, knn_accuracy
+from replearn.pretrain.recipe import Recipe, networks
 from replearn.train import amp_dtype, cosine, ema_update
 
 LOSSES = {"nt_xent": nt_xent, "decoupled_contrastive": decoupled_contrastive}
 
 
+def seed_of(*parts: Any) -> int:
+    """Return a seed that depends on all parts.
+
+    Args:
+        parts: Numbers and texts.
+
+    Returns:
+        A whole number of 63 bits.
+
+    Example:
+        >>> seed_of(0, "epoch", 1) == seed_of(0, "epoch", 1), seed_of(0, 12) == seed_of(1, 2)
+        (True, False)
+    """
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Batches:
+    """The images of each step: every image once an epoch, in a new order each time.
+
+    Args:
+        images: uint8 (N, 3, H, W); they stay where they are.
+        batch_size: Images a step, over all processes. An incomplete last batch is left out.
+        seed: Decides the order, together with the number of the epoch.
+
+    Example:
+        >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+        >>> batches = Batches(images, batch_size=2, seed=0)
+        >>> sorted(torch.cat([batches.at(0), batches.at(1)])[:, 0, 0, 0].tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __init__(self, images: torch.Tensor, batch_size: int, seed: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.per_epoch = len(images) // batch_size
+        self._epoch = -1  # the one whose order is kept
+        self._order = torch.empty(0)
+
+    def at(self, step: int) -> torch.Tensor:
+        """Return this process's images of a step.
+
+        Args:
+            step: The number of the step, from 0.
+
+        Returns:
+            The images, uint8 (B / processes, 3, H, W).
+        """
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = self._shuffled(epoch)
+            self._epoch = epoch
+        share = self.batch_size // distributed.world()
+        start = place * self.batch_size + distributed.rank() * share
+        return self.images[self._order[start : start + share]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Shape and SHA-256 of the images, by which a checkpoint knows them again."""
+        content = hashlib.sha256(self.images.cpu().contiguous().numpy()).hexdigest()
+        return f"{tuple(self.images.shape)} {content[:16]}"
+
+    def _shuffled(self, epoch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
+        order = torch.randperm(len(self.images), generator=generator)
+        return order.to(self.images.device)
+
+
 @dataclass
 class Run:
-    """All that changes during training."""
+    """One run of pretraining: what it is, all that changes during training, and where it is kept.
 
-    online: nn.Sequential  # encoder, projector
-    average: nn.Sequential | None  # the mean of past weights
-    target: nn.Sequential | None  # MoCo's key network
-    queue: torch.Tensor | None  # (K, D), newest key first
+    Args:
+        recipe: What decides the result.
+        batches: The images of each step.
+        online: Encoder and projector, which the optimizer trains.
+        average: The mean of their past weights, if the recipe asks for it.
+        target: MoCo's key network, if the recipe has a queue.
+        queue: MoCo's keys (K, D), the newest first.
+        optimizer: SGD or AdamW.
+        scaler: Keeps the gradients of float16 in range; without float16 it does nothing.
+        forward: `online`, maybe compiled.
+        dtype: Of autocast; None: all in float32.
+        step: Steps done.
+        steps: Steps in all.
+        seconds: Time spent on the steps done.
+        folder: Where checkpoints, log and encoder go; None: nowhere.
+        history: The records of the log.
+    """
+
+    recipe: Recipe
+    batches: Batches
+    online: nn.Sequential
+    average: nn.Sequential | None
+    target: nn.Sequential | None
+    queue: torch.Tensor | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    forward: nn.Module  # online, maybe compiled
-    dtype: torch.dtype | None  # of autocast; None: all in float32
+    forward: nn.Module
+    dtype: torch.dtype | None
     step: int = 0
     steps: int = 0
     seconds: float = 0.0
+    folder: Path | None = None
+    history: list[dict] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are, and the networks with them."""
+        return self.batches.images.device
+
+    @property
+    def kept(self) -> nn.Sequential:
+        """The encoder and projector that are evaluated and saved."""
+        return self.online if self.average is None else self.average
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks compute."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
-def seed_of(*parts):
-    """Return a seed that depends on all parts."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+def begin(
+    recipe: Recipe,
+    images: torch.Tensor,
+    *,
+    compile: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Run:
+    """Return a run at step 0, on the device of its images. It seeds PyTorch's global generator.
 
+    Args:
+        recipe: What decides the result.
+        images: uint8 (N, 3, H, H).
+        compile: Use torch.compile, on a GPU.
+        dtype: Of autocast; None: what suits the device.
 
-def begin(recipe, side, device, *, compile=False, dtype=None):
-    """Return a Run at step 0."""
+    Returns:
+        The run; its number of steps is not set yet.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from replearn.pretrain import SHAPES
+        >>> recipe = replace(SHAPES, width=4, batch_size=8)
+        >>> run = begin(recipe, torch.zeros(16, 3, 32, 32, dtype=torch.uint8))
+        >>> run.step, run.batches.per_epoch
+        (0, 2)
+    """
+    device = images.device
     dtype = dtype or amp_dtype(device)
     torch.manual_seed(recipe.seed)
-    online = (
-        nn.Sequential(*networks(recipe, side)).to(device, memory_format=torch.channels_last).train()
-    )
+    online = nn.Sequential(*networks(recipe, images.shape[2]))
+    online = online.to(device, memory_format=torch.channels_last).train()
     if distributed.world() > 1 and device.type == "cuda":
         online = nn.SyncBatchNorm.convert_sync_batchnorm(online)
-    average, target = (
-        deepcopy(online).requires_grad_(False) if wanted else None
-        for wanted in (recipe.average, recipe.queue)
+    average = None
+    target = None
+    queue = None
+    if recipe.average:
+        average = deepcopy(online).requires_grad_(False)
+    if recipe.queue:
+        target = deepcopy(online).requires_grad_(False)
+        random_keys = torch.randn(recipe.queue, recipe.out)
+        queue = nn.functional.normalize(random_keys).to(device)
+    return Run(
+        recipe=recipe,
+        batches=Batches(images, recipe.batch_size, recipe.seed),
+        online=online,
+        average=average,
+        target=target,
+        queue=queue,
+        optimizer=_optimizer(recipe, online),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        forward=torch.compile(online) if compile and device.type == "cuda" else online,
+        dtype=dtype,
     )
-    queue = (
-        nn.functional.normalize(torch.randn(recipe.queue, recipe.out)).to(device)
-        if recipe.queue
-        else None
-    )
+
+
+def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     settings = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
-    make = {
-        "sgd": lambda p: torch.optim.SGD(p, momentum=0.9, **settings),
-        "adamw": lambda p: torch.optim.AdamW(p, **settings),
-    }[recipe.optimizer]
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    forward = torch.compile(online) if compile and device.type == "cuda" else online
-    return Run(online, average, target, queue, make(online.parameters()), scaler, forward, dtype)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=0.9, **settings)
+    return torch.optim.AdamW(network.parameters(), **settings)
 
 
-def tensors_of(run):
-    """Return every tensor of a Run by name."""
-    found = {f"online.{name}": x for name, x in run.online.state_dict().items()}
-    if run.average is not None:
-        found |= {f"average.{name}": x for name, x in run.average.state_dict().items()}
-    if run.target is not None:
-        found |= {f"target.{name}": x for name, x in run.target.state_dict().items()} | {
-            "queue": run.queue
-        }
-    for i, values in run.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{i}.{name}": x for name, x in values.items() if x is not None}
-    return found
+def train_step(run: Run) -> torch.Tensor:
+    """Make the next step of a run: its images, their views, the update.
+
+    It seeds PyTorch's global generator; nothing in it waits for the device.
+
+    Args:
+        run: Changed in place; `run.steps` has to be set, since the learning rate depends on it.
+
+    Returns:
+        The loss (nats), a tensor () that is still on its device.
+    """
+    torch.manual_seed(seed_of(run.recipe.seed, run.step, distributed.rank()))
+    images = run.batches.at(run.step)
+    views = make_views(run.recipe, images)
+    loss = update(run, views, learning_rate(run))
+    run.step += 1
+    return loss
 
 
-def restore(run, tensors, about):
-    """Put a Run back to where `tensors_of` and `about` were taken."""
-    part = lambda prefix: {k[len(prefix) :]: x for k, x in tensors.items() if k.startswith(prefix)}
-    run.online.load_state_dict(part("online."))
-    if run.average is not None:
-        run.average.load_state_dict(part("average."))
-    if run.target is not None:
-        run.target.load_state_dict(part("target."))
-        run.queue = tensors["queue"].to(run.queue.device)
-    state, parameters = {}, list(run.online.parameters())
-    for key, x in part("optimizer.").items():
-        i, name = key.split(".", 1)
-        like = parameters[
-            int(i)
-        ]  # moments in their weight's memory format, which the quick kernels ask for
-        state.setdefault(int(i), {})[name] = (
-            torch.empty_like(like).copy_(x) if x.shape == like.shape else x.clone()
-        )
-    run.optimizer.load_state_dict(
-        {"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]}
+def learning_rate(run: Run) -> float:
+    """Return the learning rate of the next step: a linear rise, then a cosine to 0.
+
+    Args:
+        run: Its recipe and its position count.
+
+    Returns:
+        The learning rate.
+    """
+    warmup = round(run.recipe.warmup * run.steps)
+    return run.recipe.lr * cosine(run.step, run.steps, warmup=warmup)
+
+
+def make_views(recipe: Recipe, images: torch.Tensor) -> list[torch.Tensor]:
+    """Return two large views of each image, and `recipe.n_small` views of half their side.
+
+    Args:
+        recipe: Says how they are changed.
+        images: uint8 or floats in [0, 1], (B, 3, H, W).
+
+    Returns:
+        The views, floats (B, 3, H, W) and (B, 3, H / 2, W / 2), the large ones first.
+    """
+    options = dict(
+        crop=recipe.crop,
+        jitter=recipe.jitter,
+        grayscale=recipe.grayscale,
+        blur=recipe.blur,
+        flip=recipe.flip,
     )
-    if run.scaler.is_enabled() and about.get("scaler"):
-        run.scaler.load_state_dict(about["scaler"])
-    run.step, run.steps, run.seconds = about["step"], about["steps"], about["seconds"]
+    if not recipe.n_small:
+        return list(two_views(images, **options))
+    small_size = images.shape[2] // 2
+    return multi_crop(images, n_small=recipe.n_small, small_size=small_size, **options)
 
 
-def make_views(recipe, pictures):
-    """Return two large views of each picture, and `n_small` small ones."""
-    options = {
-        name: getattr(recipe, name) for name in ("crop", "jitter", "grayscale", "blur", "flip")
-    }
-    if recipe.n_small:
-        return multi_crop(
-            pictures, n_small=recipe.n_small, small_size=pictures.shape[2] // 2, **options
-        )
-    return list(two_views(pictures, **options))
+def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
+    """Train a run on given views: loss, gradients, optimizer, then the networks that follow.
 
+    Args:
+        run: Changed in place, except for its position.
+        views: What `make_views` returns, of this process's images.
+        lr: The learning rate of this step.
 
-def contrast(recipe, forward, views, *, target=None, queue=None):
-    """Return the loss of the joint batch and, with MoCo, its keys: every view has to find the large ones.
-
-    Without small views that is one pair; with MoCo each large view looks for the other's key among a queue."""
-    joined = lambda part: torch.cat(part).contiguous(memory_format=torch.channels_last)
-    large, small = joined(views[:2]), views[2:]
-    z = [*forward(large).chunk(2), *(forward(joined(small)).chunk(len(small)) if small else ())]
-    z = [distributed.gather(part) for part in z]  # (B, D) each
-    if target is None:
-        find, pairs, keys = LOSSES[recipe.loss], [(z[0], z[1])], z[:2]
-    else:
-        with torch.no_grad():
-            keys = [distributed.gather(part) for part in target(large).chunk(2)]
-        find, pairs = (
-            (lambda q, k, **t: moco(q, k, queue.to(k.dtype), **t)),
-            [(z[0], keys[1]), (z[1], keys[0])],
-        )
-    pairs += [(query, key) for query in z[2:] for key in keys]
-    return sum(find(q, k, temperature=recipe.temperature) for q, k in pairs) / len(pairs), keys
-
-
-def update(recipe, run, views, lr):
-    """Make one step of training on views (B / processes, 3, H, W); return the loss, still on its device."""
-    with torch.autocast(views[0].device.type, dtype=run.dtype, enabled=run.dtype is not None):
-        loss, keys = contrast(recipe, run.forward, views, target=run.target, queue=run.queue)
+    Returns:
+        The loss (nats), a tensor () that is still on its device.
+    """
+    # Around one step only: autocast keeps copies of the weights until its end.
+    with run.autocast():
+        loss, keys = contrast(run.recipe, run.forward, views, target=run.target, queue=run.queue)
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
     distributed.sum_gradients(run.online.parameters())
@@ -156,57 +287,77 @@ def update(recipe, run, views, lr):
         group["lr"] = lr
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if (
-        run.average is not None
-    ):  # a short memory at first, else the random weights stay in the mean for long
-        ema_update(
-            run.average, run.online, momentum=min(recipe.average, (1 + run.step) / (10 + run.step))
-        )
+    if run.average is not None:
+        # A short memory at first, or the random weights would stay in the mean for long.
+        momentum = min(run.recipe.average, (1 + run.step) / (10 + run.step))
+        ema_update(run.average, run.online, momentum=momentum)
     if run.target is not None:
-        ema_update(run.target, run.online, momentum=recipe.momentum)
+        ema_update(run.target, run.online, momentum=run.recipe.momentum)
         keys = nn.functional.normalize(torch.cat(keys).float())
-        run.queue = torch.cat([keys, run.queue])[: recipe.queue]
+        run.queue = torch.cat([keys, run.queue])[: run.recipe.queue]
     return loss.detach()
 
 
-def pictures_of(recipe, images, step, order):
-    """Return this process's pictures of a step; `order` keeps the shuffle of the epoch between calls."""
-    epoch, place = divmod(step, len(images) // recipe.batch_size)
-    if order.get("epoch") != epoch:
-        generator = torch.Generator().manual_seed(seed_of(recipe.seed, "epoch", epoch))
-        order.update(
-            epoch=epoch, index=torch.randperm(len(images), generator=generator).to(images.device)
-        )
-    share = recipe.batch_size // distributed.world()
-    start = place * recipe.batch_size + distributed.rank() * share
-    return images[order["index"][start : start + share]]
+def contrast(
+    recipe: Recipe,
+    forward: nn.Module,
+    views: list[torch.Tensor],
+    *,
+    target: nn.Module | None = None,
+    queue: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    r"""Return the loss of the joint batch: every view has to find the large ones.
+
+    With views :math:`z_1, z_2` (large) and :math:`z_3, \dots` (small) it is the mean of
+
+    .. math:: \mathcal L(z_1, z_2), \quad \mathcal L(z_s, z_1), \quad \mathcal L(z_s, z_2),
+              \qquad s = 3, \dots
+
+    With MoCo each large view looks for the other's key among a queue: the first term becomes
+    :math:`\mathcal L(z_1, k_2), \mathcal L(z_2, k_1)`, and small views look for :math:`k_1, k_2`.
+
+    Args:
+        recipe: Says which loss, and its temperature.
+        forward: Encoder and projector.
+        views: What `make_views` returns, of this process's images.
+        target: MoCo's key network, or None.
+        queue: MoCo's keys (K, D), or None.
+
+    Returns:
+        The loss (nats), a tensor (), and what the views look for: two tensors (B, D), z or MoCo's
+        keys.
+
+    References:
+        Chen et al. 2020, Eq. 1; He et al. 2020, Eq. 1 (MoCo); Caron et al. 2020, Eq. 6
+        (multi-crop).
+    """
+    large = _joined(views[:2])
+    small = views[2:]
+    z = list(forward(large).chunk(2))
+    if small:
+        z += forward(_joined(small)).chunk(len(small))
+    z = [distributed.gather(part) for part in z]  # (B, D) each
+
+    if target is None:
+        keys = z[:2]
+        pairs = [(z[0], z[1])]
+    else:
+        with torch.no_grad():
+            keys = [distributed.gather(part) for part in target(large).chunk(2)]
+        pairs = [(z[0], keys[1]), (z[1], keys[0])]
+    for query in z[2:]:
+        pairs += [(query, key) for key in keys]
+
+    losses = []
+    for query, key in pairs:
+        if target is None:
+            loss = LOSSES[recipe.loss](query, key, temperature=recipe.temperature)
+        else:
+            loss = moco(query, key, queue.to(key.dtype), temperature=recipe.temperature)
+        losses.append(loss)
+    return sum(losses) / len(losses), keys
 
 
-def train_step(recipe, run, images, order):
-    """Make the step number run.step; return its loss. Raises ValueError with a diagnosis if it is not finite."""
-    torch.manual_seed(seed_of(recipe.seed, run.step, distributed.rank()))
-    lr = recipe.lr * cosine(run.step, run.steps, warmup=round(recipe.warmup * run.steps))
-    loss = update(recipe, run, make_views(recipe, pictures_of(recipe, images, run.step, order)), lr)
-    run.step += 1
-    return loss
-
-
-def kept(run):
-    """Return the encoder and projector that are evaluated and saved."""
-    return run.online if run.average is None else run.average
-
-
-def evaluate(run, images, knn):
-    """Return the collapse meter of z, and with knn = (train set, test set) the accuracy of h on the test set."""
-    encoder, projector = kept(run)
-    with torch.autocast(images.device.type, dtype=run.dtype, enabled=run.dtype is not None):
-        h, *bank = [
-            extract_features(encoder, x)
-            for x in ((knn[1].images, knn[0].images) if knn else (images[:1000],))
-        ]
-        found = collapse_meter(extract_features(projector, h[:1000]))
-    if knn:
-        found["knn"] = knn_accuracy(
-            bank[0], knn[0].labels, h, knn[1].labels, k=min(20, len(bank[0]))
-        )
-    return found
+def _joined(views: list[torch.Tensor]) -> torch.Tensor:
+    """Return views as one batch: one forward pass, in the memory format that convolutions like."""
+    return torch.cat(views).contiguous(memory_format=torch.channels_last)

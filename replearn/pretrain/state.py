@@ -1,0 +1,150 @@
+"""What of a run is saved, and how a run comes back from it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from replearn.pretrain import checkpoint, distributed
+from replearn.pretrain.recipe import Recipe, differences
+from replearn.pretrain.step import Run
+
+
+def tensors_of(run: Run) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run by name; they are the run's own, not copies.
+
+    Args:
+        run: Any run.
+
+    Returns:
+        Weights and buffers of all networks, MoCo's queue, the optimizer's moments.
+    """
+    tensors = {}
+    for prefix, network in _networks(run).items():
+        for name, x in network.state_dict().items():
+            tensors[f"{prefix}.{name}"] = x
+    if run.queue is not None:
+        tensors["queue"] = run.queue
+    for index, values in run.optimizer.state_dict()["state"].items():
+        for name, x in values.items():
+            if x is not None:
+                tensors[f"optimizer.{index}.{name}"] = x
+    return tensors
+
+
+def position_of(run: Run) -> dict:
+    """Return where a run is, as far as tensors do not say it.
+
+    Args:
+        run: Any run.
+
+    Returns:
+        step, steps, seconds, and the state of the scaler; JSON can hold it.
+    """
+    return dict(step=run.step, steps=run.steps, seconds=run.seconds, scaler=run.scaler.state_dict())
+
+
+def restore(run: Run, tensors: dict[str, torch.Tensor], position: dict) -> None:
+    """Put a run back to where `tensors_of` and `position_of` were taken.
+
+    Args:
+        run: A run of the same recipe; changed in place.
+        tensors: What `tensors_of` returned.
+        position: What `position_of` returned.
+    """
+    for prefix, network in _networks(run).items():
+        network.load_state_dict(_part(tensors, prefix))
+    if run.queue is not None:
+        run.queue = tensors["queue"].to(run.queue.device)
+    _restore_optimizer(run, _part(tensors, "optimizer"))
+    if run.scaler.is_enabled() and position.get("scaler"):
+        run.scaler.load_state_dict(position["scaler"])
+    run.step = position["step"]
+    run.steps = position["steps"]
+    run.seconds = position["seconds"]
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of a run into its folder.
+
+    Args:
+        run: A run with a folder.
+
+    Raises:
+        OSError: The disk is full or does not let us write; the checkpoint before is kept.
+    """
+    checkpoint.save(run.folder, tensors_of(run), _identity(run) | position_of(run))
+
+
+def resume(run: Run) -> bool:
+    """Go on from the checkpoint in a run's folder, if there is one.
+
+    Args:
+        run: A run at step 0; changed in place.
+
+    Returns:
+        Whether there was a checkpoint.
+
+    Raises:
+        ValueError: The checkpoint is of another recipe or other images, foreign, or damaged.
+    """
+    saved = distributed.first(lambda: checkpoint.load(run.folder))
+    if saved is None:
+        return False
+    tensors, about = saved
+    _check_same(about, _identity(run), run.folder)
+    restore(run, tensors, about)
+    return True
+
+
+def _networks(run: Run) -> dict[str, torch.nn.Module]:
+    networks = {"online": run.online}
+    if run.average is not None:
+        networks["average"] = run.average
+    if run.target is not None:
+        networks["target"] = run.target
+    return networks
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with the prefix and a dot, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+
+
+def _restore_optimizer(run: Run, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = list(run.online.parameters())
+    state = {}
+    for key, x in tensors.items():
+        index, name = key.split(".", 1)
+        weight = parameters[int(index)]
+        if x.shape == weight.shape:
+            # The quick kernels ask for moments in their weight's memory format.
+            value = torch.empty_like(weight).copy_(x)
+        else:
+            value = x.clone()
+        state.setdefault(int(index), {})[name] = value
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _identity(run: Run) -> dict:
+    """Return what must be the same when a run is resumed: the recipe, and which images."""
+    return dict(recipe=asdict(run.recipe), images=run.batches.fingerprint)
+
+
+def _check_same(then: dict, now: dict, folder: Path) -> None:
+    try:
+        changed = differences(Recipe(**then["recipe"]), Recipe(**now["recipe"]))
+    except TypeError as error:
+        raise ValueError(
+            f"{folder}: its checkpoint is of another version ({error}); choose another folder"
+        ) from error
+    if not changed and then["images"] != now["images"]:
+        changed = "the pictures are others"
+    if changed:
+        raise ValueError(
+            f"{folder}: its checkpoint, step {then['step']}, is of another recipe: {changed}. "
+            "Go back to that recipe, choose another folder, or pass resume=False (--no-resume) to "
+            "start over"
+        )
