@@ -1,272 +1,776 @@
-"""SimCLR's augmentations (Chen et al. 2020, appendix A) for a whole batch: every image draws its own parameters.
-Images are (N, 3, H, W), uint8 or floats in [0, 1]; results are new float32 images in [0, 1] on the same device, without
-gradient. Given the same parameters they equal torchvision's within 1e-5 (coarser on a GPU allowed TF32); bad parameters
-raise ValueError. Draws come from `generator`, a CPU one for images on any device (None: torch's global one).
+"""SimCLR's augmentations for a whole batch, in which every image draws its own parameters.
+
+Images are (N, 3, H, W), uint8 or floats in [0, 1]. Results are new float32 images in [0, 1] on the
+same device, without gradient. Given the same parameters they equal torchvision's within 1e-5
+(coarser on a GPU that is allowed TF32). Random numbers come from `generator`, a CPU generator for
+images on any device; None stands for torch's global one.
+
+Public functions check and copy their input. Private functions take checked floats and parameters,
+and those whose names end in an underscore work in place, as PyTorch's do. `two_views` calls the
+private ones, so that a batch is checked once and copied once.
+
+Reference: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
+Representations", appendix A.
 """
 
-import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch.nn.functional import pad
+import torch.nn.functional as F
+
+LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in gray, rounded as in torchvision
+STRENGTHS = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation and hue
+TRIES = 10  # boxes that a random crop draws for an image before it gives up
+LARGEST = 1e6  # factor or strength: an infinite one would turn 0 into NaN
+
+Pair = tuple[float, float]
+Size = int | tuple[int, int] | None
+Generator = torch.Generator | None
 
 
-def to_float(images):
-    """Return images (N, 3, H, W) as contiguous float32 in [0, 1]: uint8 is divided by 255, floats have to be there."""
-    images = torch.as_tensor(() if images is None else images).to_dense()
+# --- checks -----------------------------------------------------------------------------------
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Return images as contiguous float32 numbers in [0, 1].
+
+    Args:
+        images: (N, 3, H, W), uint8, which is divided by 255, or floats in [0, 1].
+
+    Returns:
+        (N, 3, H, W), without gradient. Contiguous float32 images are returned without a copy.
+
+    Raises:
+        ValueError: The shape, the type or the range is another one.
+
+    Example:
+        >>> to_float(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+        tensor([1., 1., 1.])
+    """
+    if images is None:
+        images = ()  # which is refused below because of its shape
+    images = torch.as_tensor(images).to_dense()
     if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0 or images.is_meta:
         raise ValueError(
-            f"images: expected shape (N, 3, H, W), not empty, found {(*images.shape,)} on {images.device}"
+            f"images: expected shape (N, 3, H, W), not empty, found {tuple(images.shape)} "
+            f"on {images.device}"
         )
     x = images.detach().float().contiguous()
     if images.dtype == torch.uint8:
         return x.div_(255)
     low, high = torch.stack(x.aminmax()).tolist()
-    if not (images.is_floating_point() and low >= 0 and high <= 1):  # NaN fails every comparison
+    in_range = low >= 0 and high <= 1  # NaN fails every comparison
+    if not images.is_floating_point() or not in_range:
         raise ValueError(
-            f"images: expected uint8 or floats in [0, 1], found {images.dtype}, {low:.8g} to {high:.8g}"
+            f"images: expected uint8 or floats in [0, 1], found {images.dtype}, "
+            f"{low:.8g} to {high:.8g}"
         )
     return x
 
 
-def _on_copy(
-    change,
-):  # `change` works in place on checked floats; this is for any images, `.__wrapped__` for our own
-    return functools.wraps(change)(
-        lambda images, *args, **kw: change(to_float(images).clone(), *args, **kw)
-    )
+def _numbers(
+    name: str,
+    value: Any,
+    low: float | torch.Tensor,
+    high: float | torch.Tensor,
+    shape: tuple[int, ...] = (),
+    expected: str = "a number",
+) -> torch.Tensor:
+    """Return `value` as float64 numbers of a shape on the CPU; one number is repeated.
 
-
-def _within(name, value, low, high, shape=(), rising=False):
-    value = torch.as_tensor(0 if value is None else value, dtype=torch.float64, device="cpu")
-    fits = value.shape in ((), shape) and ((value >= low) & (value <= high)).all()
-    if not fits or (rising and value.expand(shape).diff().lt(0).any()):
-        what = f"{'rising ' * rising}numbers {tuple(shape)}" if shape else "a number"
-        raise ValueError(f"{name}: expected {what} in [{low}, {high}], found {value.tolist()}")
+    `low` and `high` are numbers, or tensors that hold a bound for each number. `expected` says in
+    words what there should be; the error adds the range, unless its bounds are tensors.
+    """
+    if value is None:
+        value = 0  # None switches off, as 0 does
+    value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    fits = value.shape in ((), shape)
+    if fits:
+        fits = ((value >= low) & (value <= high)).all()
+    if not fits:
+        if not isinstance(high, torch.Tensor):
+            expected = f"{expected} in [{low:g}, {high:g}]"
+        raise ValueError(f"{name}: expected {expected}, found {value.tolist()}")
     return value.expand(shape)
 
 
-def _chosen(images, p, generator):
-    return (
-        (torch.rand(len(images), generator=generator) < _within("p", p, 0, 1))
-        .nonzero()[:, 0]
-        .to(images.device)
-    )
+def _one_per_image(name: str, value: Any, low: float, high: float, n: int) -> torch.Tensor:
+    """Return n numbers; one number is meant for every image."""
+    return _numbers(name, value, low, high, (n,), f"one number or one per image ({n})")
 
 
-def _separable(x, rows, columns):  # (N, 3, H, W), (N, h, H), (N, w, W) -> (N, 3, h, w)
-    with torch.autocast(x.device.type, enabled=False):
-        return (
-            rows[:, None] @ torch.bmm(x.flatten(1, 2), columns.mT).unflatten(1, (3, -1))
-        ).clamp_(0, 1)
-
-
-@_on_copy
-def resized_crop(images, boxes, size=None, *, flip=False):
-    """Resize a box (top, left, height, width) of each image, (N, 4), to `size` (int or (h, w); None keeps the size).
-    Bilinear, antialiased: Y = A X B^T, triangle weights in A and B; `flip`, one bool or (N,), mirrors B for free."""
-    (n, _, *full), weights = images.shape, []
-    size = _within("size", full if size is None else size, 1, 1e5, (2,)).int().tolist()
-    boxes = _within("boxes", boxes, torch.tensor((0, 0, 1, 1)), torch.tensor(full * 2), (n, 4))
-    _within("boxes (bottom, right)", boxes[:, :2] + boxes[:, 2:], 1, torch.tensor(full), (n, 2))
-    flips = torch.tensor(False), _within("flip", flip, 0, 1, (n,))[:, None] > 0
-    for start, length, old, new, mirror in zip(
-        *boxes.T[..., None].split(2), full, size, flips, strict=True
-    ):
-        step, pixel, index = length / new, torch.arange(old) + 0.5, torch.arange(new) + 0.5
-        center = start + step * torch.where(mirror, new - index, index)  # (N, h)
-        width = step.clamp(min=1)  # wider than a pixel when shrinking: antialias
-        pixel = (pixel / width).masked_fill(
-            (pixel < start) | (pixel >= start + length), torch.inf
-        )  # weight 0 outside
-        weight = (
-            (pixel.to(images)[:, None] - (center / width).to(images)[..., None])
-            .abs_()
-            .sub_(1)
-            .clamp_(max=0)
+def _range(
+    name: str, value: Pair | float, low: float, high: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two ends of a range; one number is both ends."""
+    start, end = _numbers(name, value, low, high, (2,), "one number or a rising pair")
+    if start > end:
+        found = [start.item(), end.item()]
+        raise ValueError(
+            f"{name}: expected one number or a rising pair in [{low:g}, {high:g}], found {found}"
         )
-        weights.append(weight.div_(weight.sum(2, keepdim=True)))  # (N, h, H)
-    return _separable(images, *weights)
+    return start, end
 
 
-@_on_copy
-def random_resized_crop(
-    images, *, size=None, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), flip=0.0, generator=None
-):
-    """Crop `scale` of the area (None: all) at log-uniform `ratio` width / height, resize, `flip` with that probability.
-    As torchvision's RandomResizedCrop: the first of 10 tries that fits, else the largest box, centered."""
-    n, _, h, w = images.shape
-    u, full = torch.rand((n, 23), generator=generator, dtype=torch.float64), torch.tensor((h, w))
-    low, high = _within("ratio", ratio if scale else w / h, 1e-6, 1e6, (2,), rising=True)
-    area = (
-        h
-        * w
-        * torch.lerp(*_within("scale", scale or 1, 1e-6, 1, (2,), rising=True), u[:, None, :10])
+def _checked_size(size: Size, x: torch.Tensor) -> list[int]:
+    """Return the height and width of the result; None keeps those of the images."""
+    if size is None:
+        size = x.shape[2:]
+    sides = _numbers("size", size, 1, 1e5, (2,), "one number or (height, width)")
+    return sides.int().tolist()
+
+
+def _checked_boxes(boxes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    n, _, height, width = x.shape
+    full = torch.tensor((height, width))
+    lowest = torch.tensor((0, 0, 1, 1))
+    expected = (
+        f"({n}, 4) numbers, for each image top, left, height and width of a box inside its "
+        f"{height} x {width} pixels, one pixel or more high and wide"
     )
-    aspect = torch.lerp(low.log(), high.log(), u[:, None, 10:20]).exp()
-    largest = torch.minimum(full, torch.stack((w / low, h * high))).expand(n, 2)[..., None]
-    tries = torch.cat(
-        (torch.cat((area / aspect, area * aspect), 1).sqrt(), largest), 2
-    ).round()  # (N, 2, 11)
-    first = ((tries > 0) & (tries <= full[:, None])).all(1).int().argmax(1)[:, None]
-    sides = tries.take_along_dim(first[..., None], 2)[..., 0]  # height, width (N, 2)
-    corner = torch.where(first < 10, u[:, 20:22] * (full - sides + 1), (full - sides) / 2).floor()
-    boxes, flip = torch.cat((corner, sides), 1), u[:, 22] < _within("flip", flip, 0, 1)
-    return resized_crop.__wrapped__(images, boxes, size, flip=flip)
+    boxes = _numbers("boxes", boxes, lowest, full.repeat(2), (n, 4), expected)
+    ends = boxes[:, :2] + boxes[:, 2:]
+    _numbers("boxes (bottom, right)", ends, 1, full, (n, 2), expected)
+    return boxes
 
 
-def random_horizontal_flip(images, *, p=0.5, generator=None):
-    """Mirror each image left to right with probability `p`."""
+def _draw_chosen(x: torch.Tensor, p: float | None, generator: Generator) -> torch.Tensor:
+    """Draw which images are changed, each with probability p; return their indices."""
+    u = torch.rand(len(x), generator=generator)
+    chosen = u < _numbers("p", p, 0, 1)
+    return chosen.nonzero()[:, 0].to(x.device)
+
+
+# --- crop, resize, flip -----------------------------------------------------------------------
+
+
+def resized_crop(
+    images: torch.Tensor,
+    boxes: torch.Tensor,
+    size: Size = None,
+    *,
+    flip: bool | torch.Tensor = False,
+) -> torch.Tensor:
+    r"""Cut a box out of each image and resize it, bilinear and antialiased.
+
+    A separable resize of a channel X is two matrix products:
+
+    .. math:: Y = A X B^\top
+
+    with triangle weights in A for the rows and in B for the columns. To mirror an image is to
+    reverse the rows of B, so it costs nothing.
+
+    Args:
+        images: (N, 3, H, W).
+        boxes: (N, 4), for each image top, left, height and width in pixels, inside the image.
+            Fractions of a pixel are allowed.
+        size: Side, or height and width, of the result. None keeps those of the images.
+        flip: Whether to mirror left to right: one bool, or one per image.
+
+    Returns:
+        (N, 3, h, w).
+
+    Raises:
+        ValueError: A parameter has the wrong shape, or a box does not lie inside the images.
+
+    Example:
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> boxes = torch.tensor([(0, 0, 16, 16), (8, 4, 20, 20)])
+        >>> resized_crop(images, boxes, size=24).shape
+        torch.Size([2, 3, 24, 24])
+    """
+    x = to_float(images)
+    boxes = _checked_boxes(boxes, x)
+    flip = _one_per_image("flip", flip, 0, 1, len(x)) > 0
+    return _resized_crop(x, boxes, _checked_size(size, x), flip)
+
+
+def _resized_crop(
+    x: torch.Tensor, boxes: torch.Tensor, size: list[int], flip: torch.Tensor
+) -> torch.Tensor:
+    height, width = x.shape[2:]
+    new_height, new_width = size
+    top, left, box_height, box_width = boxes.unbind(1)
+    rows = _resize_weights(x, top, box_height, height, new_height)  # (N, h, H)
+    columns = _resize_weights(x, left, box_width, width, new_width, mirror=flip)  # (N, w, W)
+    return _separable(x, rows, columns)
+
+
+def _resize_weights(
+    x: torch.Tensor,
+    start: torch.Tensor,
+    length: torch.Tensor,
+    old: int,
+    new: int,
+    mirror: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return (N, new, old): what each old pixel counts for each new one, on x's device."""
+    start = start[:, None]
+    length = length[:, None]
+    step = length / new  # old pixels in a new one
+    index = torch.arange(new) + 0.5
+    if mirror is not None:
+        index = torch.where(mirror[:, None], new - index, index)
+    center = start + step * index  # (N, new)
+    pixel = torch.arange(old) + 0.5  # (old,)
+    outside = (pixel < start) | (pixel >= start + length)  # (N, old)
+
+    # The half width of the triangle is one old pixel. When the image shrinks it is one new pixel,
+    # which is the antialiasing. Positions are measured in half widths.
+    half_width = step.clamp(min=1)
+    pixel = (pixel / half_width).masked_fill(outside, torch.inf).to(x)
+    center = (center / half_width).to(x)
+    distance = (pixel[:, None] - center[..., None]).abs_()  # (N, new, old)
+    weights = distance.neg_().add_(1).clamp_(min=0)
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def _separable(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W), (N, h, H), (N, w, W) -> (N, 3, h, w)."""
+    with torch.autocast(x.device.type, enabled=False):
+        # One product per image for all three channels is faster than one per channel.
+        along_rows = torch.bmm(x.flatten(1, 2), columns.mT).unflatten(1, (3, -1))  # (N, 3, H, w)
+        return (rows[:, None] @ along_rows).clamp_(0, 1)
+
+
+def random_resized_crop(
+    images: torch.Tensor,
+    *,
+    size: Size = None,
+    scale: Pair | float | None = (0.2, 1.0),
+    ratio: Pair | float = (3 / 4, 4 / 3),
+    flip: float = 0.0,
+    generator: Generator = None,
+) -> torch.Tensor:
+    """Cut a random box out of each image, resize it and mirror it at random.
+
+    As in torchvision's RandomResizedCrop, the box is the first of ten tries that fits into the
+    image, or else the largest one of an allowed shape, in the center.
+
+    Args:
+        images: (N, 3, H, W).
+        size: Side, or height and width, of the result. None keeps those of the images.
+        scale: Range of the box's share of the area, in (0, 1]. None takes the whole image.
+        ratio: Range of width / height. Its logarithm is uniform.
+        flip: Probability of mirroring left to right.
+        generator: Source of the random numbers.
+
+    Returns:
+        (N, 3, h, w).
+
+    Raises:
+        ValueError: A parameter is out of range.
+
+    References:
+        Szegedy et al. 2015, "Going Deeper with Convolutions", section 6.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> random_resized_crop(images, scale=(0.2, 1.0), flip=0.5).shape
+        torch.Size([8, 3, 32, 32])
+    """
+    return _random_resized_crop(to_float(images), size, scale, ratio, flip, generator)
+
+
+def _random_resized_crop(
+    x: torch.Tensor,
+    size: Size,
+    scale: Pair | float | None,
+    ratio: Pair | float,
+    flip: float | None,
+    generator: Generator,
+) -> torch.Tensor:
+    n, _, height, width = x.shape
+    size = _checked_size(size, x)
+    if not scale:  # None or 0: the whole image
+        scale = 1
+        ratio = width / height
+    shares = _range("scale", scale, 1e-6, 1)
+    ratios = _range("ratio", ratio, 1e-6, 1e6)
+    flip = _numbers("flip", flip, 0, 1)
+    u = torch.rand((n, 2 * TRIES + 3), generator=generator, dtype=torch.float64)
+    u_box, u_flip = u.split((2 * TRIES + 2, 1), dim=1)
+    boxes = _boxes(u_box, height, width, shares, ratios)
+    return _resized_crop(x, boxes, size, u_flip[:, 0] < flip)
+
+
+def _boxes(
+    u: torch.Tensor,
+    height: int,
+    width: int,
+    shares: tuple[torch.Tensor, torch.Tensor],
+    ratios: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Turn uniform numbers (N, 22) into boxes (N, 4) in an image of this height and width."""
+    u_area, u_ratio, u_corner = u.split((TRIES, TRIES, 2), dim=1)
+    narrowest, widest = ratios
+    area = height * width * torch.lerp(*shares, u_area)  # (N, 10)
+    ratio = torch.lerp(narrowest.log(), widest.log(), u_ratio).exp()
+    heights = (area / ratio).sqrt().round()
+    widths = (area * ratio).sqrt().round()
+    height_fits = (heights > 0) & (heights <= height)
+    width_fits = (widths > 0) & (widths <= width)
+    fits = height_fits & width_fits
+    any_fits = fits.any(1, keepdim=True)
+    first = fits.int().argmax(1, keepdim=True)
+    drawn = torch.cat((heights.gather(1, first), widths.gather(1, first)), 1)  # (N, 2)
+
+    full = torch.tensor((height, width))
+    longest = torch.stack((width / narrowest, height * widest))  # sides that the ratios allow
+    fallback = torch.minimum(full, longest).round().clamp(min=1)
+    sides = torch.where(any_fits, drawn, fallback)  # height, width
+    anywhere = u_corner * (full - sides + 1)
+    centered = (full - sides) / 2
+    corner = torch.where(any_fits, anywhere, centered).floor()  # top, left
+    return torch.cat((corner, sides), 1)
+
+
+def random_horizontal_flip(
+    images: torch.Tensor, *, p: float = 0.5, generator: Generator = None
+) -> torch.Tensor:
+    """Mirror each image left to right with a probability.
+
+    Args:
+        images: (N, 3, H, W).
+        p: The probability, in [0, 1].
+        generator: Source of the random numbers.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: p is not a probability.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> torch.equal(random_horizontal_flip(images, p=1), images.flip(3))
+        True
+    """
     return random_resized_crop(images, scale=None, flip=p, generator=generator)
 
 
-def _gray(x):  # luma, rounded as in torchvision: (N, 3, H, W) -> (N, 1, H, W)
-    return (x[:, :1] * 0.2989).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
+# --- color ------------------------------------------------------------------------------------
 
 
-def _blend(other):
-    def adjust(images, factor):
-        """Return clamp(f x + (1 - f) y), y black (brightness), mean gray (contrast) or gray; f >= 0, one or (N,)."""
-        factor = _within("factor", factor, 0, torch.inf, images.shape[:1]).to(images)[
-            :, None, None, None
-        ]
-        rest = (1 - factor) * other(images)
-        return images.mul_(factor).add_(rest).clamp_(0, 1)
+def adjust_brightness(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    r"""Blend each image with black.
 
-    return _on_copy(adjust)
+    .. math:: y = \operatorname{clamp}(f x, 0, 1)
+
+    Args:
+        images: (N, 3, H, W).
+        factor: f, from 0 to 1e6: one number, or one per image. 0 gives black, 1 changes nothing.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: A factor is out of range.
+
+    Example:
+        >>> images = torch.full((1, 3, 2, 2), 0.25)
+        >>> adjust_brightness(images, 2)[0, :, 0, 0]
+        tensor([0.5000, 0.5000, 0.5000])
+    """
+    x = to_float(images).clone()
+    return _adjust_brightness_(x, _one_per_image("factor", factor, 0, LARGEST, len(x)))
 
 
-adjust_brightness, adjust_saturation = _blend(lambda x: 0), _blend(_gray)
-adjust_contrast = _blend(lambda x: _gray(x.mean((2, 3), keepdim=True)))
+def adjust_contrast(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    r"""Blend each image with the mean gray of its pixels.
+
+    .. math:: y = \operatorname{clamp}(f x + (1 - f) \, \overline{\mathrm{gray}}, 0, 1)
+
+    Args:
+        images: (N, 3, H, W).
+        factor: f, from 0 to 1e6: one number, or one per image. 0 gives gray, 1 changes nothing.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: A factor is out of range.
+
+    Example:
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> weaker = adjust_contrast(images, torch.tensor([0.5, 0.6, 0.7, 0.8]))
+        >>> bool(weaker.std() < images.std())
+        True
+    """
+    x = to_float(images).clone()
+    return _adjust_contrast_(x, _one_per_image("factor", factor, 0, LARGEST, len(x)))
 
 
-@_on_copy
-def adjust_hue(images, factor):
-    """Turn the hue, as through HSV, by `factor`, a number or (N,) in [-0.5, 0.5]; 1 would be once around."""
-    turn = _within("factor", factor, -0.5, 0.5, images.shape[:1]).to(images)[:, None, None]
-    (r, g, b), low = images.unbind(1), images.amin(1)
-    chroma = images.amax(1).sub_(low)
-    # Hue in sextants, 0 red, 2 green, -2 blue. With r, g, b stretched to [0, 1] its size is 1 - r + g + b in every
-    # sextant and its sign that of g - b: no branches. A gray pixel gets any hue, multiplied by its chroma of 0.
-    hue = (
-        (g - r)
-        .add_(b)
-        .sub_(low)
-        .div_(chroma.clamp(min=1e-30))
-        .add_(1)
-        .copysign_(g - b)
-        .add_(turn, alpha=6)
-    )
+def adjust_saturation(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    r"""Blend each image with its gray version.
+
+    .. math:: y = \operatorname{clamp}(f x + (1 - f) \, \mathrm{gray}(x), 0, 1)
+
+    Args:
+        images: (N, 3, H, W).
+        factor: f, from 0 to 1e6: one number, or one per image. 0 gives gray, 1 changes nothing.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: A factor is out of range.
+
+    Example:
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> gray = random_grayscale(images, p=1)
+        >>> torch.allclose(adjust_saturation(images, 0), gray)
+        True
+    """
+    x = to_float(images).clone()
+    return _adjust_saturation_(x, _one_per_image("factor", factor, 0, LARGEST, len(x)))
+
+
+def adjust_hue(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    """Turn the hue of each image, as one would in the color space HSV.
+
+    Args:
+        images: (N, 3, H, W).
+        factor: The turn, in [-0.5, 0.5]: one number, or one per image. 1 would be once around the
+            color circle, so 1/3 makes red green.
+
+    Returns:
+        (N, 3, H, W). Value and saturation of every pixel stay.
+
+    Raises:
+        ValueError: A factor is out of range.
+
+    Example:
+        >>> red = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
+        >>> adjust_hue(red, 1 / 3).round().flatten()
+        tensor([0., 1., 0.])
+    """
+    x = to_float(images).clone()
+    return _adjust_hue_(x, _one_per_image("factor", factor, -0.5, 0.5, len(x)))
+
+
+def _gray(x: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W)."""
+    red, green, blue = LUMA
+    return (x[:, :1] * red).add_(x[:, 1:2], alpha=green).add_(x[:, 2:], alpha=blue)
+
+
+def _blend_(x: torch.Tensor, factor: torch.Tensor, other: float | torch.Tensor) -> torch.Tensor:
+    """Set x to clamp(factor * x + (1 - factor) * other); factor (N,)."""
+    factor = factor.to(x)[:, None, None, None]
+    rest = (1 - factor) * other
+    return x.mul_(factor).add_(rest).clamp_(0, 1)
+
+
+def _adjust_brightness_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return _blend_(x, factor, 0)
+
+
+def _adjust_contrast_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    mean = x.mean((2, 3), keepdim=True)  # (N, 3, 1, 1)
+    return _blend_(x, factor, _gray(mean))
+
+
+def _adjust_saturation_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return _blend_(x, factor, _gray(x))
+
+
+def _adjust_hue_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    turn = factor.to(x)[:, None, None]
+    r, g, b = x.unbind(1)  # (N, H, W) each
+    low = x.amin(1)
+    chroma = x.amax(1).sub_(low)
+    # Hue in sextants of the color circle: 0 is red, 2 green, -2 blue. With r, g and b stretched to
+    # [0, 1], its size is 1 - r + g + b in every sextant and its sign is that of g - b, so there are
+    # no cases to tell apart. A gray pixel gets some hue, which its chroma of 0 takes away again.
+    hue = (g - r).add_(b).sub_(low)
+    hue.div_(chroma.clamp(min=1e-30)).add_(1)
+    hue.copysign_(g - b).add_(turn, alpha=6)
     hue.sub_(hue.div(6).round_(), alpha=6)  # back to [-3, 3]
-    torch.sub(hue[:, None], hue.new_tensor((0, 2, -2))[:, None, None], out=images)
-    images.abs_().sub_(3).abs_().sub_(1).clamp_(
-        0, 1
-    )  # share of the chroma: 1 within a sextant of a channel's own hue
-    return images.mul_(chroma[:, None]).add_(low[:, None]).clamp_(0, 1)
+    # A channel has all of the chroma where the hue is within a sextant of its own; over the next
+    # sextant its share falls to 0.
+    own_hue = hue.new_tensor((0, 2, -2))[:, None, None]
+    torch.sub(hue[:, None], own_hue, out=x)
+    x.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
+    return x.mul_(chroma[:, None]).add_(low[:, None]).clamp_(0, 1)
 
 
-@_on_copy
+# In the order of STRENGTHS.
+_ADJUSTMENTS = (_adjust_brightness_, _adjust_contrast_, _adjust_saturation_, _adjust_hue_)
+
+
 def color_jitter(
-    images, *, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8, generator=None
-):
-    """With probability `p` adjust all four in random order, by factors uniform in 1 -/+ strength (hue: 0 -/+)."""
-    u, most = (
-        torch.rand((len(images), 9), generator=generator),
-        torch.tensor((torch.inf, torch.inf, torch.inf, 0.5)),
-    )
-    spread = _within("strengths", (brightness, contrast, saturation, hue), 0, most, (4,))
-    factors = torch.lerp((1 - spread).clamp(min=0), 1 + spread, u[:, :4].double()) - torch.tensor(
-        (0, 0, 0, 1)
-    )
-    order = torch.where(
-        u[:, 8:] < _within("p", p, 0, 1), u[:, 4:8].argsort(1), -1
-    )  # (N, 4): 1st, 2nd, ... adjustment
-    for step in order.T:
-        for k, adjust in enumerate(
-            (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-        ):
-            rows = ((step == k) & (spread[k] > 0)).nonzero()[:, 0]
-            there = rows.to(images.device)
-            images.index_copy_(
-                0, there, adjust.__wrapped__(images.index_select(0, there), factors[rows, k])
-            )
-    return images
+    images: torch.Tensor,
+    *,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    p: float = 0.8,
+    generator: Generator = None,
+) -> torch.Tensor:
+    """Adjust brightness, contrast, saturation and hue of each image at random, in random order.
+
+    Args:
+        images: (N, 3, H, W).
+        brightness: Strength s, from 0 to 1e6. The factor is uniform in [max(0, 1 - s), 1 + s].
+        contrast: The same for the contrast.
+        saturation: The same for the saturation.
+        hue: Strength in [0, 0.5]. The turn is uniform in [-hue, hue].
+        p: Probability that an image is changed at all.
+        generator: Source of the random numbers.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: A strength or p is out of range.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> jittered = color_jitter(images, brightness=0.8, hue=0.2, p=1)
+        >>> jittered.shape
+        torch.Size([8, 3, 32, 32])
+    """
+    strengths = (brightness, contrast, saturation, hue)
+    return _color_jitter_(to_float(images).clone(), strengths, p, generator)
 
 
-@_on_copy
-def random_grayscale(images, *, p=0.2, generator=None):
-    """Replace each image by its gray version with probability `p`."""
-    rows = _chosen(images, p, generator)
-    return images.index_copy_(0, rows, _gray(images.index_select(0, rows)).expand(-1, 3, -1, -1))
+def _color_jitter_(
+    x: torch.Tensor, strengths: Sequence[float], p: float, generator: Generator
+) -> torch.Tensor:
+    highest = torch.tensor((LARGEST, LARGEST, LARGEST, 0.5))
+    expected = f"four numbers in [0, {LARGEST:g}], the hue's up to 0.5"
+    strengths = _numbers("strengths", strengths, 0, highest, (4,), expected)
+    p = _numbers("p", p, 0, 1)
+    u = torch.rand((len(x), 9), generator=generator)
+    u_factor, u_order, u_apply = u.split((4, 4, 1), dim=1)
+    lowest = (1 - strengths).clamp(min=0)
+    factors = torch.lerp(lowest, 1 + strengths, u_factor.double())  # (N, 4)
+    factors[:, 3] -= 1  # the hue is turned by an offset around 0, the others scale around 1
+    order = u_order.argsort(1)  # (N, 4): which adjustment comes first, second, third, fourth
+    jittered = u_apply[:, 0] < p
+    for step in range(4):
+        for k, adjust_ in enumerate(_ADJUSTMENTS):
+            chosen = jittered & (order[:, step] == k) & (strengths[k] > 0)
+            rows = chosen.nonzero()[:, 0]
+            there = rows.to(x.device)
+            adjusted = adjust_(x.index_select(0, there), factors[rows, k])
+            x.index_copy_(0, there, adjusted)
+    return x
 
 
-@_on_copy
-def gaussian_blur(images, *, p=0.5, sigma=(0.1, 2.0), kernel_size=3, generator=None):
-    """Blur with probability `p` by a Gaussian of `sigma` pixels, a number or a range to draw from; borders reflect."""
-    rows, half, limit = _chosen(images, p, generator), kernel_size // 2, 2 * min(images.shape[2:])
+def random_grayscale(
+    images: torch.Tensor, *, p: float = 0.2, generator: Generator = None
+) -> torch.Tensor:
+    """Replace each image by its gray version with a probability.
+
+    Args:
+        images: (N, 3, H, W).
+        p: The probability, in [0, 1].
+        generator: Source of the random numbers.
+
+    Returns:
+        (N, 3, H, W), with three equal channels where an image is gray.
+
+    Raises:
+        ValueError: p is not a probability.
+
+    Example:
+        >>> gray = random_grayscale(torch.rand(8, 3, 32, 32), p=1)
+        >>> torch.equal(gray[:, 0], gray[:, 2])
+        True
+    """
+    return _random_grayscale_(to_float(images).clone(), p, generator)
+
+
+def _random_grayscale_(x: torch.Tensor, p: float | None, generator: Generator) -> torch.Tensor:
+    rows = _draw_chosen(x, p, generator)
+    gray = _gray(x.index_select(0, rows))
+    return x.index_copy_(0, rows, gray.expand(-1, 3, -1, -1))
+
+
+# --- blur -------------------------------------------------------------------------------------
+
+
+def gaussian_blur(
+    images: torch.Tensor,
+    *,
+    p: float = 0.5,
+    sigma: Pair | float = (0.1, 2.0),
+    kernel_size: int = 3,
+    generator: Generator = None,
+) -> torch.Tensor:
+    """Blur each image by a Gaussian of random width with a probability.
+
+    At the borders the image is reflected.
+
+    Args:
+        images: (N, 3, H, W).
+        p: The probability, in [0, 1].
+        sigma: Standard deviation of the Gaussian in pixels: one number, or a range to draw from.
+        kernel_size: Side of the window in pixels, an odd number below twice the image's side.
+        generator: Source of the random numbers.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        ValueError: A parameter is out of range.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> blurred = gaussian_blur(images, p=1, sigma=(0.5, 1.5))
+        >>> bool(blurred.std() < images.std())
+        True
+    """
+    return _gaussian_blur_(to_float(images).clone(), p, sigma, kernel_size, generator)
+
+
+def _gaussian_blur_(
+    x: torch.Tensor,
+    p: float,
+    sigma: Pair | float,
+    kernel_size: int,
+    generator: Generator,
+) -> torch.Tensor:
+    height, width = x.shape[2:]
+    limit = 2 * min(height, width)  # a reflection cannot reach further
     if kernel_size not in range(1, limit, 2):
         raise ValueError(f"kernel_size: expected an odd number below {limit}, found {kernel_size}")
-    ends = _within("sigma", sigma, 1e-3, 1e3, (2,), rising=True)
-    sigma = torch.lerp(
-        *ends, torch.rand((len(images), 1), generator=generator, dtype=torch.float64)
-    )[rows.cpu()]
-    taps = torch.softmax(-0.5 * (torch.arange(-half, half + 1) / sigma) ** 2, 1)  # (n, K)
-    eyes = {
-        k: pad(torch.eye(k, dtype=taps.dtype)[None], (half, half), mode="reflect")[0]
-        for k in images.shape[2:]
-    }
-    weights = {
-        k: torch.einsum("nk,jki->nij", taps, eye.unfold(1, k, 1)).to(images)
-        for k, eye in eyes.items()
-    }
-    return images.index_copy_(
-        0, rows, _separable(images.index_select(0, rows), *map(weights.get, images.shape[2:]))
-    )
+    low, high = _range("sigma", sigma, 1e-3, 1e3)
+    rows = _draw_chosen(x, p, generator)
+    u = torch.rand((len(x), 1), generator=generator, dtype=torch.float64)
+    sigmas = torch.lerp(low, high, u)[rows.cpu()]  # (n, 1)
+    offset = torch.arange(kernel_size) - kernel_size // 2
+    taps = torch.softmax(-0.5 * (offset / sigmas) ** 2, 1)  # (n, K)
+    down = _blur_weights(taps, height).to(x)
+    across = down if width == height else _blur_weights(taps, width).to(x)
+    blurred = _separable(x.index_select(0, rows), down, across)
+    return x.index_copy_(0, rows, blurred)
+
+
+def _blur_weights(taps: torch.Tensor, side: int) -> torch.Tensor:
+    """Return (n, side, side): a convolution by taps (n, K), borders reflected, as matrices."""
+    kernel_size = taps.shape[1]
+    half = kernel_size // 2
+    pixels = torch.eye(side, dtype=taps.dtype)[None]  # row j holds an image where only pixel j is 1
+    padded = F.pad(pixels, (half, half), mode="reflect")[0]
+    windows = padded.unfold(1, kernel_size, 1)  # (j, i, K): is pixel j at tap k around pixel i?
+    return torch.einsum("nk,jik->nij", taps, windows)
+
+
+# --- views ------------------------------------------------------------------------------------
 
 
 def two_views(
-    images,
+    images: torch.Tensor,
     *,
-    crop=(0.2, 1.0),
-    jitter=1.0,
-    grayscale=0.2,
-    blur=0.0,
-    flip=0.5,
-    size=None,
-    generator=None,
-):
-    """Return two independent views of every image: crop, flip, color jitter, grayscale, blur, in this order.
-    `crop` is the range of areas, `jitter` the four strengths of `color_jitter`, or a number that multiplies (0.4, 0.4,
-    0.4, 0.1); the others are probabilities; 0 or None switches one off. The blur's kernel is 10 % of the height."""
-    jitter = (
-        jitter
-        if isinstance(jitter, tuple | list)
-        else [v * (jitter or 0) for v in (0.4, 0.4, 0.4, 0.1)]
-    )
-    strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), jitter, strict=True))
-    images, views = to_float(images), []
-    for _ in range(2):
-        x = random_resized_crop.__wrapped__(
-            images, size=size, scale=crop, flip=flip, generator=generator
-        )
-        color_jitter.__wrapped__(x, **strengths, generator=generator)
-        random_grayscale.__wrapped__(x, p=grayscale, generator=generator)
+    crop: Pair | float | None = (0.2, 1.0),
+    jitter: float | Sequence[float] | None = 1.0,
+    grayscale: float | None = 0.2,
+    blur: float | None = 0.0,
+    flip: float | None = 0.5,
+    size: Size = None,
+    generator: Generator = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two independent random views of every image.
+
+    A view is cropped, mirrored, jittered in color, made gray and blurred, in this order. 0 or None
+    switches a step off.
+
+    Args:
+        images: (N, 3, H, W).
+        crop: Range of the crop's share of the area, as `scale` of `random_resized_crop`.
+        jitter: The four strengths of `color_jitter`, or a number that multiplies its defaults
+            (0.4, 0.4, 0.4, 0.1). Four of five images are jittered.
+        grayscale: Probability of a gray image.
+        blur: Probability of a blur, by a kernel of a tenth of the height and a sigma between 0.1
+            and 2 pixels.
+        flip: Probability of mirroring left to right.
+        size: Side, or height and width, of the views. None keeps those of the images.
+        generator: Source of the random numbers.
+
+    Returns:
+        Two tensors (N, 3, h, w); row i of both comes from image i.
+
+    Raises:
+        ValueError: A parameter is out of range.
+
+    References:
+        Chen et al. 2020, appendix A.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> first, second = two_views(images, blur=0.5, generator=torch.Generator().manual_seed(0))
+        >>> first.shape, torch.equal(first, second)
+        (torch.Size([8, 3, 32, 32]), False)
+    """
+    x = to_float(images)
+    if not isinstance(jitter, tuple | list):
+        multiplier = jitter or 0
+        jitter = [multiplier * strength for strength in STRENGTHS]
+    first = _view(x, crop, jitter, grayscale, blur, flip, size, generator)
+    second = _view(x, crop, jitter, grayscale, blur, flip, size, generator)
+    return first, second
+
+
+def _view(
+    images: torch.Tensor,
+    crop: Pair | float | None,
+    strengths: Sequence[float],
+    grayscale: float | None,
+    blur: float | None,
+    flip: float | None,
+    size: Size,
+    generator: Generator,
+) -> torch.Tensor:
+    x = _random_resized_crop(images, size, crop, (3 / 4, 4 / 3), flip, generator)
+    _color_jitter_(x, strengths, 0.8, generator)
+    _random_grayscale_(x, grayscale, generator)
+    if blur:
         kernel_size = 1 + 2 * max(1, x.shape[2] // 20)
-        views.append(
-            gaussian_blur.__wrapped__(x, p=blur, kernel_size=kernel_size, generator=generator)
-            if blur
-            else x
-        )
-    return tuple(views)
+        _gaussian_blur_(x, blur, (0.1, 2.0), kernel_size, generator)
+    return x
 
 
 def multi_crop(
-    images, *, n_small=4, small_size=16, small_crop=(0.05, 0.14), crop=(0.14, 1.0), **options
-):
-    """Return 2 large and `n_small` small views, `options` as in `two_views` (SwAV, Caron et al. 2020, section 3.3)."""
-    small = (
-        two_views(images, crop=small_crop, **options | {"size": small_size})
-        for _ in range(0, n_small, 2)
-    )
-    return [view for pair in (two_views(images, crop=crop, **options), *small) for view in pair][
-        : 2 + n_small
-    ]
+    images: torch.Tensor,
+    *,
+    n_small: int = 4,
+    small_size: int | tuple[int, int] = 16,
+    small_crop: Pair | float = (0.05, 0.14),
+    crop: Pair | float = (0.14, 1.0),
+    **options: Any,
+) -> list[torch.Tensor]:
+    """Return two large views of every image and some small ones, which cost little to encode.
+
+    Args:
+        images: (N, 3, H, W).
+        n_small: Number of small views.
+        small_size: Side, or height and width, of the small views.
+        small_crop: Range of the small views' share of the area.
+        crop: Range of the large views' share of the area.
+        options: The other arguments of `two_views`, for large and small views.
+
+    Returns:
+        2 + n_small tensors, the large views first.
+
+    Raises:
+        ValueError: A parameter is out of range.
+
+    References:
+        Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
+        Assignments" (SwAV), section 3.3.
+
+    Example:
+        >>> views = multi_crop(torch.rand(8, 3, 32, 32), n_small=3)
+        >>> [view.shape[2] for view in views]
+        [32, 32, 16, 16, 16]
+    """
+    views = list(two_views(images, crop=crop, **options))
+    small_options = {**options, "size": small_size}
+    for _ in range(0, n_small, 2):
+        views += two_views(images, crop=small_crop, **small_options)
+    return views[: 2 + n_small]  # small views come in pairs: an odd one out is dropped
