@@ -1,4 +1,7 @@
-"""The site without Jupyter Book: `sphinx-build -c site . _build/sphinx`. Everything is taken from _config.yml."""
+"""The site without Jupyter Book: `sphinx-build -c site . _build/sphinx`.
+
+Everything is taken from _config.yml.
+"""
 
 import sys
 from pathlib import Path

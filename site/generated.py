@@ -1,148 +1,167 @@
-"""Tables of the site that are made from executed notebooks and measurements, each time the site is built.
+"""Parts of the site that are made from executed notebooks and measurements at every build.
 
-A page holds `<!-- generated: NAME -->` or `<!-- generated: NAME ARGUMENT -->`; `fill` puts the Markdown of the function
-NAME in its place, or a sentence if a measurement is missing.
+A page holds `<!-- generated: NAME -->` or `<!-- generated: NAME ARGUMENT -->`; `fill` puts the
+Markdown of the function NAME in its place, or a sentence if a measurement is missing.
 """
 
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import measured
 import panels
-from measured import escape
+from measured import escape, markdown_table
 from timetable import timetable
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def notebooks():
-    """Every notebook of the site as (stem, cells)."""
+def notebooks() -> Iterator[tuple[str, list]]:
+    """Yield every notebook of the site as (stem, cells)."""
     for name in re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8")):
-        yield name, json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))["cells"]
+        text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
+        yield name, json.loads(text)["cells"]
 
 
-def lesson_map():
-    """The lessons as a table: name, question, minutes, what to know before."""
-    rows = ["| Lesson | Its question | Minutes | Before it |", "| --- | --- | --- | --- |"]
+# --- the lessons ---
+
+
+def lesson_map() -> str:
+    """Return the lessons as a table: name, question, minutes, what to know before."""
+    rows = []
     for stem, cells in notebooks():
-        head = "".join(cells[0]["source"])
-        title, question, before, minutes = (
-            re.search(pattern, head, re.MULTILINE)[1].strip()
-            for pattern in (
-                r"^# (.+)",
-                r"\*\*The question\.\*\* (.+)",
-                r"\*\*Prerequisites\.\*\* (.+)",
-                r"\*\*Minutes\.\*\* (.+)",
-            )
-        )
+        opening = "".join(cells[0]["source"])
+        title = line_after(r"# ", opening)
+        minutes = line_after(r"\*\*Minutes\.\*\* ", opening)
+        to_run = re.match(r"(\d+)", minutes)[1]
+        to_read = re.search(r"about (\d+) to read", minutes)[1]
+        question = line_after(r".*\*\*The question\.\*\* ", opening)
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
-        run, solve = re.match(r"(\d+)", minutes)[1], re.search(r"about (\d+) to read", minutes)[1]
-        rows.append(
-            f"| [{title}](/notebooks/{stem}.ipynb) | {question} | {run} + {solve} | {before} |"
-        )
-    return "\n".join(rows)
+        before = line_after(r"\*\*Prerequisites\.\*\* ", opening)
+        link = f"[{title}](/notebooks/{stem}.ipynb)"
+        rows.append([link, question, f"{to_run} + {to_read}", before])
+    return markdown_table(["Lesson", "Its question", "Minutes", "Before it"], rows)
 
 
-def printed_claims(cells):
-    """(✓ or ✗, sentence, numbers) of each claim in a notebook's stored outputs."""
-    text = "\n".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", ()))
-    for mark, line in re.findall(r"^([✓✗]) (.+)$", text, re.MULTILINE):
-        sentence, numbers = re.match(
-            r"(.*?)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?$", line
-        ).groups()
-        yield mark, sentence, numbers or ""
+def line_after(start: str, text: str) -> str:
+    """Return the rest of the first line that begins with a pattern."""
+    return re.search(rf"^{start}(.+)", text, re.MULTILINE)[1].strip()
 
 
-def claims():
-    """Every measured sentence of the course with its numbers, and at how many seeds it held."""
+def printed_claims(cells: list[dict]) -> Iterator[tuple[str, str, str]]:
+    """Yield (✓ or ✗, sentence, numbers) of each claim in a notebook's stored outputs."""
+    printed = []
+    for cell in cells:
+        printed += ["".join(output.get("text", "")) for output in cell.get("outputs", ())]
+    # The sentence, then perhaps its numbers in parentheses, which may hold parentheses themselves.
+    pattern = re.compile(r"(.*?)(?: \(([^()]*(?:\([^()]*\)[^()]*)*)\))?$")
+    for sign, line in re.findall(r"^([✓✗]) (.+)$", "\n".join(printed), re.MULTILINE):
+        sentence, numbers = pattern.match(line).groups()
+        yield sign, sentence, numbers or ""
+
+
+def seeds_held(number: str) -> dict[str, str]:
+    """Return {sentence: "5 of 5"} for the claims of a lesson that were run at several seeds."""
+    path = RESULTS / f"claims_{number}.json"
+    if not path.exists():
+        return {}
+    held = {}
+    for claim in json.loads(path.read_text("utf-8"))["claims"]:
+        held[claim["sentence"]] = f"{sum(claim['held'])} of {len(claim['held'])}"
+    return held
+
+
+def claims() -> str:
+    """Return every measured sentence with its numbers, and at how many seeds it held."""
     parts = []
     for stem, cells in notebooks():
-        found = list(printed_claims(cells))
-        path = RESULTS / f"claims_{stem[:2]}.json"
-        seeds = json.loads(path.read_text("utf-8"))["claims"] if path.exists() else []
-        held = {
-            claim["sentence"]: f"{sum(claim['held'])} of {len(claim['held'])}" for claim in seeds
-        }
-        title = re.search(r"^# (.+)", "".join(cells[0]["source"]))[1]
-        rows = [
-            f"| {mark} {escape(sentence)} | {escape(numbers)} | {held.get(sentence, '')} |"
-            for mark, sentence, numbers in found
-        ]
-        rows = ["| Claim | As measured, seed 0 | Held at seeds |", "| --- | --- | --- |", *rows]
-        parts.append(
-            "\n".join([f"## {title}\n", f"[Open the lesson](/notebooks/{stem}.ipynb)\n", *rows])
-        )
+        title = line_after(r"# ", "".join(cells[0]["source"]))
+        held = seeds_held(stem[:2])
+        rows = []
+        for sign, sentence, numbers in printed_claims(cells):
+            rows.append([f"{sign} {escape(sentence)}", escape(numbers), held.get(sentence, "")])
+        table = markdown_table(["Claim", "As measured, seed 0", "Held at seeds"], rows)
+        parts.append(f"## {title}\n\n[Open the lesson](/notebooks/{stem}.ipynb)\n\n{table}")
     return "\n\n".join(parts)
 
 
-def photographs():
-    """What the sections "On real photographs" measured."""
-    rows = ["| Lesson | Claim | As measured |", "| --- | --- | --- |"]
+def photographs() -> str:
+    """Return what the sections "On real photographs" measured."""
+    rows = []
     for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
-            numbers = ", ".join(
-                f"{name.replace('_', ' ')} {short(value)}"
-                for name, value in claim["numbers"].items()
-            )
-            rows.append(
-                f"| {path.stem[-2:]} | {'✓' if claim['holds'] else '✗'} {escape(claim['sentence'])} "
-                f"| {escape(numbers)} |"
-            )
-    return "\n".join(rows)
+            numbers = []
+            for name, value in claim["numbers"].items():
+                numbers.append(f"{name.replace('_', ' ')} {three_digits(value)}")
+            sentence = f"{measured.mark(claim['holds'])} {escape(claim['sentence'])}"
+            rows.append([path.stem[-2:], sentence, escape(", ".join(numbers))])
+    return markdown_table(["Lesson", "Claim", "As measured"], rows)
 
 
-def short(value):
-    """A number with three digits, or a list of such."""
-    return f"[{', '.join(map(short, value))}]" if isinstance(value, list) else f"{value:.3g}"
+def three_digits(value: float | list) -> str:
+    """Return a number with three digits, or a list of such."""
+    if isinstance(value, list):
+        return f"[{', '.join(three_digits(item) for item in value)}]"
+    return f"{value:.3g}"
 
 
-def link_lessons(text):
-    """The numbers in "Lesson 02" or "lessons 02 (probes) and 06" as links to the lessons that are there."""
+# --- links ---
+
+
+def link_lessons(text: str) -> str:
+    """Make links of the numbers in "Lesson 02" or "lessons 02 (probes) and 06"."""
     stems = {stem[:2]: stem for stem, _ in notebooks()}
 
-    def link(match):
-        return (
-            f"[{match[0]}](/notebooks/{stems[match[0]]}.ipynb)" if match[0] in stems else match[0]
-        )
+    def link_number(match: re.Match) -> str:
+        number = match[0]
+        return f"[{number}](/notebooks/{stems[number]}.ipynb)" if number in stems else number
+
+    def link_phrase(match: re.Match) -> str:
+        is_a_link_already = match[0].startswith("[")
+        return match[0] if is_a_link_already else re.sub(r"\b\d\d\b", link_number, match[0])
 
     phrase = r"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? \d\d\b(?:(?: \([^()]*\))?(?:, | and | to )\d\d\b)*"
-    return re.sub(
-        phrase,
-        lambda match: match[0] if match[0][0] == "[" else re.sub(r"\b\d\d\b", link, match[0]),
-        text,
-    )
+    return re.sub(phrase, link_phrase, text)
+
+
+# --- markers ---
+
+
+def course_timetable() -> str:
+    """Return the timetable of all lessons."""
+    return timetable(notebooks())
+
+
+def course_minutes() -> str:
+    """Return how long the stored notebooks took."""
+    return measured.course(notebooks())
 
 
 MAKERS = {
-    maker.__name__: maker
-    for maker in (
-        lesson_map,
-        claims,
-        photographs,
-        panels.panels,
-        panels.goals,
-        panels.recipes,
-        measured.budget,
-        measured.service,
-        measured.correctness,
-        measured.mutation,
-        measured.faults,
-        measured.outcomes,
-        measured.cold_start,
-        measured.versions,
-    )
-}
-MAKERS |= {
-    "timetable": lambda: timetable(notebooks()),
-    "course": lambda: measured.course(notebooks()),
+    "budget": measured.budget,
+    "claims": claims,
+    "cold_start": measured.cold_start,
+    "correctness": measured.correctness,
+    "course": course_minutes,
+    "faults": measured.faults,
+    "goals": panels.goals,
+    "lesson_map": lesson_map,
+    "mutation": measured.mutation,
+    "outcomes": measured.outcomes,
+    "panels": panels.panels,
+    "photographs": photographs,
+    "recipes": panels.recipes,
+    "service": measured.service,
+    "timetable": course_timetable,
+    "versions": measured.versions,
 }
 
 
-def made(marker):
-    """The text for one marker."""
+def made(marker: re.Match) -> str:
+    """Return the text for one marker."""
     name, *arguments = marker[1].split()
     try:
         return MAKERS[name](*arguments)
@@ -151,6 +170,6 @@ def made(marker):
         return f"> **Not measured yet.** {error}"
 
 
-def fill(text):
-    """Replace each marker by what it names; link every lesson's number."""
+def fill(text: str) -> str:
+    """Replace each marker by what it names, and make links of the lessons' numbers."""
     return link_lessons(re.sub(r"<!-- generated: ([\w ]+) -->", made, text))

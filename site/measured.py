@@ -1,15 +1,21 @@
-"""Tables of the page "How fast, how right", from benchmarks/results/, the stored notebooks and the tests."""
+"""Tables of the page "How fast, how right", from benchmarks/results/ and the stored notebooks."""
 
 import json
 import re
-import runpy
+from collections.abc import Iterable
 from pathlib import Path
 
 from timetable import to_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SHOWN = (
+COMMANDS = {  # results that no benchmark of the same name writes: what writes them
+    "faults": "REPLEARN_RECORD=1 make test-slow",
+    "kill": "REPLEARN_RECORD=1 make test-slow",
+    "mutation": "REPLEARN_RECORD=1 make test-slow",
+    "versions": "bash tests/versions.sh",
+}
+VERSIONS_SHOWN = (
     "python",
     "torch",
     "torchvision",
@@ -17,240 +23,281 @@ SHOWN = (
     "matplotlib",
     "ipywidgets",
     "scikit-learn",
-)  # of the version matrix
-KEYS = ("seconds", "again_s", "downloaded_mb", "installed_mb")  # of the cold start
-MINUTES, GROWTH = 20, 20  # goals: the whole course on two cores; megabytes the service may grow by
+)
+COLD_START_KEYS = ("seconds", "again_s", "downloaded_mb", "installed_mb")
+COURSE_MINUTES = 20  # a goal: the whole course on two cores
+SERVICE_GROWTH_MB = 20  # a goal: what the service's memory may grow by
 
 
 class MissingError(Exception):
     """A result that the page shows is not there, or has an older form."""
 
 
-def stored(name, key):
-    """The result NAME, which has the key."""
+# --- what all tables need ---
+
+
+def stored(name: str, key: str) -> dict:
+    """Return the stored result NAME; MissingError unless it is there and has the key."""
     path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if key not in found:
-        what = "has an older form" if path.exists() else "is missing"
-        command = "bash tests/versions.sh" if name == "versions" else f"python benchmarks/{name}.py"
-        raise MissingError(f"`benchmarks/results/{name}.json` {what}; `{command}` writes it.")
-    return found
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if key not in record:
+        fault = "has an older form" if path.exists() else "is missing"
+        command = COMMANDS.get(name, f"python benchmarks/{name}.py")
+        raise MissingError(f"`benchmarks/results/{name}.json` {fault}; `{command}` writes it.")
+    return record
 
 
-def escape(text):
-    """Text that stays as it is in a Markdown table; a number and its unit stay on one line."""
+def escape(text: str) -> str:
+    """Return text that stays as it is in a Markdown table; a number keeps its unit beside it."""
     return re.sub(r"([|*_$<\\\[\]`])", r"\\\1", text).replace(" %", "\u00a0%")
 
 
-def mark(good):
-    return "✓" if good else "✗"
+def mark(is_good: bool) -> str:
+    """Return ✓ or ✗."""
+    return "✓" if is_good else "✗"
 
 
-def table(columns, rows):
-    """A Markdown table."""
+def markdown_table(columns: Iterable, rows: Iterable[Iterable]) -> str:
+    """Return a Markdown table."""
+    columns = list(columns)
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-# --- fast -------------------------------------------------------------------------------------------------------------
+def two_digits(value: float | None) -> str:
+    """Return a number with two digits or more; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def budget():
-    """The training step of lesson 12 beside itself without augmentation, and with torchvision's."""
+# --- fast ---
+
+
+def budget() -> str:
+    """Return the training step of lesson 12 beside the same without augmentation, and others'."""
     rows = []
     for path in sorted(RESULTS.glob("t4_budget_*.json")):
-        row = json.loads(path.read_text("utf-8"))
-        beside, times, least = (
-            "the same step on views made before",
-            row["throughput_of_views_made_before"],
-            0.9,
-        )
-        if "times_the_per_sample_route" in row:
-            beside, times, least = (
-                "torchvision, one picture at a time",
-                row["times_the_per_sample_route"],
-                5,
-            )
-        found = f"{times:.2g}\u00a0× ({mark(times >= least)} {least} or more)"
-        rows.append([escape(row["network"]), row["batch_size"], row["threads"], beside, found])
-    return table(["Network", "Batch", "Threads", "Beside", "Ours, pictures a second"], rows)
+        record = json.loads(path.read_text("utf-8"))
+        if "times_the_per_sample_route" in record:
+            beside = "torchvision, one picture at a time"
+            times = record["times_the_per_sample_route"]
+            least = 5
+        else:
+            beside = "the same step on views made before"
+            times = record["throughput_of_views_made_before"]
+            least = 0.9
+        result = f"{times:.2g}\u00a0× ({mark(times >= least)} {least} or more)"
+        network = escape(record["network"])
+        rows.append([network, record["batch_size"], record["threads"], beside, result])
+    columns = ["Network", "Batch", "Threads", "Beside", "Ours, pictures a second"]
+    return markdown_table(columns, rows)
 
 
-def course(notebooks):
-    """Minutes that each stored notebook took, by its own last line."""
+def course(notebooks: Iterable[tuple[str, list]]) -> str:
+    """Return the minutes that each stored notebook took, by its own last line."""
     minutes = {stem: float(to_run(cells)) for stem, cells in notebooks}
+    rows = []
+    for stem, number in minutes.items():
+        rows.append([f"[{stem[:2]}](/notebooks/{stem}.ipynb)", f"{number:.1f}"])
     total = sum(minutes.values())
-    rows = [[f"[{stem[:2]}](/notebooks/{stem}.ipynb)", f"{m:.1f}"] for stem, m in minutes.items()]
-    reached = f"{mark(total <= MINUTES)} {MINUTES} minutes or less"
-    return table(
-        ["Lesson", "Minutes"], [*rows, ["all, one after the other", f"{total:.1f} ({reached})"]]
-    )
+    goal = f"{mark(total <= COURSE_MINUTES)} {COURSE_MINUTES} minutes or less"
+    rows.append(["all, one after the other", f"{total:.1f} ({goal})"])
+    return markdown_table(["Lesson", "Minutes"], rows)
 
 
-def service():
-    """How long callers of an exported encoder wait."""
+def service() -> str:
+    """Return how long callers of an exported encoder wait."""
     rows = []
     for name, precisions in stored("serve", "bundles")["bundles"].items():
-        for precision, row in precisions.items():
-            alone, crowd = row["one_client"], row["load"]
-            waits = (
-                ", ".join(f"{who[f'{p}_ms']:.1f}" for p in which)
-                for who, which in ((alone, ("p50", "p95")), (crowd, ("p50", "p95", "p99")))
-            )
-            answers = f"{crowd['requests_a_second']:,.0f}"
-            rows.append([escape(name), precision, f"{row['model_mb']:.2f}", *waits, answers])
-    columns = (
+        for precision, record in precisions.items():
+            one_caller = waits(record["one_client"], ("p50", "p95"))
+            eight_callers = waits(record["load"], ("p50", "p95", "p99"))
+            answers = f"{record['load']['requests_a_second']:,.0f}"
+            megabytes = f"{record['model_mb']:.2f}"
+            rows.append([escape(name), precision, megabytes, one_caller, eight_callers, answers])
+    columns = [
         "Encoder",
         "Precision",
         "Model, MB",
         "1: p50, p95",
         "8: p50, p95, p99",
         "8: answers a second",
-    )
-    return table(columns, rows)
+    ]
+    return markdown_table(columns, rows)
 
 
-# --- right ------------------------------------------------------------------------------------------------------------
+def waits(record: dict, percentiles: Iterable[str]) -> str:
+    """Return milliseconds at these percentiles."""
+    return ", ".join(f"{record[f'{name}_ms']:.1f}" for name in percentiles)
 
 
-def correctness():
-    """The table of site/correctness.py."""
-    stored("correctness", "rows")
-    # by path: with benchmarks/ among the places to import from, the name would be that of benchmarks/correctness.py
-    return runpy.run_path(str(Path(__file__).with_name("correctness.py")))["correctness"](escape)
+# --- right ---
 
 
-def mutation():
-    """How many changed solutions the checkers of the exercises reject."""
-    found = stored("mutation", "total")
-    total = found["total"]
+def correctness() -> str:
+    """Return what each number of the course is compared with, and how far from it it is."""
+    record = stored("correctness", "rows")
+    rows = []
+    for row in record["rows"]:
+        is_good = row["held"] and row["fault_seen"]
+        fault = f"{tiny(row['difference_with_fault'])} ({escape(row['fault'])})"
+        rows.append(
+            [
+                f"{mark(is_good)} {escape(row['quantity'])}",
+                row["lesson"],
+                escape(row["reference"]),
+                tiny(row["largest_difference"]),
+                tiny(row["allowed"]),
+                fault,
+            ]
+        )
+    columns = [
+        "Quantity",
+        "Lesson",
+        "Reference",
+        "Largest difference",
+        "Allowed",
+        "With a planted fault",
+    ]
+    text = markdown_table(columns, rows)
+    if record["left_out"]:
+        text += f"\n\nNot installed where this was run: {', '.join(record['left_out'])}."
+    return text
+
+
+def tiny(value: float) -> str:
+    """Return two digits at most, small numbers as "3e-12"."""
+    if 0 < value < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.2g}"
+
+
+def mutation() -> str:
+    """Return how many changed solutions the checkers of the exercises reject."""
+    record = stored("mutation", "total")
+    total = record["total"]
+    changed = f"{total['mutants']:,} of {len(record['exercises'])}"
     rows = [
-        [
-            "changed solutions, of how many exercises",
-            f"{total['mutants']:,} of {len(found['exercises'])}",
-        ],
+        ["changed solutions, of how many exercises", changed],
         ["rejected by the checker", f"{total['rejected']:,}"],
         ["accepted, and equal to the solution in values and gradients", total["equivalent"]],
         ["accepted, another answer that the task allows", total["another_right_answer"]],
         ["accepted, and wrong", f"{mark(not total['survived'])} {total['survived']}"],
     ]
-    return table(["What became of them", "Number"], rows)
+    return markdown_table(["What became of them", "Number"], rows)
 
 
-def faults():
-    """Which faults were planted, how often, and by what; a row with a test that fails is never stored."""
-    rows = [
-        [
-            escape(row["fault"]),
-            escape(row["what must happen"]),
-            f"{row['count']:,}",
-            f"`{row['covered by'].split(':')[0]}`",
-        ]
-        for row in stored("faults", "rows")["rows"]
-    ]
-    return table(["Fault", "What must happen", "Times", "Planted by"], rows)
+def faults() -> str:
+    """Return which faults were planted, how often, and by which test."""
+    rows = []
+    for row in stored("faults", "rows")["rows"]:
+        test = row["covered by"].split(":")[0]
+        fault = escape(row["fault"])
+        rows.append([fault, escape(row["what must happen"]), f"{row['count']:,}", f"`{test}`"])
+    return markdown_table(["Fault", "What must happen", "Times", "Planted by"], rows)
 
 
-def outcomes():
-    """What the longer runs found: the training that is killed, and the service."""
+def outcomes() -> str:
+    """Return what the longer runs found: the training that is killed, and the service."""
     killed = stored("kill", "kills")
-    same = mark(killed["same_weights"] and killed["same_log"])
-    what = f"SIGKILL while training, {killed['killed_during_a_save']} of them inside a save"
-    rows = [
-        [what, killed["kills"], f"{same} weights and log the same bytes as without"],
-        *service_faults(),
-    ]
-    return table(["Fault", "Times", "What came of it"], rows)
+    is_same = mark(killed["same_weights"] and killed["same_log"])
+    fault = f"SIGKILL while training, {killed['killed_during_a_save']} of them inside a save"
+    outcome = f"{is_same} weights and log the same bytes as without"
+    rows = [[fault, killed["kills"], outcome], *service_faults()]
+    return markdown_table(["Fault", "Times", "What came of it"], rows)
 
 
-def service_faults():
-    """The rows for the service: hostile pictures, made-up requests, a crowd."""
-    found = stored("serve", "under_fire")
-    pictures, made_up = found["under_fire"]["damaged_pictures"], found["under_fire"]["schemathesis"]
-    crashed = sum(count for status, count in pictures.items() if status[0] == "5")
-    rows = [
+def service_faults() -> list[list]:
+    """Return the rows for the service: hostile pictures, made-up requests, a crowd."""
+    record = stored("serve", "under_fire")
+    by_status = record["under_fire"]["damaged_pictures"]  # {status code: answers}
+    made_up = record["under_fire"]["schemathesis"]
+    errors = sum(count for status, count in by_status.items() if status.startswith("5"))
+    more_errors = made_up["server_errors"]
+    return [
         [
             "pictures with bytes changed, cut out, cut off",
-            f"{sum(pictures.values()):,}",
-            f"{mark(not crashed)} {crashed} server errors",
+            f"{sum(by_status.values()):,}",
+            f"{mark(not errors)} {errors} server errors",
         ],
         [
             "requests that schemathesis makes up",
             f"{made_up['cases']:,}",
-            f"{mark(not made_up['server_errors'])} {made_up['server_errors']} server errors",
+            f"{mark(not more_errors)} {more_errors} server errors",
         ],
+        crowd(record),
     ]
-    return [*rows, crowd(found)]
 
 
-def crowd(found):
-    """The row for many callers at once: the long soak if it was run, else the load of the speed table."""
-    if "soak" in found:
-        soak = found["soak"]
-        first, second = (soak[f"memory_mb_most_{half}_half"] for half in ("first", "second"))
-        said = f"{mark(not soak['problems'])} memory {first:.1f} MB at most in the first half, {second:.1f} after"
+def crowd(record: dict) -> list[str]:
+    """Return the row for many callers at once: the long soak, or else the speed table's."""
+    if "soak" in record:
+        load = record["soak"]
+        first = load["memory_mb_most_first_half"]
+        second = load["memory_mb_most_second_half"]
+        outcome = (
+            f"{mark(not load['problems'])} memory {first:.1f} MB at most in the first half, "
+            f"{second:.1f} after"
+        )
     else:
-        served = [row for precisions in found["bundles"].values() for row in precisions.values()]
-        soak = served[0]["load"]
-        grown = max(row["memory_mb_end"] - row["memory_mb_start"] for row in served)
-        said = f"{mark(grown < GROWTH)} memory grew by {grown:.1f} MB at most"
-    callers = f"{soak['clients']} callers at once for {soak['seconds']:.0f} seconds"
-    return [callers, f"{soak['requests']:,} requests", said]
+        served = []
+        for precisions in record["bundles"].values():
+            served += precisions.values()
+        load = served[0]["load"]
+        growth = max(row["memory_mb_end"] - row["memory_mb_start"] for row in served)
+        is_good = growth < SERVICE_GROWTH_MB
+        outcome = f"{mark(is_good)} memory grew by {growth:.1f} MB at most"
+    callers = f"{load['clients']} callers at once for {load['seconds']:.0f} seconds"
+    return [callers, f"{load['requests']:,} requests", outcome]
 
 
-# --- cold start, versions ---------------------------------------------------------------------------------------------
+# --- cold start, versions ---
 
 
-def cold_start():
-    """Seconds and megabytes from the clone to the first figure, and what of it the figure does not need."""
-    found = stored("cold_start", "stages")
-    rows = [
-        [
-            escape(row["stage"]) + " (network)" * row["network"],
-            *(short(row.get(key)) for key in KEYS),
-        ]
-        for row in found["stages"]
-    ]
-    rows.append(
-        [
-            '**all but what says "instead", and Colab**',
-            *(short(found["total"].get(key)) for key in KEYS),
-        ]
-    )
-    stages = table(
-        ["Stage", "Seconds", "Seconds, second time", "MB downloaded", "MB installed"], rows
-    )
-    idle = [
-        [escape(row["what"]), *(short(row[key]) for key in KEYS[2:])]
-        for row in found["removable"][:8]
-    ]
-    idle = table(["What", "MB downloaded", "MB installed"], idle)
-    return f"{stages}\n\nWhat that figure does not need, the largest first:\n\n{idle}"
+def cold_start() -> str:
+    """Return seconds and megabytes from the clone to the first figure, and what of it is idle."""
+    record = stored("cold_start", "stages")
+    rows = []
+    for row in record["stages"]:
+        name = escape(row["stage"])
+        if row["network"]:
+            name += " (network)"
+        rows.append([name, *(two_digits(row.get(key)) for key in COLD_START_KEYS)])
+    total = [two_digits(record["total"].get(key)) for key in COLD_START_KEYS]
+    rows.append(['**all but what says "instead", and Colab**', *total])
+    columns = ["Stage", "Seconds", "Seconds, second time", "MB downloaded", "MB installed"]
+    stages = markdown_table(columns, rows)
+
+    idle = []
+    for row in record["removable"][:8]:
+        sizes = [two_digits(row[key]) for key in ("downloaded_mb", "installed_mb")]
+        idle.append([escape(row["what"]), *sizes])
+    unused = markdown_table(["What", "MB downloaded", "MB installed"], idle)
+    return f"{stages}\n\nWhat that figure does not need, the largest first:\n\n{unused}"
 
 
-def short(value):
-    """A number with two digits or more; nothing for none."""
-    return "" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def versions():
-    """What the test suite ran with."""
+def versions() -> str:
+    """Return what the test suite ran with."""
     cells = stored("versions", "cells")["cells"]
-    parts = list(dict.fromkeys(part for cell in cells.values() for part in cell["parts"]))
-    shown = [name for name in SHOWN if any(name in cell["versions"] for cell in cells.values())]
-    rows = [
-        [
-            name,
-            *(cell["versions"].get(package, "") for package in shown),
-            *(passed(cell["parts"].get(part)) for part in parts),
-        ]
-        for name, cell in cells.items()
-    ]
-    return table(["Set", *shown, *parts], rows)
+    parts = []  # in the order in which they first appear
+    for cell in cells.values():
+        parts += [part for part in cell["parts"] if part not in parts]
+    shown = []
+    for name in VERSIONS_SHOWN:
+        if any(name in cell["versions"] for cell in cells.values()):
+            shown.append(name)
+    rows = []
+    for name, cell in cells.items():
+        numbers = [cell["versions"].get(package, "") for package in shown]
+        rows.append([name, *numbers, *(passed(cell["parts"].get(part)) for part in parts)])
+    return markdown_table(["Set", *shown, *parts], rows)
 
 
-def passed(part):
-    """How many tests of a part passed, or how many failed."""
+def passed(part: dict | None) -> str:
+    """Return how many tests of a part passed, or how many failed."""
     if part is None:
         return "not run"
-    return f"✗ {part['failed']} failed" if part["failed"] else f"✓ {part['passed']}"
+    if part["failed"]:
+        return f"✗ {part['failed']} failed"
+    return f"✓ {part['passed']}"
