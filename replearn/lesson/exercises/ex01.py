@@ -1,9 +1,14 @@
-"""Exercises of lesson 01: precision@k, the cosine similarity matrix, the transformation that breaks a descriptor."""
+"""Exercises of lesson 01: precision@k, the cosine similarity matrix, what breaks a descriptor.
+
+Shapes: N pictures or items, d numbers in a feature vector.
+"""
 
 import torch
 import torch.nn.functional as F
 
 from replearn.lesson.exercises import Exercise
+
+# --- precision_at_k ---------------------------------------------------------------------------
 
 
 def precision_at_k(features, labels, k):
@@ -18,53 +23,83 @@ def precision_at_k(features, labels, k):
     return (labels[nearest] == labels[:, None]).float().mean()
 
 
-def _precision_cases(generator):
+def _precision_cases(generator: torch.Generator) -> dict[str, tuple]:
     def groups(n, classes, d, spread):
         labels = torch.randint(classes, (n,), generator=generator)
         centers = torch.randn(classes, d, generator=generator)
         return centers[labels] + spread * torch.randn(n, d, generator=generator), labels
 
-    # Two copies of one picture with different labels: the nearest neighbor of each is the other, whatever the order.
+    # Two copies of one picture with different labels: each one's nearest neighbor is the other.
     copies = torch.randn(12, 3, generator=generator)
     copies[:2] = 100.0
-    lengths = torch.randn(40, 5, generator=generator) * torch.linspace(0.1, 10, 40)[:, None]
+    labels_of_copies = torch.tensor([0, 1] + 5 * [0] + 5 * [1])
+    lengths = torch.linspace(0.1, 10, 40)[:, None]
+    vectors = torch.randn(40, 5, generator=generator) * lengths
+    three_groups = groups(30, 3, 4, 0.8)
+    four_groups = groups(24, 4, 6, 1.0)
+    labels_of_vectors = torch.randint(2, (40,), generator=generator)
+    two_groups = groups(9, 2, 3, 1.0)
     return {
-        "three groups": (*groups(30, 3, 4, 0.8), 5),
-        "the single nearest neighbor": (*groups(24, 4, 6, 1.0), 1),
-        "vectors of very different lengths": (
-            lengths,
-            torch.randint(2, (40,), generator=generator),
-            7,
-        ),
-        "all other items as neighbors": (*groups(9, 2, 3, 1.0), 8),
-        "two identical pictures with different labels": (
-            copies,
-            torch.tensor([0, 1] + 5 * [0] + 5 * [1]),
-            1,
-        ),
+        "three groups": (*three_groups, 5),
+        "the single nearest neighbor": (*four_groups, 1),
+        "vectors of very different lengths": (vectors, labels_of_vectors, 7),
+        "all other items as neighbors": (*two_groups, 8),
+        "two identical pictures with different labels": (copies, labels_of_copies, 1),
     }
 
 
-def _precision_loop(features, labels, k):
+def _precision_by_loop(features, labels, k):
     hits = 0
     for i in range(len(features)):
         distances = ((features - features[i]) ** 2).sum(dim=1).tolist()
-        others = sorted((distance, j) for j, distance in enumerate(distances) if j != i)
-        hits += sum(labels[j].item() == labels[i].item() for _, j in others[:k])
+        others = [j for j in range(len(features)) if j != i]
+        others.sort(key=distances.__getitem__)
+        for j in others[:k]:
+            hits += labels[j].item() == labels[i].item()
     return hits / (k * len(features))
 
 
-def _precision_sort(features, labels, k):
-    far = (features[:, None] - features).norm(dim=-1) + torch.diag(
-        torch.full((len(features),), torch.inf)
-    )
-    return (labels[far.argsort(dim=1)[:, :k]] == labels.view(-1, 1)).double().mean(dim=1).mean()
+def _precision_by_sorting(features, labels, k):
+    distances = (features[:, None] - features).norm(dim=-1)
+    to_itself = torch.diag(torch.full((len(features),), torch.inf))
+    nearest = (distances + to_itself).argsort(dim=1)[:, :k]
+    return (labels[nearest] == labels.view(-1, 1)).double().mean(dim=1).mean()
 
 
-def _wrong_precision(choose):
-    return lambda features, labels, k: (
-        (labels[choose(features, k)] == labels[:, None]).float().mean()
-    )
+def _share_of_hits(labels, neighbors):
+    return (labels[neighbors] == labels[:, None]).float().mean()
+
+
+def _counts_itself(features, labels, k):
+    """The diagonal of the distances stays 0, so that an item is its own nearest neighbor."""
+    nearest = torch.cdist(features, features).topk(k, largest=False).indices
+    return _share_of_hits(labels, nearest)
+
+
+def _drops_the_first(features, labels, k):
+    """The first of the sorted neighbors is taken for the item itself, but it may be a copy."""
+    order = torch.cdist(features, features).argsort(dim=1, stable=True)
+    return _share_of_hits(labels, order[:, 1 : k + 1])
+
+
+def _takes_the_farthest(features, labels, k):
+    """`topk` gives the largest distances unless told otherwise."""
+    return _share_of_hits(labels, torch.cdist(features, features).topk(k).indices)
+
+
+def _by_cosine(features, labels, k):
+    """Neighbors by the angle, not by the Euclidean distance."""
+    directions = F.normalize(features)
+    similarity = directions @ directions.T - 2 * torch.eye(len(features))
+    return _share_of_hits(labels, similarity.topk(k).indices)
+
+
+def _by_majority_vote(features, labels, k):
+    """The accuracy of a kNN classifier, which is another number."""
+    distances = torch.cdist(features, features).fill_diagonal_(torch.inf)
+    nearest = distances.topk(k, largest=False).indices
+    votes = labels[nearest].mode(dim=1).values
+    return (votes == labels).float().mean()
 
 
 PRECISION = Exercise(
@@ -74,60 +109,92 @@ PRECISION = Exercise(
     minutes=10,
     hints=(
         "torch.cdist(features, features) gives all N x N distances at once.",
-        "Every item is at distance 0 from itself. Put infinity on the diagonal, so that it cannot be chosen.",
-        "distances.topk(k, largest=False).indices is (N, k). Compare labels[those] with labels[:, None]; average.",
+        "Every item is at distance 0 from itself. Put infinity on the diagonal, so that it cannot "
+        "be chosen.",
+        "distances.topk(k, largest=False).indices is (N, k). Compare labels[those] with "
+        "labels[:, None]; average.",
     ),
     wrong={
-        "counts itself": _wrong_precision(
-            lambda x, k: torch.cdist(x, x).topk(k, largest=False).indices
-        ),
-        "drops the first": _wrong_precision(
-            lambda x, k: torch.cdist(x, x).argsort(dim=1, stable=True)[:, 1 : k + 1]
-        ),
-        "takes the farthest": _wrong_precision(lambda x, k: torch.cdist(x, x).topk(k).indices),
-        "cosine": _wrong_precision(
-            lambda x, k: (F.normalize(x) @ F.normalize(x).T - 2 * torch.eye(len(x))).topk(k).indices
-        ),
-        "majority vote": lambda x, y, k: (
-            (
-                y[torch.cdist(x, x).fill_diagonal_(torch.inf).topk(k, largest=False)[1]].mode(1)[0]
-                == y
-            )
-            .float()
-            .mean()
-        ),
+        "counts itself": _counts_itself,
+        "drops the first": _drops_the_first,
+        "takes the farthest": _takes_the_farthest,
+        "cosine": _by_cosine,
+        "majority vote": _by_majority_vote,
     },
-    alternatives=(_precision_loop, _precision_sort),
+    alternatives=(_precision_by_loop, _precision_by_sorting),
 )
 
 
-def cosine_similarity_matrix(x):
-    """Cosine of the angle between every two rows: S_ij = <x_i, x_j> / (|x_i| |x_j|); 0 where a row is zero.
+# --- cosine_similarity_matrix -----------------------------------------------------------------
 
-    x: (N, d). Returns (N, N), entries in [-1, 1].
+
+def cosine_similarity_matrix(x):
+    """Cosine of the angle between every two rows: S_ij = <x_i, x_j> / (|x_i| |x_j|).
+
+    It is 0 where a row is zero. x: (N, d). Returns (N, N), entries in [-1, 1].
     """
     lengths = x.norm(dim=1, keepdim=True)  # (N, 1)
     directions = x / lengths.clamp(min=1e-12)  # a zero row stays zero, not NaN
     return directions @ directions.T
 
 
-def _cosine_cases(generator):
-    zero = torch.randn(5, 3, generator=generator)
-    zero[torch.randint(5, (1,), generator=generator)] = 0.0
+def _cosine_cases(generator: torch.Generator) -> dict[str, tuple]:
+    one_zero_row = torch.randn(5, 3, generator=generator)
+    one_zero_row[torch.randint(5, (1,), generator=generator)] = 0.0
+    lengths = torch.logspace(-2, 2, 7)[:, None]
     return {
         "random rows": (torch.randn(5, 5, generator=generator),),
-        "rows of different lengths": (
-            torch.randn(7, 3, generator=generator) * torch.logspace(-2, 2, 7)[:, None],
-        ),
+        "rows of different lengths": (torch.randn(7, 3, generator=generator) * lengths,),
         "more columns than rows": (torch.rand(3, 50, generator=generator) + 0.1,),
-        "a zero row": (zero,),
+        "a zero row": (one_zero_row,),
     }
 
 
-def _cosine_gram(x):
+def _cosine_from_gram(x):
     gram = x @ x.T
     lengths = x.square().sum(1).sqrt()
     return gram / (lengths[:, None] * lengths[None, :] + 1e-10)
+
+
+def _cosine_by_normalizing(x):
+    return F.normalize(x, dim=1) @ F.normalize(x, dim=1).T
+
+
+def _cosine_by_torch(x):
+    return F.cosine_similarity(x[:, None], x[None], dim=-1)
+
+
+def _no_keepdim(x):
+    """Lengths of shape (N,) divide column j by the length of row j."""
+    directions = x / x.norm(dim=1)
+    return directions @ directions.T
+
+
+def _zero_by_zero(x):
+    """A zero row is divided by its length 0 and becomes NaN."""
+    directions = x / x.norm(dim=1, keepdim=True)
+    return directions @ directions.T
+
+
+def _columns_normalized(x):
+    """Each column gets length 1, not each row."""
+    return F.normalize(x, dim=0) @ F.normalize(x, dim=0).T
+
+
+def _squared_lengths(x):
+    """Divided by |x_i|^2 |x_j|^2: the square root is missing."""
+    squares = x.square().sum(1)
+    return x @ x.T / (squares[:, None] * squares + 1e-12)
+
+
+def _one_length_for_all(x):
+    """Divided by the squared length of the whole matrix."""
+    return x @ x.T / x.square().sum().clamp(min=1e-12)
+
+
+def _cosine_without_gradient(x):
+    """The right value, cut off from its input."""
+    return cosine_similarity_matrix(x.detach())
 
 
 COSINE = Exercise(
@@ -140,33 +207,32 @@ COSINE = Exercise(
     tolerance=1e-3,
     hints=(
         "Divide every row by its length first; then the cosine is only a dot product.",
-        "x.norm(dim=1, keepdim=True) has shape (N, 1) and divides row by row; without keepdim it does not.",
+        "x.norm(dim=1, keepdim=True) has shape (N, 1) and divides row by row; without keepdim it "
+        "does not.",
         "A zero row gives 0/0 = NaN. Keep the length above a tiny number with .clamp(min=1e-12).",
     ),
     wrong={
-        "no keepdim": lambda x: (x / x.norm(dim=1)) @ (x / x.norm(dim=1)).T,
-        "0/0": lambda x: (x / x.norm(dim=1, keepdim=True)) @ (x / x.norm(dim=1, keepdim=True)).T,
-        "columns": lambda x: F.normalize(x, dim=0) @ F.normalize(x, dim=0).T,
-        "squared lengths": lambda x: (
-            x @ x.T / (x.square().sum(1)[:, None] * x.square().sum(1) + 1e-12)
-        ),
-        "one length for all": lambda x: x @ x.T / x.square().sum().clamp(min=1e-12),
-        "cut gradient": lambda x: cosine_similarity_matrix(x.detach()),
+        "no keepdim": _no_keepdim,
+        "0/0": _zero_by_zero,
+        "columns": _columns_normalized,
+        "squared lengths": _squared_lengths,
+        "one length for all": _one_length_for_all,
+        "cut gradient": _cosine_without_gradient,
     },
-    alternatives=(
-        _cosine_gram,
-        lambda x: F.normalize(x, dim=1) @ F.normalize(x, dim=1).T,
-        lambda x: F.cosine_similarity(x[:, None], x[None], dim=-1),
-    ),
+    alternatives=(_cosine_from_gram, _cosine_by_normalizing, _cosine_by_torch),
 )
 
 
-def breaks_hog(describe, images, others, transformations):
-    """Name of the transformation T that moves a descriptor D most, measured against the distance to another class.
+# --- breaks_hog -------------------------------------------------------------------------------
 
-    For each picture x and its x' of another class: r = |D(T(x)) - D(x)| / |D(x') - D(x)|. The largest mean r wins.
-    describe: pictures (N,3,H,W) -> (N,d). images, others: (N,3,H,W), others[i] is of another class than images[i].
-    transformations: {name: function of pictures}. Returns a name.
+
+def breaks_hog(describe, images, others, transformations):
+    """Name of the transformation T that moves a descriptor D most.
+
+    The measure is the distance to another class: for each picture x and its x' of another class,
+    r = |D(T(x)) - D(x)| / |D(x') - D(x)|. The largest mean r wins.
+    describe: pictures (N,3,H,W) -> (N,d). images, others: (N,3,H,W), others[i] is of another class
+    than images[i]. transformations: {name: function of pictures}. Returns a name.
     """
     before = describe(images)  # (N, d)
     to_other_class = (describe(others) - before).norm(dim=1)  # (N,)
@@ -178,77 +244,129 @@ def breaks_hog(describe, images, others, transformations):
 
 
 def _edges(images):
-    """A descriptor like HOG in that it sees differences between neighboring pixels, not brightness."""
+    """A descriptor like HOG in that it sees differences of neighboring pixels, not brightness."""
     return (images[..., 1:] - images[..., :-1]).flatten(1)
 
 
-def _hog_cases(generator):
-    def pictures(contrast):
-        return 0.5 + contrast.view(-1, 1, 1, 1) * (
-            torch.rand(8, 3, 8, 8, generator=generator) - 0.5
-        )
+def _shift(images):
+    return images.roll(3, dims=-1)
 
-    stripes = torch.zeros(8)
-    stripes[::2] = 0.02
-    plain, mixed = torch.full((8,), 0.5), torch.tensor([0.02] * 4 + [1.0] * 4)
-    moves = {
-        "shift": lambda x: x.roll(3, dims=-1),
-        "mirror": lambda x: x.flip(-1),
-        "darker": lambda x: 0.9 * x,
-        "fade": lambda x: 0.5 + 0.7 * (x - 0.5),
-        "nothing": lambda x: x,
+
+def _mirror(images):
+    return images.flip(-1)
+
+
+def _darker(images):
+    return 0.9 * images
+
+
+def _brighter(images):
+    return images + 0.5
+
+
+def _fade(images):
+    return 0.5 + 0.7 * (images - 0.5)
+
+
+def _nothing(images):
+    return images
+
+
+def _stripes(images):
+    pattern = torch.zeros(images.shape[-1])
+    pattern[::2] = 0.02
+    return images + pattern
+
+
+def _hog_cases(generator: torch.Generator) -> dict[str, tuple]:
+    def pictures(contrast):
+        noise = torch.rand(8, 3, 8, 8, generator=generator) - 0.5
+        return 0.5 + contrast.view(-1, 1, 1, 1) * noise
+
+    plain = torch.full((8,), 0.5)
+    mixed = torch.tensor([0.02] * 4 + [1.0] * 4)
+    # Stripes are large for faint pictures only: they win by the ratio, fading by the distance.
+    faint = {"stripes": _stripes, "fade": _fade, "nothing": _nothing}
+    light = {"nothing": _nothing, "brighter": _brighter, "fade": _fade}
+    five = {
+        "shift": _shift,
+        "mirror": _mirror,
+        "darker": _darker,
+        "fade": _fade,
+        "nothing": _nothing,
     }
-    # Stripes are large for faint pictures only: they win by the ratio, fading wins by the absolute distance.
-    faint = {"stripes": lambda x: x + stripes, "fade": moves["fade"], "nothing": moves["nothing"]}
-    light = {"nothing": moves["nothing"], "brighter": lambda x: x + 0.5, "fade": moves["fade"]}
+    # In the second case another class is close by, at a tenth of the contrast.
     alike = pictures(mixed)
+    faint_pictures = (pictures(mixed), pictures(mixed))
+    alike_pictures = (alike, alike + pictures(0.1 * plain) - 0.5)
     return {
-        "faint pictures beside strong ones": (_edges, pictures(mixed), pictures(mixed), faint),
-        "pictures that resemble those of the other class": (
-            _edges,
-            alike,
-            alike + pictures(0.1 * plain) - 0.5,
-            faint,
-        ),
+        "faint pictures beside strong ones": (_edges, *faint_pictures, faint),
+        "pictures that resemble those of the other class": (_edges, *alike_pictures, faint),
         "a change of light, which edges do not see": (
             _edges,
             pictures(plain),
             pictures(plain),
             light,
         ),
-        "five transformations": (_edges, pictures(plain), pictures(plain), moves),
+        "five transformations": (_edges, pictures(plain), pictures(plain), five),
     }
 
 
-def _hog_lists(describe, images, others, transformations):
-    def ratio(name):
-        pairs, moved = zip(images.split(1), others.split(1), strict=True), transformations[name]
-        return sum(
-            (describe(moved(x)) - describe(x)).norm() / (describe(y) - describe(x)).norm()
-            for x, y in pairs
-        )
+def _hog_by_lists(describe, images, others, transformations):
+    ratios = {}
+    for name, transform in transformations.items():
+        ratios[name] = 0.0
+        for x, other in zip(images.split(1), others.split(1), strict=True):
+            moved = (describe(transform(x)) - describe(x)).norm()
+            ratios[name] += moved / (describe(other) - describe(x)).norm()
+    return sorted(transformations, key=ratios.get)[-1]
 
-    return sorted(transformations, key=ratio)[-1]
 
-
-def _hog_tensor(describe, images, others, transformations):
-    moved = torch.stack([describe(f(images)) for f in transformations.values()]) - describe(images)
-    ratio = moved.square().sum(-1).sqrt() / torch.linalg.vector_norm(
-        describe(others) - describe(images), dim=-1
-    )
+def _hog_by_stacking(describe, images, others, transformations):
+    before = describe(images)
+    after = torch.stack([describe(transform(images)) for transform in transformations.values()])
+    moved = (after - before).square().sum(-1).sqrt()
+    ratio = moved / torch.linalg.vector_norm(describe(others) - before, dim=-1)
     return list(transformations)[int(ratio.mean(1).argmax())]
 
 
-def _wrong_hog(score, pick=max, pixels=False):
-    def wrong(describe, images, others, transformations):
-        see = (lambda x: x.flatten(1)) if pixels else describe
-        between = (see(others) - see(images)).norm(dim=1)
-        moved = {
-            name: (see(f(images)) - see(images)).norm(dim=1) for name, f in transformations.items()
-        }
-        return pick(moved, key=lambda name: score(moved[name], between))
+def _distances(describe, images, others, transformations):
+    """How far each transformation moves the pictures, {name: (N,)}, and how far the others are."""
+    before = describe(images)
+    between = (describe(others) - before).norm(dim=1)
+    moved = {}
+    for name, transform in transformations.items():
+        moved[name] = (describe(transform(images)) - before).norm(dim=1)
+    return moved, between
 
-    return wrong
+
+def _by_absolute_distance(describe, images, others, transformations):
+    """The distance moved, not measured against anything."""
+    moved, _ = _distances(describe, images, others, transformations)
+    return max(moved, key=lambda name: moved[name].mean().item())
+
+
+def _by_ratio_of_means(describe, images, others, transformations):
+    """mean(moved) / mean(between) in place of mean(moved / between)."""
+    moved, between = _distances(describe, images, others, transformations)
+    return max(moved, key=lambda name: (moved[name].mean() / between.mean()).item())
+
+
+def _by_smallest_ratio(describe, images, others, transformations):
+    """The transformation that moves the descriptor least."""
+    moved, between = _distances(describe, images, others, transformations)
+    return min(moved, key=lambda name: (moved[name] / between).mean().item())
+
+
+def _by_pixels(describe, images, others, transformations):
+    """The pictures are compared, and the descriptor is not used."""
+    moved, between = _distances(torch.nn.Flatten(), images, others, transformations)
+    return max(moved, key=lambda name: (moved[name] / between).mean().item())
+
+
+def _by_position(describe, images, others, transformations):
+    """The first name, whatever it is."""
+    return next(iter(transformations))
 
 
 HOG = Exercise(
@@ -257,24 +375,21 @@ HOG = Exercise(
     difficulty=2,
     minutes=10,
     hints=(
-        "Describe the pictures, the others and the transformed pictures; subtract; .norm(dim=1) gives N lengths.",
-        "Divide picture by picture before you average: mean(moved / between), not mean(moved) / mean(between).",
-        "Collect {name: mean ratio} in a dict; max(ratios, key=ratios.get) is the name of the largest.",
+        "Describe the pictures, the others and the transformed pictures; subtract; .norm(dim=1) "
+        "gives N lengths.",
+        "Divide picture by picture before you average: mean(moved / between), not "
+        "mean(moved) / mean(between).",
+        "Collect {name: mean ratio} in a dict; max(ratios, key=ratios.get) is the name of the "
+        "largest.",
     ),
     wrong={
-        "absolute distance": _wrong_hog(lambda moved, between: moved.mean().item()),
-        "ratio of the means": _wrong_hog(
-            lambda moved, between: (moved.mean() / between.mean()).item()
-        ),
-        "the smallest": _wrong_hog(
-            lambda moved, between: (moved / between).mean().item(), pick=min
-        ),
-        "pixels": _wrong_hog(lambda moved, between: (moved / between).mean().item(), pixels=True),
-        "the first name": lambda describe, images, others, transformations: next(
-            iter(transformations)
-        ),
+        "absolute distance": _by_absolute_distance,
+        "ratio of the means": _by_ratio_of_means,
+        "the smallest": _by_smallest_ratio,
+        "pixels": _by_pixels,
+        "the first name": _by_position,
     },
-    alternatives=(_hog_lists, _hog_tensor),
+    alternatives=(_hog_by_lists, _hog_by_stacking),
 )
 
 EXERCISES = [PRECISION, COSINE, HOG]

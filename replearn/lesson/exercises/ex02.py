@@ -1,4 +1,7 @@
-"""Exercises of lesson 02: a probe's loss and gradient, an evaluation without leakage, selectivity."""
+"""Exercises of lesson 02: a probe's loss and gradient, an evaluation without leakage, selectivity.
+
+Shapes: N pictures, d numbers in a feature vector, C classes.
+"""
 
 import numpy as np
 import torch
@@ -6,11 +9,15 @@ import torch.nn.functional as F
 
 from replearn.lesson.exercises import Exercise
 
+# --- probe_loss_and_gradient ------------------------------------------------------------------
+
 
 def probe_loss_and_gradient(w, b, x, y, l2):
-    """Loss of the probe softmax(x w + b) and its gradient by hand: mean cross-entropy + l2/2 |w|^2, b not penalized.
+    """Loss of the probe softmax(x w + b), and its gradient by hand.
 
-    w: (d, C). b: (C,). x: (N, d). y: (N,) labels 0..C-1. Returns (loss, gradient for w (d, C), gradient for b (C,)).
+    The loss is the mean cross-entropy + l2/2 |w|^2; b is not penalized.
+    w: (d, C). b: (C,). x: (N, d). y: (N,) labels 0..C-1.
+    Returns (loss, gradient for w (d, C), gradient for b (C,)).
     """
     log_p = F.log_softmax(x @ w + b, dim=1)  # (N, C)
     loss = -log_p[torch.arange(len(y)), y].mean() + l2 / 2 * (w**2).sum()
@@ -18,12 +25,13 @@ def probe_loss_and_gradient(w, b, x, y, l2):
     return loss, x.T @ error + l2 * w, error.sum(dim=0)
 
 
-def _probe_cases(generator):
+def _probe_cases(generator: torch.Generator) -> dict[str, tuple]:
     def problem(n, d, classes, l2, scale=1.0):
-        w, b, x = (
-            torch.randn(*size, generator=generator) for size in ((d, classes), (classes,), (n, d))
-        )
-        return scale * w, b, x, torch.randint(classes, (n,), generator=generator), l2
+        w = torch.randn(d, classes, generator=generator)
+        b = torch.randn(classes, generator=generator)
+        x = torch.randn(n, d, generator=generator)
+        y = torch.randint(classes, (n,), generator=generator)
+        return scale * w, b, x, y, l2
 
     return {
         "a random problem": problem(12, 4, 3, 0.1),
@@ -33,33 +41,59 @@ def _probe_cases(generator):
     }
 
 
-def _probe_autograd(w, b, x, y, l2):
-    w, b = w.clone().requires_grad_(), b.clone().requires_grad_()
+def _probe_by_autograd(w, b, x, y, l2):
+    w = w.clone().requires_grad_()
+    b = b.clone().requires_grad_()
     loss = F.cross_entropy(x @ w + b, y) + 0.5 * l2 * w.square().sum()
     return [loss.detach(), *torch.autograd.grad(loss, (w, b))]
 
 
-def _probe_formula(w, b, x, y, l2):
-    scores, truth = x @ w + b, torch.eye(len(b))[y]
-    loss = (scores.logsumexp(1) - (scores * truth).sum(1)).mean().item() + 0.5 * l2 * w.pow(
-        2
-    ).sum().item()
+def _probe_by_formula(w, b, x, y, l2):
+    scores = x @ w + b
+    truth = torch.eye(len(b))[y]
+    cross_entropy = (scores.logsumexp(1) - (scores * truth).sum(1)).mean().item()
+    penalty = 0.5 * l2 * w.pow(2).sum().item()
     error = scores.softmax(1) - truth
-    return [loss, torch.einsum("nd,nc->dc", x, error).div(len(x)).add(w, alpha=l2), error.mean(0)]
+    gradient_w = torch.einsum("nd,nc->dc", x, error).div(len(x)).add(w, alpha=l2)
+    return [cross_entropy + penalty, gradient_w, error.mean(0)]
 
 
-def _probe_overflow(w, b, x, y, l2):
-    p = (x @ w + b).exp() / (x @ w + b).exp().sum(dim=1, keepdim=True)
+def _sum_in_place_of_mean(w, b, x, y, l2):
+    """Everything N times too large."""
+    return [len(x) * value for value in probe_loss_and_gradient(w, b, x, y, l2)]
+
+
+def _gradient_without_penalty(w, b, x, y, l2):
+    """The penalty is in the loss, but not in its gradient."""
+    loss, gradient_w, gradient_b = probe_loss_and_gradient(w, b, x, y, l2)
+    return loss, gradient_w - l2 * w, gradient_b
+
+
+def _penalty_not_halved(w, b, x, y, l2):
+    """The loss has l2 |w|^2 in place of l2/2 |w|^2."""
+    loss, gradient_w, gradient_b = probe_loss_and_gradient(w, b, x, y, l2)
+    return loss + l2 / 2 * w.square().sum(), gradient_w, gradient_b
+
+
+def _penalty_on_b(w, b, x, y, l2):
+    """The bias is penalized too."""
+    loss, gradient_w, gradient_b = probe_loss_and_gradient(w, b, x, y, l2)
+    return loss + l2 / 2 * b.square().sum(), gradient_w, gradient_b + l2 * b
+
+
+def _gradient_transposed(w, b, x, y, l2):
+    """The gradient for w is (C, d) in place of (d, C)."""
+    loss, gradient_w, gradient_b = probe_loss_and_gradient(w, b, x, y, l2)
+    return loss, gradient_w.T, gradient_b
+
+
+def _probe_overflows(w, b, x, y, l2):
+    """The softmax as its formula says: exp(300) is infinite, and infinity / infinity NaN."""
+    exponentials = (x @ w + b).exp()
+    p = exponentials / exponentials.sum(dim=1, keepdim=True)
     error = (p - F.one_hot(y, len(b))) / len(y)
-    return (
-        -p[torch.arange(len(y)), y].log().mean() + l2 / 2 * w.square().sum(),
-        x.T @ error + l2 * w,
-        error.sum(0),
-    )
-
-
-def _changed(change):  # change(loss, grad_w, grad_b, w, b, l2) -> three values
-    return lambda w, b, x, y, l2: change(*probe_loss_and_gradient(w, b, x, y, l2), w, b, l2)
+    loss = -p[torch.arange(len(y)), y].log().mean() + l2 / 2 * w.square().sum()
+    return loss, x.T @ error + l2 * w, error.sum(0)
 
 
 PROBE = Exercise(
@@ -69,49 +103,51 @@ PROBE = Exercise(
     minutes=15,
     tolerance=1e-3,
     hints=(
-        "torch.log_softmax(x @ w + b, dim=1) is (N, C); pick column y in each row, take the mean, change the sign.",
-        "The gradient for the scores is (probability - truth) / N, and F.one_hot(y, C) gives the truth as (N, C).",
-        "Chain rule: for w multiply by x.T and add l2 * w; for b sum over the pictures. b has no penalty.",
+        "torch.log_softmax(x @ w + b, dim=1) is (N, C); pick column y in each row, take the mean, "
+        "change the sign.",
+        "The gradient for the scores is (probability - truth) / N, and F.one_hot(y, C) gives the "
+        "truth as (N, C).",
+        "Chain rule: for w multiply by x.T and add l2 * w; for b sum over the pictures. b has no "
+        "penalty.",
     ),
     wrong={
-        "sum in place of mean": lambda w, b, x, y, l2: [
-            len(x) * v for v in probe_loss_and_gradient(w, b, x, y, l2)
-        ],
-        "gradient without the penalty": _changed(
-            lambda loss, gw, gb, w, b, l2: (loss, gw - l2 * w, gb)
-        ),
-        "penalty not halved": _changed(
-            lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * w.square().sum(), gw, gb)
-        ),
-        "penalty on b": _changed(
-            lambda loss, gw, gb, w, b, l2: (loss + l2 / 2 * b.square().sum(), gw, gb + l2 * b)
-        ),
-        "transposed": _changed(lambda loss, gw, gb, *_: (loss, gw.T, gb)),
-        "exp overflows": _probe_overflow,
+        "sum in place of mean": _sum_in_place_of_mean,
+        "gradient without the penalty": _gradient_without_penalty,
+        "penalty not halved": _penalty_not_halved,
+        "penalty on b": _penalty_on_b,
+        "transposed": _gradient_transposed,
+        "exp overflows": _probe_overflows,
     },
-    alternatives=(_probe_autograd, _probe_formula),
+    alternatives=(_probe_by_autograd, _probe_by_formula),
 )
+
+
+# --- fix_leak ---------------------------------------------------------------------------------
 
 
 def fix_leak(x_train, x_test):
     """Standardize both sets without telling the probe anything about the test set.
 
-    Each column (feature) is shifted and scaled by the mean and the standard deviation that it has in x_train. A column
-    that is constant in x_train is only shifted. x_train: (N, d). x_test: (M, d). Returns the two new sets.
+    Each column (feature) is shifted and scaled by the mean and the standard deviation that it has
+    in x_train. A column that is constant in x_train is only shifted.
+    x_train: (N, d). x_test: (M, d). Returns the two new sets.
     """
-    mean, std = x_train.mean(dim=0), x_train.std(dim=0, unbiased=False)  # (d,)
+    mean = x_train.mean(dim=0)  # (d,)
+    std = x_train.std(dim=0, unbiased=False)  # (d,)
     std = torch.where(std > 0, std, 1.0)  # a constant column: divide by 1, not by 0
     return (x_train - mean) / std, (x_test - mean) / std
 
 
-def _leak_cases(generator):
+def _leak_cases(generator: torch.Generator) -> dict[str, tuple]:
     def sets(shift=0.0):
-        scale, center = (torch.rand(2, 4, generator=generator) * 5 + 0.5).unbind()
-        train, test = (torch.randn(n, 4, generator=generator) * scale + center for n in (256, 64))
+        scale, center = torch.rand(2, 4, generator=generator) * 5 + 0.5
+        train = torch.randn(256, 4, generator=generator) * scale + center
+        test = torch.randn(64, 4, generator=generator) * scale + center
         return train, test * 1.5 + shift
 
     constant, other = sets(1.0)
-    constant[:, 2], other[:, 2] = 2.0, 3.0
+    constant[:, 2] = 2.0
+    other[:, 2] = 3.0
     small = torch.tensor([1.0, 1e-3, 1.0, 1e-3])
     return {
         "sets that differ in spread": sets(),
@@ -122,14 +158,60 @@ def _leak_cases(generator):
     }
 
 
-def _leak_numpy(x_train, x_test):
-    center, scale = x_train.numpy().mean(0), x_train.numpy().std(0)
-    return tuple((x.numpy() - center) / np.where(scale > 0, scale, 1.0) for x in (x_train, x_test))
+def _leak_by_numpy(x_train, x_test):
+    center = x_train.numpy().mean(0)
+    scale = x_train.numpy().std(0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return tuple((x.numpy() - center) / scale for x in (x_train, x_test))
 
 
-def _own(x, dim=0):
+def _leak_by_adding_one(x_train, x_test):
+    mean = x_train.mean(0)
+    std = x_train.std(0)
+    std = std + (std == 0)
+    return [(x_train - mean) / std, (x_test - mean) / std]
+
+
+def _standardize_alone(x, dim=0):
+    """Standardize a set by its own statistics."""
     std = x.std(dim, unbiased=False, keepdim=True)
     return (x - x.mean(dim, keepdim=True)) / torch.where(std > 0, std, 1.0)
+
+
+def _statistics_of_both(x_train, x_test):
+    """Mean and standard deviation of both sets together: this is the leak."""
+    both = torch.cat([x_train, x_test])
+    return _standardize_alone(both).split([len(x_train), len(x_test)])
+
+
+def _own_statistics(x_train, x_test):
+    """Each set by its own statistics: a shift between the two is lost."""
+    return _standardize_alone(x_train), _standardize_alone(x_test)
+
+
+def _rows_in_place_of_columns(x_train, x_test):
+    """Each picture is standardized over its features."""
+    return _standardize_alone(x_train, dim=1), _standardize_alone(x_test, dim=1)
+
+
+def _no_guard(x_train, x_test):
+    """A constant column is divided by 0."""
+    mean = x_train.mean(0)
+    std = x_train.std(0)
+    return (x_train - mean) / std, (x_test - mean) / std
+
+
+def _tiny_guard(x_train, x_test):
+    """A column that is constant in x_train is divided by 1e-8: the test set explodes."""
+    mean = x_train.mean(0)
+    std = x_train.std(0) + 1e-8
+    return (x_train - mean) / std, (x_test - mean) / std
+
+
+def _leak_in_place(x_train, x_test):
+    """The right values, written over the inputs."""
+    new_train, new_test = fix_leak(x_train, x_test)
+    return x_train.copy_(new_train), x_test.copy_(new_test)
 
 
 LEAK = Exercise(
@@ -139,36 +221,36 @@ LEAK = Exercise(
     minutes=5,
     tolerance=0.01,
     hints=(
-        "Whatever is computed from data is training. So mean and standard deviation come from x_train alone.",
-        "mean(dim=0) runs over the pictures and gives one number a column. The same numbers transform both sets.",
-        "A constant column has standard deviation 0. torch.where(std > 0, std, 1.0) leaves it shifted only.",
+        "Whatever is computed from data is training. So mean and standard deviation come from "
+        "x_train alone.",
+        "mean(dim=0) runs over the pictures and gives one number a column. The same numbers "
+        "transform both sets.",
+        "A constant column has standard deviation 0. torch.where(std > 0, std, 1.0) leaves it "
+        "shifted only.",
     ),
     wrong={
-        "statistics of both sets": lambda a, b: _own(torch.cat([a, b])).split([len(a), len(b)]),
-        "each set its own statistics": lambda a, b: (_own(a), _own(b)),
-        "rows in place of columns": lambda a, b: (_own(a, 1), _own(b, 1)),
-        "no guard": lambda a, b: tuple((x - a.mean(0)) / a.std(0) for x in (a, b)),
-        "guard by a tiny number": lambda a, b: tuple(
-            (x - a.mean(0)) / (a.std(0) + 1e-8) for x in (a, b)
-        ),
-        "in place": lambda a, b: tuple(
-            x.copy_(z) for x, z in zip((a, b), fix_leak(a, b), strict=True)
-        ),
+        "statistics of both sets": _statistics_of_both,
+        "each set its own statistics": _own_statistics,
+        "rows in place of columns": _rows_in_place_of_columns,
+        "no guard": _no_guard,
+        "guard by a tiny number": _tiny_guard,
+        "in place": _leak_in_place,
     },
-    alternatives=(
-        _leak_numpy,
-        lambda a, b: [(x - a.mean(0)) / (a.std(0) + (a.std(0) == 0)) for x in (a, b)],
-    ),
+    alternatives=(_leak_by_numpy, _leak_by_adding_one),
 )
+
+
+# --- selectivity ------------------------------------------------------------------------------
 
 
 def selectivity(probe, train, test, control):
     """Accuracy of a probe on its task minus its accuracy on the control task (Hewitt & Liang 2019).
 
-    The control task gives every *type* of item one random label, so that only a probe that memorizes can solve it.
-    probe(z_train, y_train, z_test) trains a fresh probe and returns its labels for z_test.
-    train, test: (z (N, d), y (N,) labels of the task, types (N,) whole numbers). control: (number of types,), the
-    random label of each type: the control task's labels are control[types]. Returns one number in [-1, 1].
+    The control task gives every *type* of item one random label, so that only a probe that
+    memorizes can solve it. probe(z_train, y_train, z_test) trains a fresh probe and returns its
+    labels for z_test. train, test: (z (N, d), y (N,) labels of the task, types (N,) whole numbers).
+    control: (number of types,), the random label of each type: the control task's labels are
+    control[types]. Returns one number in [-1, 1].
     """
     z_train, y_train, types_train = train
     z_test, y_test, types_test = test
@@ -178,59 +260,100 @@ def selectivity(probe, train, test, control):
 
 
 def _nearest_mean(z, y, z_test):
-    return y.unique()[
-        torch.cdist(z_test, torch.stack([z[y == label].mean(0) for label in y.unique()])).argmin(1)
-    ]
+    """A probe that knows one point a class, the mean of its features."""
+    labels = y.unique()
+    means = torch.stack([z[y == label].mean(0) for label in labels])
+    return labels[torch.cdist(z_test, means).argmin(1)]
 
 
-def _selectivity_cases(generator):
+def _nearest_item(z, y, z_test):
+    """A probe that memorizes: the label of the nearest training item."""
+    return y[torch.cdist(z_test, z).argmin(1)]
+
+
+def _selectivity_cases(generator: torch.Generator) -> dict[str, tuple]:
     def items(n, centers, noise):
         types = torch.randint(len(centers), (n,), generator=generator)
         z = centers[types] + noise * torch.randn(n, 5, generator=generator)
-        return z, torch.bucketize(z[:, 0], torch.tensor([-0.4, 0.4])), types
+        y = torch.bucketize(z[:, 0].contiguous(), torch.tensor([-0.4, 0.4]))
+        return z, y, types
 
     def problem(probe, noise):
-        centers, control = (
-            torch.randn(12, 5, generator=generator),
-            torch.randint(3, (12,), generator=generator),
-        )
+        centers = torch.randn(12, 5, generator=generator)
+        control = torch.randint(3, (12,), generator=generator)
         return probe, items(150, centers, noise), items(97, centers, noise), control
 
     return {
         "a simple probe": problem(_nearest_mean, 0.5),
-        "a probe that memorizes": problem(
-            lambda z, y, z_test: y[torch.cdist(z_test, z).argmin(1)], 0.3
-        ),
+        "a probe that memorizes": problem(_nearest_item, 0.3),
         "noisy features": problem(_nearest_mean, 1.5),
     }
 
 
-def _selectivity_short(probe, train, test, control):
-    tasks = zip((train[1], control[train[2]]), (test[1], control[test[2]]), strict=True)
-    task, memory = (
-        (probe(train[0], y, test[0]) == y_test).double().mean().item() for y, y_test in tasks
-    )
+def _selectivity_by_number(probe, train, test, control):
+    def accuracy(y_train, y_test):
+        answers = probe(train[0], y_train, test[0])
+        return (answers == y_test).double().mean().item()
+
+    return accuracy(train[1], test[1]) - accuracy(control[train[2]], control[test[2]])
+
+
+def _selectivity_by_counting(probe, train, test, control):
+    control_labels = torch.tensor([control[int(item_type)].item() for item_type in test[2]])
+    right = (probe(*train[:2], test[0]) == test[1]).tolist()
+    memorized = (probe(train[0], control[train[2]], test[0]) == control_labels).tolist()
+    return torch.tensor((sum(right) - sum(memorized)) / len(control_labels))
+
+
+def _accuracy(probe, z_train, y_train, z_test, y_test):
+    return (probe(z_train, y_train, z_test) == y_test).float().mean()
+
+
+def _selectivity_sign(probe, train, test, control):
+    """Control task minus task."""
+    return -selectivity(probe, train, test, control)
+
+
+def _selectivity_ratio(probe, train, test, control):
+    """The accuracies are divided, not subtracted."""
+    z_train, y_train, types_train = train
+    z_test, y_test, types_test = test
+    task = _accuracy(probe, z_train, y_train, z_test, y_test)
+    memory = _accuracy(probe, z_train, control[types_train], z_test, control[types_test])
+    return task / memory
+
+
+def _one_probe_for_both(probe, train, test, control):
+    """The probe of the task is scored on the control task, for which it was never trained."""
+    z_train, y_train, _ = train
+    z_test, y_test, types_test = test
+    task = _accuracy(probe, z_train, y_train, z_test, y_test)
+    memory = _accuracy(probe, z_train, y_train, z_test, control[types_test])
     return task - memory
 
 
-def _selectivity_lists(probe, train, test, control):
-    answers = torch.tensor([control[int(t)].item() for t in test[2]])
-    right, memory = (
-        probe(*train[:2], test[0]) == test[1],
-        probe(train[0], control[train[2]], test[0]) == answers,
-    )
-    return torch.tensor((sum(right.tolist()) - sum(memory.tolist())) / len(answers))
+def _control_scored_against_task(probe, train, test, control):
+    """The control probe is scored against the labels of the task."""
+    z_train, y_train, types_train = train
+    z_test, y_test, _ = test
+    task = _accuracy(probe, z_train, y_train, z_test, y_test)
+    memory = _accuracy(probe, z_train, control[types_train], z_test, y_test)
+    return task - memory
 
 
-def _wrong_selectivity(choose):
-    """choose(z, y, c, z_test, y_test, c_test, accuracy) -> number; c: the control task's labels."""
-    return lambda probe, train, test, control: choose(
-        *train[:2],
-        control[train[2]],
-        *test[:2],
-        control[test[2]],
-        lambda z, y, z_test, y_test: (probe(z, y, z_test) == y_test).float().mean(),
-    )
+def _scored_on_training_set(probe, train, test, control):
+    """Both accuracies on the training set."""
+    return selectivity(probe, train, train, control)
+
+
+def _labels_by_item(probe, train, test, control):
+    """In training, a control label belongs to an item, here another one's, and not to its type."""
+    z_train, y_train, types_train = train
+    z_test, y_test, types_test = test
+    task = _accuracy(probe, z_train, y_train, z_test, y_test)
+    shuffled = control[types_train].flip(0)
+    memory = _accuracy(probe, z_train, shuffled, z_test, control[types_test])
+    return task - memory
 
 
 SELECTIVITY = Exercise(
@@ -239,31 +362,21 @@ SELECTIVITY = Exercise(
     difficulty=2,
     minutes=10,
     hints=(
-        "Two probes are trained: one on the labels y, one on the control task's labels control[types].",
+        "Two probes are trained: one on the labels y, one on the control task's labels "
+        "control[types].",
         "Both are scored on the test set, each against the labels of its own task.",
-        "Items of one type have one control label in both sets: control[types_train] and control[types_test].",
+        "Items of one type have one control label in both sets: control[types_train] and "
+        "control[types_test].",
     ),
     wrong={
-        "sign": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, c, z2, c2) - f(z, y, z2, y2)
-        ),
-        "ratio": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) / f(z, c, z2, c2)
-        ),
-        "one probe for both": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, y, z2, c2)
-        ),
-        "scored against y": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c, z2, y2)
-        ),
-        "scored on the training set": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, y, z, y) - f(z, c, z, c)
-        ),
-        "labels by item": _wrong_selectivity(
-            lambda z, y, c, z2, y2, c2, f: f(z, y, z2, y2) - f(z, c.flip(0), z2, c2)
-        ),
+        "sign": _selectivity_sign,
+        "ratio": _selectivity_ratio,
+        "one probe for both": _one_probe_for_both,
+        "scored against y": _control_scored_against_task,
+        "scored on the training set": _scored_on_training_set,
+        "labels by item": _labels_by_item,
     },
-    alternatives=(_selectivity_short, _selectivity_lists),
+    alternatives=(_selectivity_by_number, _selectivity_by_counting),
 )
 
 EXERCISES = [PROBE, LEAK, SELECTIVITY]
