@@ -1,4 +1,8 @@
-"""The published values of Kornblith et al.'s public demo: NumPy seed 1337, two matrices (100, 10) that share a half."""
+"""The published values of Kornblith et al.'s public demo.
+
+Its data: NumPy's generator with seed 1337, two matrices (100, 10), the second one the first plus
+as much noise.
+"""
 
 import numpy as np
 import pytest
@@ -11,37 +15,47 @@ from replearn import metrics
 def pair():
     random = np.random.RandomState(1337)
     x = random.randn(100, 10)
-    return x, random.randn(100, 10) + x
+    y = random.randn(100, 10) + x
+    return x, y
 
 
 def rbf_gram(x, share=0.5):
-    """exp(-d^2 / (2 s^2)), s = share * sqrt(median of all d^2)."""
-    d2 = np.square(x[:, None] - x[None]).sum(-1)
-    return np.exp(-d2 / (2 * share**2 * np.median(d2)))
+    """exp(-d^2 / (2 s^2)), where s = share * sqrt(median of all d^2)."""
+    squared_distances = np.square(x[:, None] - x[None]).sum(-1)
+    width = share**2 * np.median(squared_distances)
+    return np.exp(-squared_distances / (2 * width))
 
 
 def gram_cka(k, m):
+    """CKA of two Gram matrices."""
     h = np.eye(len(k)) - 1 / len(k)
-    k, m = h @ k @ h, h @ m @ h
+    k = h @ k @ h
+    m = h @ m @ h
     return (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
 
 
 def test_linear_cka(pair):
-    x, y = map(torch.from_numpy, pair)
-    assert metrics.linear_cka(x, y) == pytest.approx(0.55761, abs=5e-6)
-    assert metrics.linear_cka(x, y, debiased=True) == pytest.approx(0.51346, abs=5e-6)
-    assert metrics.linear_cka(x, y) == pytest.approx(gram_cka(*(v @ v.T for v in pair)), abs=1e-12)
+    x, y = pair
+    biased = metrics.linear_cka(torch.from_numpy(x), torch.from_numpy(y))
+    debiased = metrics.linear_cka(torch.from_numpy(x), torch.from_numpy(y), debiased=True)
+    assert biased == pytest.approx(0.55761, abs=5e-6)
+    assert debiased == pytest.approx(0.51346, abs=5e-6)
+    assert biased == pytest.approx(gram_cka(x @ x.T, y @ y.T), abs=1e-12)
 
 
 def test_rbf_cka(pair):
-    assert gram_cka(*map(rbf_gram, pair)) == pytest.approx(0.65483, abs=5e-6)
+    x, y = pair
+    assert gram_cka(rbf_gram(x), rbf_gram(y)) == pytest.approx(0.65483, abs=5e-6)
 
 
 def test_mean_squared_canonical_correlation(pair):
     """The demo does not center here; `cca_correlations` does, which moves the third digit."""
-    qx, qy = (np.linalg.qr(v)[0] for v in pair)
-    assert np.square(qx.T @ qy).sum() / 10 == pytest.approx(0.54312, abs=5e-6)
-    centered = metrics.cca_correlations(*map(torch.from_numpy, pair)).square().mean().item()
-    assert centered != pytest.approx(0.54312, abs=5e-6) and centered == pytest.approx(
-        0.543, abs=0.01
-    )
+    x, y = pair
+    basis_x, _ = np.linalg.qr(x)
+    basis_y, _ = np.linalg.qr(y)
+    uncentered = np.square(basis_x.T @ basis_y).sum() / 10
+    assert uncentered == pytest.approx(0.54312, abs=5e-6)
+    correlations = metrics.cca_correlations(torch.from_numpy(x), torch.from_numpy(y))
+    centered = correlations.square().mean().item()
+    assert centered != pytest.approx(0.54312, abs=5e-6)
+    assert centered == pytest.approx(0.543, abs=0.01)
