@@ -1,4 +1,4 @@
-"""A trained encoder as a service: `export` packs a bundle, `open_bundle` reads it, `start` serves it.
+"""A trained encoder as a service: `export` packs a bundle, `open_bundle` reads it, `start` serves.
 
 Names load on first use: a service opens a bundle without importing PyTorch.
 """

@@ -1,11 +1,19 @@
-"""The service's desk: takes as many pictures as it has places for, has them worked on, answers or refuses."""
+"""The web application: the routes, the limits on what they accept, a sentence for every refusal.
+
+A request for an image waits for its body in the event loop, then for a free thread, where it is
+decoded, embedded and answered. More requests than the limits allow are refused at once.
+
+D features, C classes, M training images in the bundle.
+"""
 
 import asyncio
 import base64
 import io
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import numpy as np
@@ -17,236 +25,384 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import replearn
-from replearn.serve import decode as pictures
-from replearn.serve import demo as page
-from replearn.serve import schemas as answers
-from replearn.serve.decode import Refused
+from replearn.serve import demo, schemas
+from replearn.serve.bundle import Bundle
+from replearn.serve.decode import Refused, decode_image
 
-READ_ON = 16  # times max_bytes: so much of too long a body is read and thrown away, so that its sender hears why
+# So many times max_bytes of a body that is too large are read and thrown away: a client that is
+# still sending does not look at the answer, and would never see why it was refused.
+READ_ON = 16
+
+Answer = TypeVar("Answer")
 
 
-class Desk:
-    """Places for `workers` pictures in work, a thread each, and `queue` that wait."""
+@dataclass(frozen=True)
+class Limits:
+    """What the service accepts.
 
-    def __init__(
-        self, *, max_bytes=2_000_000, max_pixels=4_000_000, workers=2, queue=16, body_seconds=10.0
-    ):
-        given = dict(
-            max_bytes=max_bytes, max_pixels=max_pixels, workers=workers, body_seconds=body_seconds
-        )
-        for name, value in given.items() | {("queue", queue)}:
-            if not value >= (0 if name == "queue" else 1e-3):
+    Args:
+        max_bytes: Of a body.
+        max_pixels: Of an image, by its header.
+        workers: Images that are worked on at a time, a thread each.
+        queue: Requests that may wait for a thread; all others are refused with a 503.
+        body_seconds: Time for a whole body to arrive.
+
+    Raises:
+        ValueError: One of them is not a positive number; only `queue` may be 0.
+    """
+
+    max_bytes: int = 2_000_000
+    max_pixels: int = 4_000_000
+    workers: int = 2
+    queue: int = 16
+    body_seconds: float = 10.0
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            lowest = 0 if name == "queue" else 1e-3
+            if not value >= lowest:  # NaN fails every comparison
                 raise ValueError(f"{name}: expected a positive number, found {value}")
-        self.max_bytes, self.max_pixels, self.body_seconds = max_bytes, max_pixels, body_seconds
-        self.workers, self.queue, self.taken, self.requests = workers, queue, 0, 0
-        self.threads, self.begin = ThreadPoolExecutor(workers, "picture"), time.monotonic()
 
-    async def serve(self, request, work):
-        """Return work(bytes of the picture), done in one of the threads. Raises Refused."""
+    @property
+    def capacity(self) -> int:
+        """Requests that are inside at a time, in work or waiting."""
+        return self.workers + self.queue
+
+    @property
+    def max_read(self) -> int:
+        """Bytes of a body that are read, if only to be thrown away."""
+        return READ_ON * self.max_bytes
+
+
+class WorkerPool:
+    """The threads that work on images, and the count of the requests inside.
+
+    Args:
+        limits: How many threads, and how many requests may wait for one.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.requests = 0  # since the start, refused ones as well
+        self._active = 0  # requests inside now, in work or waiting
+        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="image")
+
+    async def run(self, request: Request, work: Callable[[bytes], Answer]) -> Answer:
+        """Read the body of a request and have it worked on in a thread.
+
+        Args:
+            request: A request with the bytes of an image as its body.
+            work: A function of these bytes.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            Refused: Too many requests, another content type, a body that does not end in time or
+                is too large, or whatever `work` refuses.
+        """
         self.requests += 1
-        if self.taken >= self.workers + self.queue:
+        if self._active >= self.limits.capacity:
             raise Refused(
                 503,
-                f"busy: {self.workers} pictures are being worked on and {self.queue} wait; try again in "
-                "a second",
+                f"busy: {self.limits.workers} pictures are being worked on and "
+                f"{self.limits.queue} wait; try again in a second",
             )
-        self.taken += 1
+        self._active += 1
         try:
-            check_type(request)
-            content = await self.body(request)
-            return await asyncio.get_running_loop().run_in_executor(self.threads, work, content)
+            check_content_type(request)
+            content = await read_body(request, self.limits)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, work, content)
         finally:
-            self.taken -= 1
-
-    async def body(self, request):
-        """Return the body; never keep more than max_bytes of it, nor wait for it longer than body_seconds."""
-        kept, size, most = bytearray(), declared(request) or 0, READ_ON * self.max_bytes
-        too_long, found = size > self.max_bytes, 0
-        with anyio.move_on_after(self.body_seconds) as clock:
-            try:
-                async for chunk in request.stream() if size <= most else _nothing():
-                    found += len(chunk)
-                    too_long = too_long or found > self.max_bytes
-                    if found > most:
-                        break
-                    kept = bytearray() if too_long else kept + chunk
-            except ClientDisconnect as error:
-                raise Refused(
-                    400, f"the connection ended after {found:,} bytes, before the body did"
-                ) from error
-        if too_long:
-            raise Refused(
-                413,
-                f"the body is too large: expected at most {self.max_bytes:,} bytes, found "
-                f"{max(size, found):,} or more; make the picture smaller",
-            )
-        if clock.cancelled_caught:
-            raise Refused(
-                408,
-                f"the body stalled: expected all of it within {self.body_seconds:g} s, found {found:,} "
-                "bytes",
-            )
-        return bytes(kept)
+            self._active -= 1
 
 
-async def _nothing():
-    return
-    yield
+def check_content_type(request: Request) -> None:
+    """Refuse a request whose header does not announce an image.
 
+    Args:
+        request: Its Content-Type may have parameters and capital letters.
 
-def declared(request):
-    """Return the length that a request's header declares, or None."""
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isdecimal() else None
-
-
-def check_type(request):
-    """Raise Refused unless the header says that a picture comes."""
-    kind = request.headers.get("content-type", "")
-    if kind.split(";")[0].strip().lower() not in answers.TYPES:
+    Raises:
+        Refused: With status 415.
+    """
+    header = request.headers.get("content-type", "")
+    content_type = header.split(";")[0].strip().lower()
+    if content_type not in schemas.IMAGE_TYPES:
+        *others, last = schemas.IMAGE_TYPES
         raise Refused(
             415,
-            f"Content-Type: expected {', '.join(answers.TYPES[:-1])} or {answers.TYPES[-1]}, found "
-            f"{kind[:80] or 'none'}",
+            f"Content-Type: expected {', '.join(others)} or {last}, found {header[:80] or 'none'}",
         )
 
 
-def classification(bundle, h):
-    """Return the answer of the linear probe to a feature h (D,)."""
-    logits, names = bundle.weight @ h + bundle.bias, bundle.class_names  # (C,)
-    p = np.exp(logits - logits.max())
-    p = (p / p.sum()).tolist()
-    return dict(
-        class_name=names[int(np.argmax(logits))], probabilities=dict(zip(names, p, strict=True))
+def declared_length(request: Request) -> int | None:
+    """Return the length of the body as the header declares it.
+
+    Args:
+        request: A request, whose body need not be read yet.
+
+    Returns:
+        Bytes; None if no length is declared, as for a chunked body.
+    """
+    header = request.headers.get("content-length", "")
+    return int(header) if header.isdecimal() else None
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Read the body of a request, of which never more than `max_bytes` are in memory.
+
+    Args:
+        request: A request whose body is still to be read.
+        limits: How large it may be and how long it may take.
+
+    Returns:
+        The whole body.
+
+    Raises:
+        Refused: With status 413 for too large a body, 408 for one that did not arrive in time and
+            400 for a connection that ended before the body did.
+    """
+    declared = declared_length(request) or 0
+    if declared > limits.max_read:
+        raise _too_large(declared, limits)
+
+    body = bytearray()
+    received = 0
+    with anyio.move_on_after(limits.body_seconds) as timer:
+        try:
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limits.max_read:
+                    break
+                if max(declared, received) > limits.max_bytes:
+                    body.clear()
+                else:
+                    body += chunk
+        except ClientDisconnect as error:
+            raise Refused(
+                400, f"the connection ended after {received:,} bytes, before the body did"
+            ) from error
+
+    if max(declared, received) > limits.max_bytes:
+        raise _too_large(max(declared, received), limits)
+    if timer.cancelled_caught:
+        raise Refused(
+            408,
+            f"the body stalled: expected all of it within {limits.body_seconds:g} s, found "
+            f"{received:,} bytes",
+        )
+    return bytes(body)
+
+
+def _too_large(length: int, limits: Limits) -> Refused:
+    return Refused(
+        413,
+        f"the body is too large: expected at most {limits.max_bytes:,} bytes, found "
+        f"{length:,} or more; make the picture smaller",
     )
 
 
-def neighbors(bundle, features, h, k, with_pictures):
-    """Return the k pictures of the index nearest to a feature h (D,), the nearest first."""
-    cosine = features @ (h / max(float(np.linalg.norm(h)), 1e-12))  # (M,)
-    nearest = np.argpartition(-cosine, k - 1)[:k]
-    nearest = nearest[np.argsort(-cosine[nearest], kind="stable")]
-    return [
-        dict(
-            index=int(i),
-            class_name=bundle.class_names[int(bundle.labels[i])],
-            cosine=float(cosine[i]),
-            picture=_png(bundle.images[i]) if with_pictures else None,
+def classification(bundle: Bundle, h: np.ndarray) -> dict[str, Any]:
+    """Return what the linear head says about a feature.
+
+    Args:
+        bundle: With the head.
+        h: Feature of an image, float32 (D,).
+
+    Returns:
+        The fields of `schemas.Classification`.
+    """
+    logits = bundle.weight @ h + bundle.bias  # (C,)
+    exponentials = np.exp(logits - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    return {
+        "class_name": bundle.class_names[int(np.argmax(logits))],
+        "probabilities": dict(zip(bundle.class_names, probabilities.tolist(), strict=True)),
+    }
+
+
+def find_neighbors(
+    bundle: Bundle, h: np.ndarray, k: int, *, with_images: bool = False
+) -> list[dict[str, Any]]:
+    """Return the training images of a bundle that are nearest to a feature by cosine.
+
+    Args:
+        bundle: With M training images and their features of length 1.
+        h: Feature of an image, float32 (D,).
+        k: How many, 1 to M.
+        with_images: Send the images along, as data: URIs.
+
+    Returns:
+        The fields of `schemas.Neighbor` for each, the nearest first.
+    """
+    length = max(float(np.linalg.norm(h)), 1e-12)
+    cosines = bundle.features @ (h / length)  # (M,)
+    nearest = np.argpartition(-cosines, k - 1)[:k]  # in any order
+    nearest = nearest[np.argsort(-cosines[nearest], kind="stable")]
+    neighbors = []
+    for index in nearest.tolist():
+        neighbors.append(
+            {
+                "index": index,
+                "class_name": bundle.class_names[int(bundle.labels[index])],
+                "cosine": float(cosines[index]),
+                "picture": _data_uri(bundle.images[index]) if with_images else None,
+            }
         )
-        for i in nearest
-    ]
+    return neighbors
 
 
-def _png(image):
+def _data_uri(image: np.ndarray) -> str:
+    """Return an image, uint8 (3, H, W), as a PNG inside a data: URI."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def build(bundle, precision, **limits):
-    """Return the app; see `replearn.serve.process.create_app`."""
-    desk, name = (
-        Desk(**limits),
-        " ".join(map(str, (bundle.card or {}).get("architecture", ["unknown"]))),
-    )
-    features, most = (
-        bundle.features.astype(np.float32, copy=False),
-        min(100, len(bundle.features)),
-    )  # (M, D)
+def build(bundle: Bundle, precision: str, limits: Limits) -> FastAPI:
+    """Return the application; `replearn.serve.create_app` is the function for users.
+
+    Args:
+        bundle: From `replearn.serve.open_bundle`.
+        precision: "int8" or "fp32", as the bundle was opened; it is only shown.
+        limits: What the service accepts.
+
+    Returns:
+        The application, ready for any ASGI server.
+    """
+    architecture = (bundle.card or {}).get("architecture", ["unknown"])
+    network = " ".join(str(part) for part in architecture)
+    pool = WorkerPool(limits)
     app = FastAPI(
         title="An encoder as a service",
         version=replearn.__version__,
         docs_url=None,
         redoc_url=None,
-        description=f"{name}, {precision}; classes: {', '.join(bundle.class_names)}. Send the bytes of one "
-        "PNG, JPEG or WebP picture as the body of a POST; its central square is resized to "
-        f"{bundle.side} x {bundle.side} pixels.",
+        description=f"{network}, {precision}; classes: {', '.join(bundle.class_names)}. "
+        "Send the bytes of one PNG, JPEG or WebP picture as the body of a POST; its central square "
+        f"is resized to {bundle.side} x {bundle.side} pixels.",
     )
-    _explain(app, desk)
+    _add_error_handlers(app, limits)
+    _add_image_routes(app, bundle, pool)
+    _add_information_routes(app, pool, precision=precision, network=network)
+    return app
 
-    def feature(content):
-        picture = pictures.read(content, bundle.side, max_pixels=desk.max_pixels)  # (3, side, side)
-        return bundle.embed(picture[None])[0]  # (D,)
 
-    def picture_in(path, model, summary, *more):
-        return app.post(
-            path,
-            response_model=model,
-            summary=summary,
-            openapi_extra=answers.picture_body(),
-            response_model_exclude_none=True,
-            responses=answers.refusals(400, 408, 413, 415, *more, 503),
-        )
+# FastAPI publishes the docstring of a route's function as its description. The routes below have a
+# summary instead, and no docstring.
 
-    @picture_in("/embed", answers.Embedding, "The feature of a picture")
-    async def embed(request: Request):
-        h = await desk.serve(request, feature)
-        return dict(feature=h.tolist(), dimension=len(h))
 
-    @picture_in("/classify", answers.Classification, "The class of a picture")
-    async def classify(request: Request):
-        return await desk.serve(request, lambda content: classification(bundle, feature(content)))
+def _add_image_routes(app: FastAPI, bundle: Bundle, pool: WorkerPool) -> None:
+    def feature(content: bytes) -> np.ndarray:
+        image = decode_image(content, bundle.side, max_pixels=pool.limits.max_pixels)
+        return bundle.embed(image[None])[0]  # (D,)
 
-    @picture_in("/neighbours", list[answers.Neighbor], "The nearest training pictures", 422)
-    async def neighbours(
+    @_image_route(app, "/embed", schemas.Embedding, "The feature of a picture")
+    async def embed(request: Request) -> dict:
+        h = await pool.run(request, feature)
+        return {"feature": h.tolist(), "dimension": len(h)}
+
+    @_image_route(app, "/classify", schemas.Classification, "The class of a picture")
+    async def classify(request: Request) -> dict:
+        def work(content: bytes) -> dict:
+            return classification(bundle, feature(content))
+
+        return await pool.run(request, work)
+
+    most = min(100, len(bundle.features))
+
+    @_image_route(
+        app,
+        "/neighbors",
+        list[schemas.Neighbor],
+        "The nearest training pictures",
+        has_parameters=True,
+    )
+    async def neighbors(
         request: Request,
         k: Annotated[int, Query(ge=1, le=most, description=f"how many, 1 to {most}")] = min(
             5, most
         ),
-        pictures: Annotated[bool, Query(description="send them along, as data: URIs")] = False,
-    ):
-        return await desk.serve(
-            request, lambda content: neighbors(bundle, features, feature(content), k, pictures)
-        )
+        with_images: Annotated[
+            bool, Query(alias="pictures", description="send them along, as data: URIs")
+        ] = False,
+    ) -> list[dict]:
+        def work(content: bytes) -> list[dict]:
+            return find_neighbors(bundle, feature(content), k, with_images=with_images)
 
-    @app.get("/health", response_model=answers.Health, summary="Is it up, and since when?")
-    async def health():
-        return dict(
-            status="ok",
-            precision=precision,
-            network=name,
-            requests=desk.requests,
-            seconds_up=round(time.monotonic() - desk.begin, 3),
-        )
+        return await pool.run(request, work)
+
+
+def _image_route(
+    app: FastAPI, path: str, answer: Any, summary: str, *, has_parameters: bool = False
+) -> Callable:
+    """Return the decorator for a route that takes an image and is described as such."""
+    statuses = {400, 408, 413, 415, 503}
+    if has_parameters:
+        statuses.add(422)
+    return app.post(
+        path,
+        response_model=answer,
+        response_model_exclude_none=True,
+        summary=summary,
+        responses=schemas.refusals(*sorted(statuses)),
+        openapi_extra=schemas.image_body(),
+    )
+
+
+def _add_information_routes(
+    app: FastAPI, pool: WorkerPool, *, precision: str, network: str
+) -> None:
+    started = time.monotonic()
+
+    @app.get("/health", response_model=schemas.Health, summary="Is it up, and since when?")
+    async def health() -> dict:
+        return {
+            "status": "ok",
+            "precision": precision,
+            "network": network,
+            "requests": pool.requests,
+            "seconds_up": round(time.monotonic() - started, 3),
+        }
 
     @app.get("/", include_in_schema=False)
-    async def root():
-        return HTMLResponse(page.html(app.openapi()), headers=page.HEADERS)
-
-    return app
+    async def root() -> HTMLResponse:
+        return HTMLResponse(demo.demo_page(app.openapi()), headers=demo.HEADERS)
 
 
-def _explain(app, desk):
+def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
     """Answer every refusal and every error with {"error": sentence}."""
 
-    def problem(status, sentence, **headers):
-        return JSONResponse(
-            {"error": sentence}, status, {k.replace("_", "-"): v for k, v in headers.items()}
-        )
-
     @app.exception_handler(Refused)
-    async def refused(request, error):
-        unread = (
-            not 0 <= (declared(request) or -1) <= READ_ON * desk.max_bytes
-        )  # no end, or too far away
-        close = dict(Connection="close") if unread or error.status in (408, 413) else {}
-        return problem(
-            error.status,
-            str(error),
-            **close,
-            **(dict(Retry_After="1") if error.status == 503 else {}),
-        )
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        headers = {}
+        length = declared_length(request)
+        # A body with no known end, or one too far away, is not read: the connection ends instead.
+        unread = not length or length > limits.max_read
+        if unread or error.status in (408, 413):
+            headers["Connection"] = "close"
+        if error.status == 503:
+            headers["Retry-After"] = "1"
+        return _problem(error.status, str(error), headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request, error):
-        found = error.errors()[0]
-        return problem(422, f"{found['loc'][-1]}: {found['msg']}, found {found.get('input')}")
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = first["loc"][-1]
+        return _problem(422, f"{name}: {first['msg']}, found {first.get('input')}")
 
     @app.exception_handler(HTTPException)
-    async def elsewhere(request, error):
-        about = f"{request.method} {request.url.path[:80]}: {error.detail}; see / for what there is"
-        return JSONResponse({"error": about}, error.status_code, error.headers)
+    async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
+        path = request.url.path[:80]
+        sentence = f"{request.method} {path}: {error.detail}; see / for what there is"
+        return _problem(error.status_code, sentence, error.headers)
 
     @app.exception_handler(Exception)
-    async def broken(request, error):
-        return problem(500, "an error inside the service: its log says more")
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, "an error inside the service: its log says more")
+
+
+def _problem(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status, headers)

@@ -59,12 +59,11 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from replearn import data, models
-    from replearn.pretrain.evaluation import encoder_path, load_encoder
     from replearn.serve.exporting import export
     from replearn.serve.measure import as_text
 
-    encoder = load_encoder(args.encoder)
-    card = models.card(encoder_path(args.encoder))
+    encoder = models.load(args.encoder)
+    card = models.card(args.encoder)
     trained_on = str(card.get("data", "shapes")).split(":")[0]  # "shapes: 8,000 pictures" -> shapes
     name = args.data or trained_on
     train = data.load(name, size=args.size)

@@ -1,110 +1,212 @@
-"""The service's page at /: choose a picture, see its class and its neighbors; below, every address with examples."""
+"""The page of the service at /: try an image, see its class and its neighbors, read every address.
+
+The page is made from the OpenAPI description of the service, so that it cannot say anything else.
+"""
 
 import base64
 import hashlib
 import json
 from html import escape
+from typing import Any
 
 SCRIPT = """
-const show = (id, text) => document.getElementById(id).textContent = text;
-const ask = async (address, file) => {
-  const answer = await fetch(address, {method: "POST", body: file, headers: {"Content-Type": file.type || "?"}});
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error);
-  return found;
-};
-const row = (name, p) => {
-  const tr = document.createElement("tr"), bar = document.createElement("meter");
-  const th = document.createElement("th"), share = document.createElement("td"), cell = document.createElement("td");
-  th.scope = "row"; th.textContent = name; bar.value = p; share.textContent = (100 * p).toFixed(1) + " %";
-  bar.setAttribute("aria-hidden", "true"); cell.append(bar); tr.append(th, share, cell);
-  return tr;
-};
-const card = (n) => {
-  const figure = document.createElement("figure"), img = document.createElement("img");
-  const caption = document.createElement("figcaption");
-  img.src = n.picture; img.alt = n.class_name + ", training picture " + n.index;
-  caption.textContent = n.class_name + " " + n.cosine.toFixed(3); figure.append(img, caption);
-  return figure;
-};
-document.getElementById("file").addEventListener("change", async (event) => {
-  const file = event.target.files[0];
-  if (!file) return;
-  document.getElementById("result").hidden = true;
-  show("status", "Asking …");
-  try {
-    const classes = await ask("classify", file), near = await ask("neighbours?k=6&pictures=true", file);
-    const rows = Object.entries(classes.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => row(name, p));
-    document.getElementById("classes").replaceChildren(...rows);
-    document.getElementById("neighbors").replaceChildren(...near.map(card));
-    document.getElementById("sent").src = URL.createObjectURL(file);
-    document.getElementById("result").hidden = false;
-    show("status", "Class: " + classes.class_name);
-  } catch (error) { show("status", "Refused: " + error.message); }
-});
-"""
-STYLE = """
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-body { color: #1b1b1b; background: #fff; } pre { background: #f3f3f3; padding: .6rem; overflow-x: auto; }
-img { width: 6rem; height: 6rem; object-fit: cover; image-rendering: pixelated; } figure { margin: 0; }
-#neighbors { display: flex; flex-wrap: wrap; gap: 1rem; } th { text-align: left; }
-th, td { padding-right: 1rem; } #status { font-weight: 600; min-height: 1.5em; }
-:focus-visible { outline: 3px solid #0072b2; }
-"""
-HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-# Only this page's own script runs, and it talks to this service only.
-HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{HASH}'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
+function element(id) {
+  return document.getElementById(id);
 }
 
+async function post(address, file) {
+  const response = await fetch(address, {
+    method: "POST",
+    body: file,
+    headers: {"Content-Type": file.type || "?"},
+  });
+  const answer = await response.json();
+  if (!response.ok) {
+    throw new Error(answer.error);
+  }
+  return answer;
+}
 
-def html(openapi):
-    """Return the page for a service with this OpenAPI description (a dict)."""
-    addresses = "".join(
-        _operation(path, method, about, openapi)
-        for path, methods in openapi["paths"].items()
-        for method, about in methods.items()
-    )
+function probabilityRow([className, probability]) {
+  const name = document.createElement("th");
+  name.scope = "row";
+  name.textContent = className;
+
+  const percent = document.createElement("td");
+  percent.textContent = (100 * probability).toFixed(1) + " %";
+
+  const bar = document.createElement("meter");
+  bar.value = probability;
+  bar.setAttribute("aria-hidden", "true");  // it repeats the number beside it
+  const barCell = document.createElement("td");
+  barCell.append(bar);
+
+  const row = document.createElement("tr");
+  row.append(name, percent, barCell);
+  return row;
+}
+
+function neighborFigure(neighbor) {
+  const image = document.createElement("img");
+  image.src = neighbor.picture;
+  image.alt = neighbor.class_name + ", training picture " + neighbor.index;
+
+  const caption = document.createElement("figcaption");
+  caption.textContent = neighbor.class_name + " " + neighbor.cosine.toFixed(3);
+
+  const figure = document.createElement("figure");
+  figure.append(image, caption);
+  return figure;
+}
+
+async function showAnswers(file) {
+  const classification = await post("classify", file);
+  const neighbors = await post("neighbors?k=6&pictures=true", file);
+  const probabilities = Object.entries(classification.probabilities);
+  probabilities.sort((a, b) => b[1] - a[1]);
+  element("classes").replaceChildren(...probabilities.map(probabilityRow));
+  element("neighbors").replaceChildren(...neighbors.map(neighborFigure));
+  element("sent").src = URL.createObjectURL(file);
+  element("result").hidden = false;
+  element("status").textContent = "Class: " + classification.class_name;
+}
+
+element("file").addEventListener("change", async (event) => {
+  const file = event.target.files[0];
+  if (!file) {
+    return;
+  }
+  element("result").hidden = true;
+  element("status").textContent = "Asking …";
+  try {
+    await showAnswers(file);
+  } catch (error) {
+    element("status").textContent = "Refused: " + error.message;
+  }
+});
+"""
+
+STYLE = """
+body {
+  max-width: 52rem;
+  margin: 2rem auto;
+  padding: 0 1rem;
+  font: 1rem/1.5 system-ui, sans-serif;
+  color: #1b1b1b;
+  background: #fff;
+}
+pre { padding: .6rem; overflow-x: auto; background: #f3f3f3; }
+img { width: 6rem; height: 6rem; object-fit: cover; image-rendering: pixelated; }
+figure { margin: 0; }
+th { text-align: left; }
+th, td { padding-right: 1rem; }
+#neighbors { display: flex; flex-wrap: wrap; gap: 1rem; }
+#status { min-height: 1.5em; font-weight: 600; }
+:focus-visible { outline: 3px solid #0072b2; }
+"""
+
+# Only this page's own script runs, which is known by its hash, and it talks to this service only.
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+_POLICY = (
+    "default-src 'none'",
+    f"script-src 'sha256-{_SCRIPT_HASH}'",
+    "style-src 'unsafe-inline'",
+    "img-src data: blob:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+)
+HEADERS = {"Content-Security-Policy": "; ".join(_POLICY)}
+
+
+def demo_page(openapi: dict[str, Any]) -> str:
+    """Return the page of a service as HTML, to be sent with `HEADERS`.
+
+    Args:
+        openapi: The OpenAPI description of the service.
+
+    Returns:
+        A whole HTML document that loads nothing from elsewhere.
+    """
+    title = escape(openapi["info"]["title"])
+    description = escape(openapi["info"]["description"])
+    operations = []
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            operations.append(_operation(path, method, operation, openapi))
+    addresses = "\n".join(operations)
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{escape(openapi["info"]["title"])}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body>
-<main><h1>{escape(openapi["info"]["title"])}</h1><p>{escape(openapi["info"]["description"])}</p>
-<h2>Try a picture</h2><p><label for="file">A PNG, JPEG or WebP picture:</label>
-<input type="file" id="file" accept="image/png,image/jpeg,image/webp"></p><p id="status" role="status"></p>
-<section id="result" hidden aria-label="Result"><img id="sent" alt="the picture that was sent">
-<table><caption>Probabilities</caption><tbody id="classes"></tbody></table>
-<h3>Nearest training pictures, with the cosine of the features</h3><div id="neighbors"></div></section>
-<h2>Addresses</h2><p>The same as <a href="openapi.json">openapi.json</a>, for programs.</p>{addresses}
-</main><script>{SCRIPT}</script></body></html>"""
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p>{description}</p>
+
+<h2>Try a picture</h2>
+<p>
+  <label for="file">A PNG, JPEG or WebP picture:</label>
+  <input type="file" id="file" accept="image/png,image/jpeg,image/webp">
+</p>
+<p id="status" role="status"></p>
+<section id="result" hidden aria-label="Result">
+  <img id="sent" alt="the picture that was sent">
+  <table>
+    <caption>Probabilities</caption>
+    <tbody id="classes"></tbody>
+  </table>
+  <h3>Nearest training pictures, with the cosine of the features</h3>
+  <div id="neighbors"></div>
+</section>
+
+<h2>Addresses</h2>
+<p>The same as <a href="openapi.json">openapi.json</a>, for programs.</p>
+{addresses}
+</main>
+<script>{SCRIPT}</script>
+</body>
+</html>"""
 
 
-def _operation(path, method, about, openapi):
-    """One address: what it does, its parameters, and an example of every answer."""
-    parameters = "".join(
-        f"<li><code>{escape(p['name'])}</code>: {escape(p.get('description', ''))}</li>"
-        for p in about.get("parameters", ())
-    )
-    answers = "".join(
-        f"<dt>{status}: {escape(answer['description'])}</dt>"
-        f"<dd><pre>{_example(answer, openapi)}</pre></dd>"
-        for status, answer in about["responses"].items()
-    )
-    return (
-        f"<details><summary><code>{method.upper()} {escape(path)}</code> {escape(about['summary'])}</summary>"
-        f"<p>{escape(about.get('description', ''))}</p><ul>{parameters}</ul><dl>{answers}</dl></details>"
-    )
+def _operation(path: str, method: str, operation: dict, openapi: dict) -> str:
+    """Return one address as HTML: what it does, its parameters, an example of every answer."""
+    parameters = []
+    for parameter in operation.get("parameters", ()):
+        name = escape(parameter["name"])
+        description = escape(parameter.get("description", ""))
+        parameters.append(f"<li><code>{name}</code>: {description}</li>")
+
+    answers = []
+    for status, answer in operation["responses"].items():
+        answers.append(f"<dt>{status}: {escape(answer['description'])}</dt>")
+        answers.append(f"<dd><pre>{_example(answer, openapi)}</pre></dd>")
+
+    return f"""<details>
+<summary><code>{method.upper()} {escape(path)}</code> {escape(operation["summary"])}</summary>
+<p>{escape(operation.get("description", ""))}</p>
+<ul>{"".join(parameters)}</ul>
+<dl>{"".join(answers)}</dl>
+</details>"""
 
 
-def _example(answer, openapi):
+def _example(answer: dict, openapi: dict) -> str:
+    """Return the example of an answer as JSON: its own, or else the one of its schema."""
     content = answer.get("content", {}).get("application/json", {})
-    schema, many = content.get("schema", {}), False
-    if schema.get("type") == "array":
-        schema, many = schema["items"], True
-    known = (
-        openapi.get("components", {})
-        .get("schemas", {})
-        .get(schema.get("$ref", "").rsplit("/", 1)[-1], {})
-    )
-    example = content.get("example", known.get("example"))
-    return escape(json.dumps([example] if many else example, indent=1, ensure_ascii=False))
+    schema = content.get("schema", {})
+    is_list = schema.get("type") == "array"
+    if is_list:
+        schema = schema["items"]
+    example = content.get("example")
+    if example is None:
+        name = schema.get("$ref", "").rsplit("/", 1)[-1]  # "#/components/schemas/Neighbor"
+        schemas = openapi.get("components", {}).get("schemas", {})
+        example = schemas.get(name, {}).get("example")
+    if is_list:
+        example = [example]
+    return escape(json.dumps(example, indent=1, ensure_ascii=False))

@@ -1,6 +1,6 @@
-"""From an encoder to a bundle: weights, torch.export, ONNX, INT8, a linear head and pictures to compare with.
+"""From an encoder to a bundle: weights, torch.export, ONNX, INT8, a linear head and an index.
 
-N pictures, D features, C classes. `replearn.serve.bundle` reads what is written here.
+`replearn.serve.bundle` reads what is written here. N training images, D features, C classes.
 """
 
 import copy
@@ -13,66 +13,109 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from replearn import models
-from replearn.pretrain.checkpoint import writing
+from replearn import files, models
+from replearn.data import ImageSet
 from replearn.probe import LinearProbe, extract_features
 from replearn.serve import bundle
-from replearn.serve.measure import table
+from replearn.serve.measure import measure_forms
 
-__all__ = ["export", "table"]
-KEPT, CALIBRATION = 5_000, 512  # pictures in the index, pictures that INT8's ranges come from
+__all__ = ["export"]
+
+MOST_KEPT = 5_000  # images in the index
+CALIBRATION = 512  # images that the ranges of INT8 come from
+TOLERANCE = 1e-3  # of ONNX beside torch, as a fraction of the largest feature
+PACKAGES = ("replearn", "torch", "onnx", "onnxruntime")  # whose versions a bundle records
 
 
-def export(encoder, folder, train, *, test=None, side=32, card=None):
-    """Write a bundle, whole or not at all, and return what its bundle.json says.
+def export(
+    encoder: nn.Module,
+    folder: str | Path,
+    train: ImageSet,
+    *,
+    test: ImageSet | None = None,
+    side: int = 32,
+    card: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a bundle, whole or not at all.
 
-    encoder: maps float pictures (N, 3, side, side) in [0, 1] to h (N, D). train: ImageSet with pictures of every class;
-    the linear head is fitted to all of them, INT8's ranges come from 512, at most 5,000 are kept for neighbors.
-    test: ImageSet for `table`, which goes into bundle.json as "measured". card: a dict, what others should know.
-    A bundle that is in the folder is replaced once the new one is complete. Raises: ValueError, OSError."""
+    A bundle that is in the folder already is replaced once the new one is complete. The encoder is
+    left as it is::
+
+        train = data.load("shapes", size=2000)
+        export(models.load("shapes_simclr"), "runs/shapes/bundle", train)
+
+    Args:
+        encoder: A network from float images (N, 3, side, side) in [0, 1] to h (N, D).
+        folder: A new folder, an empty one, or a bundle.
+        train: Images of every class. The linear head is fitted to all of them, the ranges of INT8
+            come from 512, and at most 5,000 are kept for nearest neighbors.
+        test: Images to measure the bundle's forms on, see `replearn.serve.measure.measure_forms`.
+        side: Height and width of an image, in pixels.
+        card: What others should know about the encoder; anything that JSON can hold.
+
+    Returns:
+        What bundle.json says; with `test` it has an entry "measured".
+
+    Raises:
+        ValueError: The images do not fit, the card is not JSON, the encoder cannot be exported,
+            the folder has something else in it, or a package is not installed.
+        OSError: The folder cannot be written to.
+    """
     folder = Path(folder).expanduser().resolve()
-    card = {
-        key: value for key, value in (card or {}).items() if key not in ("path", "sha256")
-    }  # of another file
-    _check(train, side, card)
-    part = folder.with_name(f".{folder.name}.partial")
-    with writing(folder.parent, "write the bundle"):
+    card = dict(card or {})
+    for name in ("path", "sha256"):  # they are about the file that the encoder was loaded from
+        card.pop(name, None)
+    _check_input(train, side, card)
+    _check_packages()
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    with files.explained(folder.parent, "write the bundle"):
         _recover(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        _check_folder(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         try:
-            about = _write(encoder, part, train, side, card)
+            manifest = _write(encoder, partial, train, side, card)
             if test is not None:
-                about = _write_about(part, about | {"measured": table(part, test)[0]})
-            _publish(part, folder)
+                measured = measure_forms(partial, test)
+                manifest = _write_manifest(partial, {**manifest, "measured": measured})
+            _publish(partial, folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return about
+            shutil.rmtree(partial, ignore_errors=True)
+    return manifest
 
 
-def _check(train, side, card):
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _check_input(train: ImageSet, side: int, card: dict[str, Any]) -> None:
+    dtype = train.images.dtype
     shape = tuple(train.images.shape[1:])
-    if train.images.dtype != torch.uint8 or shape != (3, side, side):
+    if dtype != torch.uint8 or shape != (3, side, side):
         raise ValueError(
-            f"train: expected uint8 pictures (N, 3, {side}, {side}), found {train.images.dtype} {shape}"
+            f"train: expected uint8 pictures (N, 3, {side}, {side}), found {dtype} {shape}"
         )
-    missing = sorted(set(range(len(train.class_names))) - set(train.labels.unique().tolist()))
-    if missing:
-        raise ValueError(
-            f"train: expected pictures of every class, found none of {train.class_names[missing[0]]!r}"
-        )
+    present = set(train.labels.unique().tolist())
+    for label, name in enumerate(train.class_names):
+        if label not in present:
+            raise ValueError(f"train: expected pictures of every class, found none of {name!r}")
     try:
         json.dumps(card)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"card: expected what JSON can hold, found something else ({error})"
         ) from error
+
+
+def _check_packages() -> None:
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401  (torch.onnx.export and the quantizer need it)
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ValueError(
@@ -80,72 +123,92 @@ def _check(train, side, card):
         ) from error
 
 
-def _recover(folder):
-    """Finish what a killed export left, and raise unless the folder is absent, empty or a bundle: no file is lost."""
-    if bundle.previous(folder).exists() and not folder.exists():
-        os.rename(bundle.previous(folder), folder)
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if strangers := sorted(found - {*bundle.FILES, bundle.ABOUT}):
+def _check_folder(folder: Path) -> None:
+    """Raise unless the folder is absent, empty or a bundle: nobody's files are to be lost."""
+    if not folder.exists():
+        return
+    known = {*bundle.FILES, bundle.MANIFEST}
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    if strangers:
         raise ValueError(
-            f"{folder}: expected a new folder, an empty one or a bundle, found {strangers[0]} in it; "
-            "choose another folder"
+            f"{folder}: expected a new folder, an empty one or a bundle, found {strangers[0]} in "
+            "it; choose another folder"
         )
 
 
-def _write(encoder, part, train, side, card):
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    h = extract_features(
-        encoder, train.images.to(device)
-    ).cpu()  # (N, D), in seconds on a GPU; ONNX gives the same
+# --- what is in a bundle --------------------------------------------------------------------------
+
+
+def _write(
+    encoder: nn.Module, partial: Path, train: ImageSet, side: int, card: dict[str, Any]
+) -> dict[str, Any]:
+    """Write all files of a bundle; return its manifest."""
+    parameters = list(encoder.parameters())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    # Here, where it takes seconds on a GPU. `_compare` makes sure that ONNX gives the same.
+    h = extract_features(encoder, train.images.to(device)).cpu()  # (N, D)
+
     card = {"architecture": _architecture(encoder), **card}
     encoder = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
-    models.save(encoder, part / "encoder", **card)
-    _write_models(encoder, part, side)
-    _write_int8(part, train.images)
-    _write_index(part, train, h)
-    _compare(encoder, part, train.images[:7].cpu())
-    names = ("replearn", "torch", "onnx", "onnxruntime")
-    return _write_about(
-        part,
-        dict(
-            format=bundle.FORMAT,
-            class_names=list(train.class_names),
-            side=side,
-            feature_dim=h.shape[1],
-            files={
-                name: hashlib.sha256((part / name).read_bytes()).hexdigest()
-                for name in bundle.FILES
-            },
-            versions={name: importlib.metadata.version(name) for name in names},
-            card=card,
-        ),
+    models.save(encoder, partial / "encoder", **card)
+    _write_programs(encoder, partial, side)
+    _write_int8(partial, train.images)
+    _write_index(partial, train, h)
+    _compare(encoder, partial, train.images[:7].cpu())
+
+    hashes = {}
+    for name in bundle.FILES:
+        hashes[name] = hashlib.sha256((partial / name).read_bytes()).hexdigest()
+    return _write_manifest(
+        partial,
+        {
+            "format": bundle.FORMAT,
+            "class_names": list(train.class_names),
+            "side": side,
+            "feature_dim": h.shape[1],
+            "files": hashes,
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "card": card,
+        },
     )
 
 
-def _architecture(encoder):
-    first = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d)), None)
+def _architecture(encoder: nn.Module) -> list[str | int]:
+    """Return the architecture for a card that has none: a name, and the first layer's channels.
+
+    Where `models.build_encoder` made the encoder, these are its arguments.
+    """
     net = getattr(encoder, "net", None)
-    kind = {"NarrowResNet": "resnet18"}.get(type(net).__name__, type(encoder).__name__)
-    if hasattr(net, "pretrained_cfg"):
-        kind = f"timm:{net.pretrained_cfg.get('architecture')}"
-    return ["small_cnn" if hasattr(encoder, "block4") else kind, getattr(first, "out_channels", 1)]
+    if hasattr(encoder, "block4"):
+        name = "small_cnn"
+    elif hasattr(net, "pretrained_cfg"):
+        name = f"timm:{net.pretrained_cfg.get('architecture')}"
+    elif type(net).__name__ == "NarrowResNet":
+        name = "resnet18"
+    else:
+        name = type(encoder).__name__
+    convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    width = convolutions[0].out_channels if convolutions else 1
+    return [name, width]
 
 
-def _write_models(encoder, part, side):
-    x, content = torch.rand(2, 3, side, side), io.BytesIO()
+def _write_programs(encoder: nn.Module, partial: Path, side: int) -> None:
+    """Write the encoder as a program of torch.export and as ONNX, for any number of images."""
+    example = torch.rand(2, 3, side, side)
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(
-                encoder, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-            )
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(encoder, (example,), dynamic_shapes=({0: batch},))
             torch.export.save(program, content)
-            # The TorchScript exporter, in every torch from 2.6 on: it needs onnx alone, takes 0.2 s where the newer one
-            # takes 4, and folds BatchNorm into the convolutions, which the quantizer asks for.
+            # The exporter by TorchScript (dynamo=False) needs onnx alone, takes 0.2 s where the
+            # newer one takes 4 s, and folds BatchNorm into the convolutions, which the quantizer
+            # asks for.
             torch.onnx.export(
                 encoder,
-                (x,),
-                str(part / bundle.MODELS["fp32"]),
+                (example,),
+                str(partial / bundle.MODELS["fp32"]),
                 dynamo=False,
                 opset_version=17,
                 input_names=["images"],
@@ -154,107 +217,139 @@ def _write_models(encoder, part, side):
             )
         except OSError:
             raise
-        except Exception as error:  # of many kinds, with many lines
+        except Exception as error:  # the exporters have many kinds of errors, of many lines each
+            first_line = str(error).strip().splitlines()[0]
             raise ValueError(
-                "encoder: expected a network that torch.export can record for any number of pictures, "
-                f"found {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                "encoder: expected a network that torch.export can record for any number of "
+                f"pictures, found {type(error).__name__}: {first_line}"
             ) from error
-    (part / "encoder.pt2").write_bytes(
-        content.getvalue()
-    )  # through Python: a full disk is an OSError
+    # torch writes to memory and Python to the disk: then a full disk is an OSError.
+    (partial / bundle.TORCH_PROGRAM).write_bytes(content.getvalue())
 
 
-def _write_int8(part, images):
+class _CalibrationReader:
+    """Gives the quantizer its images in batches: a CalibrationDataReader of onnxruntime.
+
+    Args:
+        images: uint8 (N, 3, side, side).
+    """
+
+    def __init__(self, images: torch.Tensor):
+        self._batches = iter(images.split(32))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the inputs of the network, or None after the last batch."""
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        return {"images": batch.float().numpy() / 255}
+
+
+def _write_int8(partial: Path, images: torch.Tensor) -> None:
     """Quantize convolutions and matrix products; the rest, the features among it, stays fp32."""
-    from onnxruntime import quantization as q
+    from onnxruntime import quantization
 
-    some = images[
-        torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:CALIBRATION]
-    ].cpu()
-    batches = iter([{"images": x.float().numpy() / 255} for x in some.split(32)])
-    reader = type(
-        "Reader", (q.CalibrationDataReader,), {"get_next": lambda self: next(batches, None)}
-    )()
-    before = logging.root.manager.disable
+    chosen = _random_order(len(images), seed=0)[:CALIBRATION]
+    calibration = images[chosen].cpu()
+    disabled_before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it recommends a preparation that the graph does not need
     try:
-        # Signed activations, the default, took 3 times as long in a ResNet-18 on x86. Weights of 7 bits: CPUs without
-        # VNNI add two products in 16 bits, which 8 bits overflow. Ranges are minimum and maximum: percentiles and
-        # entropy agree as well with fp32 (benchmarks/export.py), but keep all activations of 512 pictures in memory.
-        q.quantize_static(
-            str(part / bundle.MODELS["fp32"]),
-            str(part / bundle.MODELS["int8"]),
-            reader,
-            quant_format=q.QuantFormat.QDQ,
+        # Activations are unsigned: signed ones, the default, took 3 times as long in a ResNet-18
+        # on x86. Weights have 7 bits (reduce_range): CPUs without VNNI add two products in 16
+        # bits, which 8 bits overflow. Ranges are minimum and maximum: percentiles and entropy
+        # agree as well with fp32 (benchmarks/export.py), but keep all activations of the 512
+        # images in memory.
+        quantization.quantize_static(
+            str(partial / bundle.MODELS["fp32"]),
+            str(partial / bundle.MODELS["int8"]),
+            _CalibrationReader(calibration),
+            quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
-            activation_type=q.QuantType.QUInt8,
-            weight_type=q.QuantType.QInt8,
-            calibrate_method=q.CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         )
     finally:
-        logging.disable(before)
+        logging.disable(disabled_before)
 
 
-def _write_index(part, train, h):
+def _write_index(partial: Path, train: ImageSet, h: torch.Tensor) -> None:
+    """Write the linear head, and some training images with their features, h (N, D)."""
     from safetensors.torch import save
 
-    probe = LinearProbe().fit(
-        h, train.labels.cpu()
-    )  # its coefficients take raw features: standardization is folded in
-    keep = torch.randperm(len(h), generator=torch.Generator().manual_seed(1))[:KEPT]
-    kept = train.subset(keep).to("cpu")
-    (part / bundle.INDEX).write_bytes(
-        save(
-            dict(
-                head_weight=probe.coef_.float(),
-                head_bias=probe.intercept_.float(),
-                labels=kept.labels.long(),
-                features=nn.functional.normalize(h[keep]).half(),
-                images=kept.images.contiguous(),
-            )
-        )
-    )
+    # The probe standardizes, and folds that into its coefficients: they take h as it is.
+    probe = LinearProbe().fit(h, train.labels.cpu())
+    chosen = _random_order(len(h), seed=1)[:MOST_KEPT]
+    kept = train.subset(chosen).to("cpu")
+    arrays = {
+        "head_weight": probe.coef_.float(),
+        "head_bias": probe.intercept_.float(),
+        "labels": kept.labels.long(),
+        "features": nn.functional.normalize(h[chosen]).half(),
+        "images": kept.images.contiguous(),
+    }
+    (partial / bundle.INDEX).write_bytes(save(arrays))
 
 
-def _compare(encoder, part, images):
+def _random_order(n: int, *, seed: int) -> torch.Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def _compare(encoder: nn.Module, partial: Path, images: torch.Tensor) -> None:
+    """Raise unless ONNX gives the features that torch gives."""
     import onnxruntime
 
     x = images.float() / 255
     session = onnxruntime.InferenceSession(
-        str(part / bundle.MODELS["fp32"]), providers=["CPUExecutionProvider"]
+        str(partial / bundle.MODELS["fp32"]), providers=["CPUExecutionProvider"]
     )
-    expected, found = encoder(x), torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
-    if expected.shape != found.shape or (expected - found).abs().max() > 1e-3 * max(
-        1.0, expected.abs().max()
-    ):
+    expected = encoder(x)
+    found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    is_same = False
+    if found.shape == expected.shape:
+        largest = max(1.0, expected.abs().max().item())
+        is_same = (expected - found).abs().max().item() <= TOLERANCE * largest
+    if not is_same:
         raise ValueError(
-            "encoder: expected the same features from ONNX as from torch, found others; does it decide by "
-            "the pictures' values or their number? ONNX records one way through it"
+            "encoder: expected the same features from ONNX as from torch, found others; does it "
+            "decide by the pictures' values or their number? ONNX records one way through it"
         )
 
 
-def _write_about(part, about):
-    about = about | {"sha256": bundle.digest(about)}
-    (part / bundle.ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-    return about
+def _write_manifest(partial: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write bundle.json, and in it the SHA-256 of the rest of it; return what it says."""
+    manifest = {**manifest, "sha256": bundle.digest(manifest)}
+    text = json.dumps(manifest, indent=1) + "\n"
+    (partial / bundle.MANIFEST).write_text(text, "utf-8")
+    return manifest
 
 
-def _publish(part, folder):
-    """Put a complete bundle in place: at any moment `open_bundle` finds the old or the new one."""
-    bundle.open_bundle(part)
-    for path in part.iterdir():
+# --- from the partial bundle to the folder --------------------------------------------------------
+
+
+def _recover(folder: Path) -> None:
+    """Put the old bundle back if an export was killed while it swapped the two."""
+    previous = bundle.previous_folder(folder)
+    if previous.exists() and not folder.exists():
+        os.rename(previous, folder)
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Put a complete bundle in place; at any moment `open_bundle` finds the old or the new one."""
+    bundle.open_bundle(partial)
+    for path in partial.iterdir():
         with open(path, "r+b") as file:
             os.fsync(file.fileno())
-    old = bundle.previous(folder)
+    previous = bundle.previous_folder(folder)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(folder, previous)
     try:
-        os.rename(part, folder)
+        os.rename(partial, folder)
     except BaseException:
-        if old.exists():
-            os.rename(old, folder)
+        if previous.exists():
+            os.rename(previous, folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)

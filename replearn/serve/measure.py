@@ -1,105 +1,160 @@
-"""What a bundle's forms of one encoder cost: size, time and accuracy of torch, ONNX and INT8 side by side."""
+"""What the forms of an encoder in a bundle cost: torch, ONNX and INT8 side by side.
+
+N test images, D features, C classes.
+"""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from replearn.serve import bundle
+from replearn.data import ImageSet
+from replearn.serve.bundle import MODELS, TORCH_PROGRAM, Bundle, open_bundle
 
-BATCH = 64
+BATCH = 64  # images in the batch that is timed
+WARM_UP = 3  # rounds that do not count
+
+Embed = Callable[[np.ndarray], np.ndarray]  # uint8 (N, 3, side, side) -> float32 (N, D)
 
 
-def table(folder, test, *, threads=1, rounds=100):
-    """Return (dict, text): what fp32 in torch, fp32 in ONNX and INT8 in ONNX cost and how well they do on `test`.
+def measure_forms(
+    folder: str | Path, test: ImageSet, *, threads: int = 1, rounds: int = 100
+) -> dict[str, Any]:
+    """Measure size, time and accuracy of the forms in which a bundle holds its encoder.
 
-    test: ImageSet. A row's "mb": 10^6 bytes; "ms", "ms_p95": a single picture, median and 95th percentile of `rounds`
-    taken by turns; "ms_batch": a picture in a batch of 64; "accuracy": share right by the bundle's head; "agreement":
-    share answered as fp32 in torch does; "points": its accuracy minus that, in percentage points.
-    Raises ValueError for a damaged bundle or pictures of another size."""
+    The forms are "fp32 torch", "fp32 ONNX" and "INT8 ONNX". All of them use the bundle's head.
+
+    Args:
+        folder: The bundle.
+        test: N images of the bundle's size, with labels.
+        threads: CPU threads of each form.
+        rounds: How often a single image is timed; the forms take turns.
+
+    Returns:
+        A dict good for JSON: "rows", one for each form, "pictures" (N) and "threads". A row holds
+
+        - "mb": size of the file, in 10^6 bytes;
+        - "ms" and "ms_p95": milliseconds for one image, median and 95th percentile;
+        - "ms_batch": milliseconds an image, median, in a batch of 64;
+        - "accuracy": the fraction of the images that are classified correctly;
+        - "agreement": the fraction that get the class which "fp32 torch" gives them;
+        - "points": the accuracy minus that of "fp32 torch", in percentage points.
+
+    Raises:
+        ValueError: The bundle is damaged, or the images have another size.
+    """
     folder = Path(folder).expanduser()
-    opened = {
-        name: bundle.open_bundle(folder, precision=name, threads=threads) for name in bundle.MODELS
+    fp32 = open_bundle(folder, precision="fp32", threads=threads)
+    int8 = open_bundle(folder, precision="int8", threads=threads)
+    forms = {"fp32 torch": _torch_embed(folder), "fp32 ONNX": fp32.embed, "INT8 ONNX": int8.embed}
+    files = {
+        "fp32 torch": TORCH_PROGRAM,
+        "fp32 ONNX": MODELS["fp32"],
+        "INT8 ONNX": MODELS["int8"],
     }
-    first, images, labels = opened["fp32"], test.images.cpu().numpy(), test.labels.cpu().numpy()
-    embeds = {
-        "fp32 torch": _torch(folder),
-        "fp32 ONNX": first.embed,
-        "INT8 ONNX": opened["int8"].embed,
-    }
-    sizes = [
-        (folder / name).stat().st_size / 1e6 for name in ("encoder.pt2", *bundle.MODELS.values())
-    ]
-    before = torch.get_num_threads()
+    images = test.images.cpu().numpy()
+    labels = test.labels.cpu().numpy()
+
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        answers = {name: _answers(first, embed, images) for name, embed in embeds.items()}
-        times = _times(embeds, images, rounds)
+        predicted = {name: _predict(fp32, embed, images) for name, embed in forms.items()}
+        times = _measure_times(forms, images, rounds)
     finally:
-        torch.set_num_threads(before)
-    right = {name: float((answer == labels).mean()) for name, answer in answers.items()}
-    rows = {
-        name: dict(
-            mb=mb,
+        torch.set_num_threads(threads_before)
+
+    reference = predicted["fp32 torch"]
+    reference_accuracy = float((reference == labels).mean())
+    rows = {}
+    for name in forms:
+        accuracy = float((predicted[name] == labels).mean())
+        rows[name] = {
+            "mb": (folder / files[name]).stat().st_size / 1e6,
             **times[name],
-            accuracy=right[name],
-            agreement=float((answers[name] == answers["fp32 torch"]).mean()),
-            points=100 * (right[name] - right["fp32 torch"]),
-        )
-        for name, mb in zip(embeds, sizes, strict=True)
-    }
-    found = dict(rows=rows, pictures=len(labels), threads=threads)
-    return found, as_text(found)
+            "accuracy": accuracy,
+            "agreement": float((predicted[name] == reference).mean()),
+            "points": 100 * (accuracy - reference_accuracy),
+        }
+    return {"rows": rows, "pictures": len(labels), "threads": threads}
 
 
-def as_text(found):
-    """Return what `table` measured as lines of text."""
-    head = f"{'':12}{'MB':>8}{'ms, one':>10}{'p95':>8}{'ms, of 64':>12}{'accuracy':>11}{'agreement':>12}{'points':>9}"
+def as_text(measured: dict[str, Any]) -> str:
+    """Return what was measured as a table for the terminal.
+
+    Args:
+        measured: From `measure_forms`.
+
+    Returns:
+        Five lines: a head, one line for each form, and how it was measured.
+
+    Example:
+        >>> row = dict(mb=0.4, ms=1, ms_p95=2, ms_batch=0.2, accuracy=0.8, agreement=1, points=0)
+        >>> measured = {"rows": {"fp32 ONNX": row}, "pictures": 2000, "threads": 1}
+        >>> as_text(measured).splitlines()[-1]
+        '2,000 test pictures, threads: 1'
+    """
     lines = [
-        f"{name:12}{r['mb']:8.2f}{r['ms']:10.2f}{r['ms_p95']:8.2f}{r['ms_batch']:12.3f}{r['accuracy']:11.2%}"
-        f"{r['agreement']:12.2%}{r['points']:+9.2f}"
-        for name, r in found["rows"].items()
+        f"{'':12}{'MB':>8}{'ms, one':>10}{'p95':>8}{'ms, of 64':>12}"
+        f"{'accuracy':>11}{'agreement':>12}{'points':>9}"
     ]
-    return "\n".join(
-        [head, *lines, f"{found['pictures']:,} test pictures, threads: {found['threads']}"]
-    )
+    for name, row in measured["rows"].items():
+        lines.append(
+            f"{name:12}{row['mb']:8.2f}{row['ms']:10.2f}{row['ms_p95']:8.2f}"
+            f"{row['ms_batch']:12.3f}{row['accuracy']:11.2%}{row['agreement']:12.2%}"
+            f"{row['points']:+9.2f}"
+        )
+    lines.append(f"{measured['pictures']:,} test pictures, threads: {measured['threads']}")
+    return "\n".join(lines)
 
 
-def _torch(folder):
-    module = torch.export.load(folder / "encoder.pt2").module()
+def _torch_embed(folder: Path) -> Embed:
+    """Return `embed` as a bundle has it, computed by torch from the exported program."""
+    module = torch.export.load(folder / TORCH_PROGRAM).module()
 
     @torch.inference_mode()
-    def embed(images):
-        parts = torch.from_numpy(images).split(256)
-        return torch.cat([module(part.float() / 255) for part in parts]).numpy()
+    def embed(images: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(images).split(256)
+        return torch.cat([module(batch.float() / 255) for batch in batches]).numpy()
 
     return embed
 
 
-def _answers(opened, embed, images):
-    return (embed(images) @ opened.weight.T + opened.bias).argmax(1)
+def _predict(bundle: Bundle, embed: Embed, images: np.ndarray) -> np.ndarray:
+    logits = embed(images) @ bundle.weight.T + bundle.bias  # (N, C)
+    return logits.argmax(1)
 
 
-def _times(embeds, images, rounds):
-    """Return milliseconds; the forms take turns, so that whatever else the machine does meets all of them."""
-    one, many = {name: [] for name in embeds}, {name: [] for name in embeds}
-    for i in range(rounds + 3):
-        for name, embed in embeds.items():
-            one[name].append(_ms(embed, images[i % len(images)][None]))
-            if i % 10 == 0:
-                many[name].append(_ms(embed, images[:BATCH]) / len(images[:BATCH]))
-    return {
-        name: dict(
-            ms=float(np.median(one[name][3:])),
-            ms_p95=float(np.percentile(one[name][3:], 95)),
-            ms_batch=float(np.median(many[name])),
-        )
-        for name in embeds
-    }
+def _measure_times(
+    forms: dict[str, Embed], images: np.ndarray, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return "ms", "ms_p95" and "ms_batch" of each form.
+
+    The forms take turns, so that whatever else the machine does slows all of them down alike.
+    """
+    batch = images[:BATCH]
+    single_ms = {name: [] for name in forms}
+    batch_ms = {name: [] for name in forms}
+    for step in range(WARM_UP + rounds):
+        image = images[step % len(images)][None]
+        for name, embed in forms.items():
+            single_ms[name].append(_milliseconds(embed, image))
+            if step % 10 == 0:
+                batch_ms[name].append(_milliseconds(embed, batch) / len(batch))
+    times = {}
+    for name in forms:
+        counted = single_ms[name][WARM_UP:]
+        times[name] = {
+            "ms": float(np.median(counted)),
+            "ms_p95": float(np.percentile(counted, 95)),
+            "ms_batch": float(np.median(batch_ms[name])),
+        }
+    return times
 
 
-def _ms(embed, images):
+def _milliseconds(embed: Embed, images: np.ndarray) -> float:
     start = time.perf_counter()
     embed(images)
     return 1e3 * (time.perf_counter() - start)

@@ -1,9 +1,14 @@
-"""A trained encoder as a service: pictures in; features, classes and nearest neighbors out. No PyTorch in its process.
+"""A trained encoder as a service: images in; features, classes and nearest neighbors out.
 
-`create_app` makes it from a bundle, `start` runs it in a process of its own and stops it again, and
-`python -m replearn serve FOLDER` runs it until Ctrl-C. For one machine or a trusted network: it has no accounts,
-no TLS and no limit on idle connections; put a reverse proxy that brings them in front of anything public.
+`create_app` makes the application from a bundle, `start` runs it in a process of its own and stops
+it again, `serve` (`python -m replearn serve FOLDER`) runs it until Ctrl-C. There is no PyTorch in
+the process of the service.
+
+The service is for one machine or a trusted network: it has no accounts, no TLS and no limit on idle
+connections. Put a reverse proxy that brings these in front of anything public.
 """
+
+from __future__ import annotations
 
 import os
 import re
@@ -14,89 +19,176 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from uvicorn import Server
+
+    from replearn.serve.bundle import Bundle
 
 MISSING = 'serving needs fastapi, uvicorn and onnxruntime: pip install "replearn[serve]"'
+STANDARD_INPUT = 0  # its file descriptor
 
 
-def create_app(bundle, *, precision="int8", **limits):
-    """Return a FastAPI app for a bundle: /embed, /classify, /neighbours, /health, and at / a page to try it.
+def create_app(bundle: Bundle, *, precision: str = "int8", **limits: float) -> FastAPI:
+    """Return a FastAPI application for a bundle.
 
-    bundle: from `open_bundle`. limits, of `replearn.serve.app.Desk`: max_bytes=2_000_000 and max_pixels=4_000_000 of
-    a picture; workers=2 pictures are worked on at a time and queue=16 wait, all others get a 503 with Retry-After;
-    body_seconds=10 for a body to arrive. Every refusal is {"error": sentence}.
-    Raises ValueError for a limit that is none, or if fastapi is not installed."""
+    Its routes are /embed, /classify and /neighbors, which take an image, /health, and / with a page
+    to try it. Every refusal is {"error": sentence}.
+
+    Args:
+        bundle: From `open_bundle`.
+        precision: "int8" or "fp32", as the bundle was opened; it is only shown.
+        **limits: Of `replearn.serve.app.Limits`. `max_bytes` (2,000,000) and `max_pixels`
+            (4,000,000) of an image; `workers` (2) images are worked on at a time and `queue` (16)
+            wait, all others get a 503 with Retry-After; `body_seconds` (10) for a body to arrive.
+
+    Returns:
+        The application, ready for any ASGI server.
+
+    Raises:
+        ValueError: A limit is not a positive number, or fastapi is not installed.
+    """
     try:
-        from replearn.serve.app import build
+        from replearn.serve.app import Limits, build
     except ImportError as error:
         raise ValueError(f"{MISSING} ({error})") from error
-    return build(bundle, precision, **limits)
+    return build(bundle, precision, Limits(**limits))
 
 
 @contextmanager
-def start(folder, *, port=0, precision="int8", seconds=60.0):
-    """Run the service of a bundle in a process of its own: `with start(folder) as address: …`; then it is stopped.
+def start(
+    folder: str | Path, *, port: int = 0, precision: str = "int8", seconds: float = 60.0
+) -> Iterator[str]:
+    """Run the service of a bundle in a process of its own while the block runs.
 
-    port 0: any free one. It also ends when this process does, however that ends.
-    Raises ValueError if the service ends instead, with its words; TimeoutError if /health is not there in `seconds`."""
-    command = [
-        sys.executable,
-        "-m",
-        "replearn",
-        "serve",
-        str(folder),
-        "--port",
-        str(port),
-        "--precision",
-        precision,
-        "--until-stdin-closes",
-    ]
-    where = os.pathsep.join(
-        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
-    environment = os.environ | dict(
-        PYTHONPATH=where, PYTHONUTF8="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"
-    )
-    # Out of the reach of a Ctrl-C, or of the notebook's stop button, that is meant for this process.
-    apart = (
-        dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
-        if os.name == "nt"
-        else dict(start_new_session=True)
-    )
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        log = Path(place) / "log.txt"
-        with open(log, "wb") as out:
+    The service also ends when this process does, however that ends::
+
+        with start("runs/shapes/bundle") as address:
+            print(urllib.request.urlopen(f"{address}/health").read())
+
+    Args:
+        folder: The bundle.
+        port: Where it listens; 0 is any free port.
+        precision: "int8" or "fp32".
+        seconds: How long to wait for the first answer.
+
+    Yields:
+        The address, such as http://127.0.0.1:41234.
+
+    Raises:
+        ValueError: The service ended instead; the message has its last words.
+        TimeoutError: It did not answer in time.
+    """
+    command = [sys.executable, "-m", "replearn", "serve", str(folder)]
+    command += ["--port", str(port), "--precision", precision, "--until-stdin-closes"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as log_folder:
+        log = Path(log_folder) / "log.txt"
+        with open(log, "wb") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=out,
+                stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                **apart,
+                env=_environment(),
+                **_own_process_group(),
             )
         try:
-            yield _address(process, log, time.monotonic() + seconds)
+            yield _wait_for_address(process, log, time.monotonic() + seconds)
         finally:
             _stop(process)
 
 
-def _address(process, log, deadline):
-    """Wait until the service has said its address and answers there."""
-    ask = urllib.request.build_opener(
-        urllib.request.ProxyHandler({})
-    ).open  # no proxy between us and ourselves
+def serve(
+    folder: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    precision: str = "int8",
+    workers: int = 2,
+    queue: int = 16,
+    until_stdin_closes: bool = False,
+) -> None:
+    """Run the service of a bundle in this process until Ctrl-C.
+
+    Args:
+        folder: The bundle.
+        host: The address to listen at; "0.0.0.0" is the whole network.
+        port: The port to listen at; 0 is any free one.
+        precision: "int8" or "fp32".
+        workers: Images that are worked on at a time, a thread each.
+        queue: Requests that may wait; all others get a 503.
+        until_stdin_closes: Also end when standard input does.
+
+    Raises:
+        ValueError: The bundle cannot be opened, a limit is not a positive number, or a package is
+            not installed.
+        OSError: It cannot listen there.
+    """
+    try:
+        import uvicorn  # noqa: F401  (before the work: _make_server needs it)
+
+        from replearn.serve.bundle import open_bundle
+    except ImportError as error:
+        raise ValueError(f"{MISSING} ({error})") from error
+    bundle = open_bundle(folder, precision=precision)
+    app = create_app(bundle, precision=precision, workers=workers, queue=queue)
+    with _listen(host, port) as listener:
+        server = _make_server(app)
+        if until_stdin_closes:
+            _end_with_stdin(server)
+        # `start` reads this line from the log.
+        print(f"{folder} ({precision}) at {_url(listener)}; Ctrl-C stops it", flush=True)
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            print("stopped", flush=True)
+
+
+def _environment() -> dict[str, str]:
+    """Return variables with which the service finds this package and uses one thread a request."""
+    search_path = [str(Path(__file__).parents[2])]
+    if os.environ.get("PYTHONPATH"):
+        search_path.append(os.environ["PYTHONPATH"])
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(search_path),
+        "PYTHONUTF8": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _own_process_group() -> dict[str, int | bool]:
+    """Return what keeps a Ctrl-C, or a notebook's stop button, for this process alone."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+def _wait_for_address(process: subprocess.Popen, log: Path, deadline: float) -> str:
+    """Wait until the service has printed its address and answers there."""
+    no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
-        ended, said = process.poll() is not None, log.read_text("utf-8", "replace")
-        if ended:
-            last = (said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
-            raise ValueError(f"the service ended, exit code {process.returncode}: {last}")
-        if found := re.search(r"at (http://\S+)/;", said):
+        # First whether it has ended, then the log: then nothing can be missing from the log.
+        has_ended = process.poll() is not None
+        printed = log.read_text("utf-8", "replace")
+        if has_ended:
+            lines = printed.strip().splitlines() or ["it said nothing"]
+            last_words = lines[-1].removeprefix("error: ")
+            raise ValueError(f"the service ended, exit code {process.returncode}: {last_words}")
+        match = re.search(r"at (http://\S+)/;", printed)
+        if match:
+            address = match[1]
             try:
-                ask(f"{found[1]}/health", timeout=5).close()
-                return found[1]
-            except OSError:  # not yet
-                pass
+                no_proxy.open(f"{address}/health", timeout=5).close()
+                return address
+            except OSError:
+                pass  # it listens, but does not answer yet
         time.sleep(0.05)
     raise TimeoutError(
         "the service did not answer in time: give it more seconds=, or see what "
@@ -104,8 +196,8 @@ def _address(process, log, deadline):
     )
 
 
-def _stop(process):
-    process.stdin.close()  # the service ends by itself
+def _stop(process: subprocess.Popen) -> None:
+    process.stdin.close()  # which ends the service: see _end_with_stdin
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
@@ -113,25 +205,25 @@ def _stop(process):
         process.wait()
 
 
-def _end_with_stdin(server):
-    """Stop the server when standard input ends: the process that started us has closed it, or is dead."""
+def _end_with_stdin(server: Server) -> None:
+    """Stop the server once standard input ends: whoever started us has closed it, or is dead."""
 
     def watch():
-        while os.read(0, 1024):
+        while os.read(STANDARD_INPUT, 1024):
             pass
         server.should_exit = True
         time.sleep(8)
-        os._exit(1)  # something hangs
+        os._exit(1)  # it should have ended by now, so something hangs
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _listen(host, port):
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
-        # asyncio leaves this off for such a socket: answers on a kept connection would wait 40 ms for an ACK.
+        listener = socket.create_server((host, port), family=family)
+        # asyncio does not set this for a socket that it is given, and then every answer on a kept
+        # connection would wait 40 ms for an acknowledgment.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except (OSError, OverflowError) as error:
@@ -141,55 +233,26 @@ def _listen(host, port):
         ) from None
 
 
-def _server(app):
-    """A uvicorn server with named parts, so that it runs the same whatever else is installed."""
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if ":" in host:
+        host = f"[{host}]"
+    return f"http://{host}:{port}/"
+
+
+def _make_server(app: FastAPI) -> Server:
+    """Return a server whose parts are named, so that it is the same whatever else is installed."""
     import uvicorn
 
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            loop="asyncio",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=3,
-        )
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=3,
     )
-
-
-def serve(folder, *, host, port, precision, workers, queue, until_stdin_closes):
-    try:
-        import uvicorn  # noqa: F401
-
-        from replearn.serve.bundle import open_bundle
-    except ImportError as error:
-        raise ValueError(f"{MISSING} ({error})") from error
-    app = create_app(
-        open_bundle(folder, precision=precision),
-        precision=precision,
-        workers=workers,
-        queue=queue,
-    )
-    with _listen(host, port) as listener:
-        server = _server(app)
-        host, port = listener.getsockname()[:2]
-        if until_stdin_closes:
-            _end_with_stdin(server)
-        print(
-            f"{folder} ({precision}) at http://{f'[{host}]' if ':' in host else host}:{port}/; "
-            "Ctrl-C stops it",
-            flush=True,
-        )
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("stopped", flush=True)
-
-
-def _add_serve(commands):  # until __main__ uses replearn.serve.cli
-    from replearn.serve.cli import add_serve
-
-    add_serve(commands)
+    return uvicorn.Server(config)

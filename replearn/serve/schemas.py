@@ -1,35 +1,53 @@
-"""What the service answers: a schema each, with an example, and every refusal as {"error": one sentence}."""
+"""What the service answers: a schema for each answer, and one for every refusal.
+
+The docstrings and examples below are what OpenAPI and the demo page show to those who call the
+service.
+"""
+
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-TYPES = ("image/png", "image/jpeg", "image/webp")
-REFUSALS = {  # status: (when, an example)
-    400: (
-        "Empty, truncated, damaged, or no PNG, JPEG or WebP picture",
-        "the picture is truncated or damaged: image file is truncated",
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
+
+
+class Refusal(NamedTuple):
+    """When a status is the answer, and an example of its sentence."""
+
+    when: str
+    example: str
+
+
+REFUSALS: dict[int, Refusal] = {  # by HTTP status
+    400: Refusal(
+        when="Empty, truncated, damaged, or no PNG, JPEG or WebP picture",
+        example="the picture is truncated or damaged: image file is truncated",
     ),
-    408: (
-        "The body did not arrive in time",
-        "the body stalled: expected all of it within 10 s, found 512 bytes",
+    408: Refusal(
+        when="The body did not arrive in time",
+        example="the body stalled: expected all of it within 10 s, found 512 bytes",
     ),
-    413: (
-        "Too many bytes, or too many pixels by the picture's header",
-        "the picture is too large: expected at most 4,000,000 pixels, found 20000 x 20000 = 400,000,000; "
-        "make it smaller",
+    413: Refusal(
+        when="Too many bytes, or too many pixels by the picture's header",
+        example="the picture is too large: expected at most 4,000,000 pixels, "
+        "found 20000 x 20000 = 400,000,000; make it smaller",
     ),
-    415: (
-        "Another content type",
-        "Content-Type: expected image/png, image/jpeg or image/webp, found text/plain",
+    415: Refusal(
+        when="Another content type",
+        example="Content-Type: expected image/png, image/jpeg or image/webp, found text/plain",
     ),
-    422: ("A parameter out of range", "k: input should be less than or equal to 100, found 101"),
-    503: (
-        "All places are taken: try again after the seconds in Retry-After",
-        "busy: 2 pictures are being worked on and 16 wait; try again in a second",
+    422: Refusal(
+        when="A parameter out of range",
+        example="k: input should be less than or equal to 100, found 101",
+    ),
+    503: Refusal(
+        when="Too many requests at once: try again after the seconds in Retry-After",
+        example="busy: 2 pictures are being worked on and 16 wait; try again in a second",
     ),
 }
 
 
-def _example(**values):
+def _example(**values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"example": values})
 
 
@@ -53,12 +71,13 @@ class Classification(BaseModel):
     class_name: str
     probabilities: dict[str, float]
     model_config = _example(
-        class_name="star", probabilities=dict(star=0.91, circle=0.06, square=0.03)
+        class_name="star", probabilities={"star": 0.91, "circle": 0.06, "square": 0.03}
     )
 
 
 class Neighbor(BaseModel):
-    """A training picture near the one that was sent: its number, its class, and the cosine of the two features."""
+    """A training picture near the one that was sent: its number, its class, and the cosine of the
+    two features."""
 
     index: int
     class_name: str
@@ -80,25 +99,37 @@ class Health(BaseModel):
     )
 
 
-def refusals(*statuses):
-    """Return the `responses` that OpenAPI shows for these statuses, an example each."""
-    return {
-        status: dict(
-            model=Problem,
-            description=REFUSALS[status][0],
-            content={"application/json": {"example": {"error": REFUSALS[status][1]}}},
-        )
-        for status in statuses
-    }
+def refusals(*statuses: int) -> dict[int, dict[str, Any]]:
+    """Return what OpenAPI says about these statuses.
+
+    Args:
+        statuses: HTTP statuses, keys of `REFUSALS`.
+
+    Returns:
+        The `responses` of a route: a description and an example for each status.
+    """
+    responses = {}
+    for status in statuses:
+        refusal = REFUSALS[status]
+        responses[status] = {
+            "model": Problem,
+            "description": refusal.when,
+            "content": {"application/json": {"example": {"error": refusal.example}}},
+        }
+    return responses
 
 
-def picture_body():
-    """Return the `requestBody` that OpenAPI shows: the bytes of one picture, nothing around them."""
-    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TYPES}
+def image_body() -> dict[str, Any]:
+    """Return what OpenAPI says about the body of a request: the bytes of one image.
+
+    Returns:
+        The `requestBody` of a route, under that key.
+    """
+    binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         "requestBody": {
             "required": True,
             "description": "The bytes of one picture.",
-            "content": content,
+            "content": {image_type: binary for image_type in IMAGE_TYPES},
         }
     }
