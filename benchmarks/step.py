@@ -34,7 +34,7 @@ try:
 except ImportError as error:
     sys.exit(f"step.py: expected lightly, the peer, found {error}; run pip install lightly")
 
-OURS, BOTH, CPU, LR = "replearn", "lightly, both views in one pass", torch.device("cpu"), 0.06
+OURS, BOTH, LR = "replearn", "lightly, both views in one pass", 0.06
 NETWORKS = {"resnet18": 8, "small_cnn": 32}
 TRANSFORM = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0, normalize=None)
 
@@ -72,9 +72,9 @@ def forever(loader):
 
 def views_of(recipe, images):
     """Our batches of views, epoch after epoch."""
-    order = {}
+    batches = engine.Batches(images, recipe.batch_size, recipe.seed)
     for step in range(10**9):
-        yield engine.make_views(recipe, engine.pictures_of(recipe, images, step, order))
+        yield engine.make_views(recipe, batches.at(step))
 
 
 def lightly_side(recipe, run):
@@ -100,9 +100,9 @@ def lightly_side(recipe, run):
 
 def check(recipe, images):
     """Exit unless both sides do the same; return how near they are."""
-    views, run = engine.make_views(recipe, images[:256]), engine.begin(recipe, 32, CPU)
+    views, run = engine.make_views(recipe, images[:256]), engine.begin(recipe, images)
     _, together, net = lightly_side(recipe, run)
-    losses = [float(engine.update(recipe, run, views, LR)), float(together(views))]
+    losses = [float(engine.update(run, views, LR)), float(together(views))]
     apart = max(
         float((a - b).detach().abs().max())
         for a, b in zip(run.online.parameters(), net.parameters(), strict=True)
@@ -148,9 +148,9 @@ def segments(makers, count, turns):
 def parts(recipe, images, pictures, count, turns):
     """Time a step, its views alone and the rest alone at one batch size: {part: {name: row}}."""
     print(f"{recipe.network}, batch of {recipe.batch_size}", file=sys.stderr)
-    run = engine.begin(recipe, 32, CPU)
+    run = engine.begin(recipe, images)
     theirs, together, _ = lightly_side(recipe, run)
-    ours, start = partial(engine.update, recipe, run, lr=LR), partial(views_of, recipe, images)
+    ours, start = partial(engine.update, run, lr=LR), partial(views_of, recipe, images)
     loaders = {
         label(n): (n, partial(forever, load(pictures, recipe.batch_size, n))) for n in (0, 1, 2)
     }

@@ -121,9 +121,9 @@ def per_sample_views(recipe):
 def measure(recipe, device, rounds, per_sample, compile):
     """Return the median seconds of each variant of a step, by turns, and what `Count` found in one."""
     images = torch.randint(0, 256, (4 * recipe.batch_size, 3, 32, 32), dtype=torch.uint8).to(device)
-    run, order = engine.begin(recipe, 32, device, compile=compile), {}
+    run = engine.begin(recipe, images, compile=compile)
     fixed = engine.make_views(recipe, images[: recipe.batch_size])
-    next_pictures = lambda: engine.pictures_of(recipe, images, run.step, order)
+    next_pictures = lambda: run.batches.at(run.step)
     views = {
         "whole": lambda: engine.make_views(recipe, next_pictures()),
         "views made before": lambda: fixed,
@@ -132,13 +132,13 @@ def measure(recipe, device, rounds, per_sample, compile):
         one_by_one = per_sample_views(recipe)
         views["per sample"] = lambda: one_by_one(next_pictures())
     with Count() as count:
-        engine.update(recipe, run, fixed, 1e-6)
+        engine.update(run, fixed, 1e-6)
     times = {name: [] for name in views}
     for turn in range(rounds + 3):  # three to warm up
         for name, make in views.items():
             if turn or name != "per sample":
                 taken = seconds(
-                    lambda make=make: engine.update(recipe, run, make(), 1e-6), device, 1
+                    lambda make=make: engine.update(run, make(), 1e-6), device, 1
                 )
                 times[name] += [taken] if turn >= 3 else []
             run.step += 1
