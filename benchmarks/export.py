@@ -109,7 +109,7 @@ def ranges(folder: Path, train: data.ImageSet, test: data.ImageSet) -> dict[str,
             per_channel=True,
             **settings,
         )
-        embed = bundle._embed(path.read_bytes(), full.side, features.shape[1], 1)
+        embed = bundle.embedder(path.read_bytes(), full.side, features.shape[1], 1)
         its_features = embed(images)
         its_answers = (its_features @ full.weight.T + full.bias).argmax(1)
         results[name] = {
