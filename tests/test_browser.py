@@ -11,18 +11,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from test_site import ROOT, built, course, pages, served
 
-AXE = "axe-core@4.14.1"
+from tools import npm
+
 PATIENCE = 120  # seconds for what takes one or two on a quiet machine
 PHONE = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
 # Rules of axe that the theme breaks and we cannot mend: {rule: (selector of the elements, reason)}.
@@ -82,22 +80,16 @@ def errors(browser, address):
     ]
 
 
-# --- every page, once -------------------------------------------------------------------------------------------------
+# --- every page, once ---
 
 
 def axe_script():
     """The text of axe-core, or None where it cannot be had."""
-    folder = ROOT / "build" / "axe"
-    script = folder / f"{AXE}.js"
-    if not script.exists() and shutil.which("npm"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            command = [shutil.which("npm"), "pack", "--silent", AXE]
-            done = subprocess.run(command, cwd=fresh, capture_output=True, timeout=PATIENCE)
-            for archive in Path(fresh).glob("*.tgz") if done.returncode == 0 else ():
-                with tarfile.open(archive) as tar:
-                    script.write_bytes(tar.extractfile("package/axe.min.js").read())
-    return script.read_text("utf-8") if script.exists() else None
+    try:
+        folder = npm.fetch(npm.AXE, ROOT / "build" / npm.AXE.name)
+    except npm.NotFetched:
+        return None
+    return (folder / "axe.min.js").read_text("utf-8")
 
 
 # All rules that axe runs unless told otherwise: WCAG 2.x A and AA, and its best practices (headings, landmarks).
@@ -162,7 +154,7 @@ def visits(site, browser):
         pytest.skip(
             "the last theme for Python 3.10 preloads its icons in a way that browsers refuse on file://"
         )
-    if not course.fetch_mathjax():
+    if not course.has_mathjax():
         pytest.skip("MathJax has no local copy here: it is fetched with npm")
     axe, found = axe_script(), {}
     for page in pages(site):
@@ -267,7 +259,7 @@ def test_plain_sphinx_opens_too(browser):
     )
 
 
-# --- size, search, paper ----------------------------------------------------------------------------------------------
+# --- size, search, paper ---
 
 
 @contextmanager
@@ -371,7 +363,7 @@ def test_from_a_host_the_first_page_is_light_and_nothing_is_missing(site, browse
         until(lambda: browser.find_elements("css selector", "ul.search li"), "a result")
 
 
-# --- JupyterLab -------------------------------------------------------------------------------------------------------
+# --- JupyterLab ---
 
 LIVE = """\
 from replearn.lesson import live

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gzip
 import http.server
 import importlib.util
 import json
@@ -15,7 +16,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -25,11 +25,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 import course  # noqa: E402
-import curves  # noqa: E402
+import figures  # noqa: E402
 import generated  # noqa: E402
+import light  # noqa: E402
 import measured  # noqa: E402
 import panels  # noqa: E402
-import slim  # noqa: E402
 
 LISTED = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"))
 SOURCES = [ROOT / "notebooks" / "src" / f"{name}.md" for name in LISTED]
@@ -127,7 +127,7 @@ def test_nothing_comes_from_the_web(site):
 
 
 def test_math_is_local(site):
-    if not course.fetch_mathjax():
+    if not course.has_mathjax():
         pytest.skip("MathJax has no local copy here: it is fetched with npm")
     for page in pages(site):
         text = page.read_text("utf-8")
@@ -199,7 +199,7 @@ def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
     assert config.mathjax_path == "the default" and config.html_extra_path == []
 
 
-# --- from any folder of a host ----------------------------------------------------------------------------------------
+# --- from any folder of a host ---
 
 
 @contextlib.contextmanager
@@ -293,7 +293,7 @@ def test_the_crawl_sees_a_broken_link(tmp_path):
     assert {name.rsplit("/", 1)[1] for name in broken} == {"gone.png", "absolute.html"}
 
 
-# --- weight -----------------------------------------------------------------------------------------------------------
+# --- weight ---
 
 
 def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
@@ -304,47 +304,61 @@ def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
         assert sum(path.stat().st_size for path in files) <= 1_500_000, page.name
 
 
+def loaded_with(page):
+    """The page, and all scripts and style sheets that it names."""
+    paths = {page}
+    for tag, attributes in Tags(page).tags:
+        name = attributes.get(LOADING.get(tag, ""), "").split("?")[0]
+        if name.endswith((".js", ".css")):
+            paths.add((page.parent / name).resolve())
+    return paths
+
+
 @pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed"
+    sys.version_info < (3, 11), reason="the last theme for Python 3.10 is another one"
 )
-def test_first_page_weighs_less_than_500_kilobytes(site):
-    """Counted: the page and all scripts and style sheets it names, uncompressed (fonts: tests/test_browser.py)."""
-    page = site / "site" / "index.html"
-    named = {
-        attributes.get(LOADING.get(tag, ""), "").split("?")[0]
-        for tag, attributes in Tags(page).tags
-    }
-    files = {
-        page,
-        *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css"))),
-    }
-    assert len(files) > 10
-    assert sum(path.stat().st_size for path in files) < 500_000, {
-        path.name: path.stat().st_size for path in files
-    }
+def test_first_page_weighs_less_than_200_kilobytes(site):
+    """Counted: the page with its scripts and style sheets, compressed as a host sends them."""
+    paths = loaded_with(site / "site" / "index.html")
+    weights = {path.name: len(gzip.compress(path.read_bytes())) for path in paths}
+    assert len(weights) > 10
+    assert sum(weights.values()) < 200_000, weights
 
 
-def test_slim_keeps_what_a_page_needs():
-    css = "a,.used .b:not(.gone){x:1}.gone,.used{y:2}.gone{z:3}@media print{.gone{w:4}.b{v:5}}@media all{.gone{u:6}}"
-    assert (
-        slim.rules(css, {"used", "b"})
-        == "a,.used .b:not(.gone){x:1}.used{y:2}@media print{.b{v:5}}"
+def test_only_icons_that_a_page_uses_are_kept():
+    script = (
+        'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],"old-moon":[5,5,[],"f2",["a","b"]]},'
+        "b={list:[1,2,3]}"
     )
-    assert (
-        slim.rules("@font-face{src:url(a)}:is(.gone,p) i{x:1}", set())
-        == "@font-face{src:url(a)}:is(.gone,p) i{x:1}"
-    )
-    script = 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],"old-moon":[5,5,[],"f2",["a","b"]]},b={list:[1,2,3]}'
-    assert (
-        slim.icons(script, {"fa-day"})
-        == 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],},b={list:[1,2,3]}'
-    )
-    assert slim.words('<i class="fa-sun">') >= {"fa-sun"} and not slim.words(
-        'data:image/png,fa-sun"'
-    )
+    kept = 'var a={sun:[5,5,[97,"day"],"f1","M1,2z"],},b={list:[1,2,3]}'
+    assert light.reduced(script, {"day"}) == kept
+    assert light.reduced("another form", set()) == "another form"
 
 
-# --- what the pages say -----------------------------------------------------------------------------------------------
+def test_icons_are_found_in_pages_and_scripts_but_not_in_images(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "page.html").write_text(
+        '<i class="fa-solid fa-sun"></i><img src="data:image/png,fa-moon">', "utf-8"
+    )
+    (tmp_path / "_static" / "own.js").write_text("icon = 'fa-copy'", "utf-8")
+    assert light.names_in_pages(tmp_path) == {"solid", "sun", "copy"}
+
+
+def test_every_icon_of_the_pages_is_in_the_reduced_script(site):
+    script = (site / light.SCRIPT).read_text("utf-8")
+    # Classes that say how an icon looks, and not which one it is.
+    styles = {"solid", "regular", "brands", "lg", "sm", "fw", "spin", "xs", "2x"}
+    named = set()
+    for page in pages(site):
+        for tag, attributes in Tags(page).tags:
+            if tag == "i":
+                named |= set(re.findall(r"\bfa-([a-z0-9-]+)", attributes.get("class", "")))
+    assert named - styles
+    for name in named - styles:
+        assert re.search(rf'"?{name}"?[:"]', script), name
+
+
+# --- what the pages say ---
 
 
 def prose(path):
@@ -494,7 +508,7 @@ def test_a_claim_is_read_as_it_was_printed():
     assert found == [("✓", "10 % ± 3", "f(x) 2, b 3 %"), ("✗", "no numbers", "")]
 
 
-# --- how fast, how right ----------------------------------------------------------------------------------------------
+# --- how fast, how right ---
 
 
 def one_panel(sizes=(32, 1024), memory=True):
@@ -521,62 +535,72 @@ def one_panel(sizes=(32, 1024), memory=True):
     )
 
 
-def test_a_figure_says_what_it_draws():
-    drawn = curves.figure(one_panel())
+def parsed(drawn):
+    """A figure of the site as a tree, its SVG, and the words in it."""
     root = ElementTree.fromstring(drawn)
-    assert "\n\n" not in drawn and root.find("svg").get("role") == "img"
-    words = [" ".join(node.itertext()) for node in root.iter("text")]
-    joined = " ".join(words).replace("\u00a0", " ")
-    for label in (
-        "ours: 1",
-        "theirs, <b>: 7.0",
-        "slow: 300",
-        "slow: 90",
-        "theirs: below 1",
-        "32",
-        "1,024",
-        "batch",
-    ):
-        assert label in joined, label
-    alt = root.find("svg").get("aria-label").replace("\u00a0", " ")
+    svg = next(node for node in root.iter() if node.tag.endswith("svg"))
+    words = [" ".join(node.itertext()) for node in svg.iter() if node.tag.endswith("text")]
+    return root, svg, " ".join(" ".join(words).split())
+
+
+def test_a_figure_says_what_it_draws():
+    drawn = figures.panel_figure(one_panel())
+    _, svg, words = parsed(drawn)
+    assert "\n\n" not in drawn and svg.get("role") == "img"
+    for label in ("ours: 1", "theirs, <b>: 7.0", "slow: 300", "slow: 90", "below 1", "1,024"):
+        assert label in words, label
+    assert words.count("batch") == 2  # below the times, and below the memory
+    alt = svg.get("aria-label").replace("\u00a0", " ")
     assert alt == (
-        "Two & three. At 32 (batch): ours takes 32 ms; theirs, <b> 7.0 times; slow 300 times as long. "
-        "At 1,024 (batch): ours takes 1.02 s; theirs, <b> 7.0 times as long."
+        "Two & three. At 32 (batch): ours takes 32 ms; theirs, <b> 7.0 times; slow 300 times "
+        "as long. At 1,024 (batch): ours takes 1.02 s; theirs, <b> 7.0 times as long."
     )
 
 
-def test_every_line_stays_inside_its_figure_and_no_label_covers_another():
-    for panel in (one_panel(), one_panel((10, 11, 12, 100, 100_000), memory=False)):
-        root = ElementTree.fromstring(curves.figure(panel))
-        _, _, width, height = map(float, root.find("svg").get("viewBox").split())
-        places = [(float(node.get("x")), float(node.get("y"))) for node in root.iter("text")]
-        for line in root.iter("polyline"):
-            places += [tuple(map(float, point.split(","))) for point in line.get("points").split()]
-        assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
-        names = sorted(y for x, y in places if x > curves.RIGHT + 15)
-        assert all(below - above >= curves.STEP - 0.11 for above, below in pairwise(names))
-    assert curves.spread_out([10, 11, 99], [10, 10, 10], 0, 100) == [10, 20, 95]
+def test_a_figure_has_the_colors_and_the_names_of_its_page():
+    drawn = [figures.panel_figure(one_panel()), figures.panel_figure(one_panel(memory=False))]
+    for one in drawn:
+        assert "currentColor" in one and figures.INK not in one
+        assert "<style" not in one and "<metadata" not in one  # they would hold for the whole page
+    names = [set(re.findall(r' id="([^"]+)"', one)) for one in drawn]
+    assert names[0] and not names[0] & names[1]
+    for one, own in zip(drawn, names, strict=True):
+        assert set(re.findall(r'(?:href="|url\()#([^")]+)', one)) == own
+    assert figures.panel_figure(one_panel()) == drawn[0]
+
+
+def test_text_stays_inside_its_figure():
+    panel = one_panel((10, 11, 12, 100, 100_000), memory=False)
+    _, svg, words = parsed(figures.panel_figure(panel))
+    _, _, width, height = map(float, svg.get("viewBox").split())
+    for node in svg.iter():
+        if node.tag.endswith("text") and node.get("x"):
+            assert 0 <= float(node.get("x")) <= width and 0 <= float(node.get("y")) <= height
+    assert "100,000" in words and " 11 " not in words  # 10 and 12 leave no room for it
+
+
+def test_differences_and_growth_are_drawn_with_their_numbers():
+    groups = {"to lightly's": [("ours", 5.8, 0.8)], "to ours": [("hue", -3.6, 1.0)], "none": []}
+    _, svg, words = parsed(figures.differences_figure(groups))
+    assert "ours +5.8 ± 0.8; hue -3.6 ± 1.0" in svg.get("aria-label")
+    assert "to lightly's" in words and "hue" in words and "none" not in words
+    assert figures.differences_figure({"empty": []}) == ""
+    curves = {"course": [(1e5, 40, 39, 41), (2e5, 50, 49, 51)], "a_b": [(1e5, 30, 30, 30)] * 2}
+    _, svg, words = parsed(figures.growth_figure(curves))
+    assert "course 40.0 to 50.0 %" in svg.get("aria-label") and "a b: 30.0" in words
 
 
 def test_a_panel_of_one_size_is_a_table_alone():
     panel = one_panel((50_000,))
-    assert curves.figure(panel) == "**Two & three**" and panels.ratios(panel).count("\n") == 2
+    assert figures.panel_figure(panel) == "**Two & three**"
+    assert panels.ratios(panel).count("\n") == 2
 
 
 def test_numbers_as_words():
-    assert [curves.amount(x) for x in (0.066, 0.9949, 0.999, 9.94, 9.96, 2345.6)] == [
-        "0.07",
-        "0.99",
-        "1.0",
-        "9.9",
-        "10",
-        "2,346",
-    ]
-    found = [curves.duration(x).replace("\u00a0", " ") for x in (1.5, 2000, 0.01234, 1e-6)]
-    assert found == ["1.5 s", "2,000 s", "12.3 ms", "1 µs"]
-    assert curves.ticks(0.5, 2.2) == pytest.approx([0.5, 0.7, 1, 1.5, 2])
-    assert curves.ticks(0.8, 60) == pytest.approx([1, 2, 5, 10, 20, 50])
-    assert curves.ticks(0.5, 5000) == pytest.approx([1, 10, 100, 1000])
+    amounts = [figures.amount(x) for x in (0.066, 0.9949, 0.999, 9.94, 9.96, 2345.6)]
+    assert amounts == ["0.07", "0.99", "1.0", "9.9", "10", "2,346"]
+    durations = [figures.duration(x).replace("\u00a0", " ") for x in (1.5, 2000, 0.01234, 1e-6)]
+    assert durations == ["1.5 s", "2,000 s", "12.3 ms", "1 µs"]
 
 
 def test_a_record_becomes_figures_tables_and_goals(monkeypatch, tmp_path):
@@ -651,21 +675,13 @@ def test_every_measurement_of_the_page_is_stored():
     assert "<!--" not in text and not re.findall(r"Not measured yet.*", text)
 
 
-def test_how_fast_weighs_less_than_a_megabyte(site):
+def test_how_fast_weighs_less_than_300_kilobytes(site):
     """Counted as for the first page, with the figures inside the page."""
-    page = site / "site" / "measured.html"
-    named = {
-        attributes.get(LOADING.get(tag, ""), "").split("?")[0]
-        for tag, attributes in Tags(page).tags
-    }
-    files = {
-        page,
-        *((page.parent / name).resolve() for name in named if name.endswith((".js", ".css"))),
-    }
-    assert sum(path.stat().st_size for path in files) < 1_000_000
+    paths = loaded_with(site / "site" / "measured.html")
+    assert sum(len(gzip.compress(path.read_bytes())) for path in paths) < 300_000
 
 
-# --- make bench -------------------------------------------------------------------------------------------------------
+# --- make bench ---
 
 
 @functools.cache
