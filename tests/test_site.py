@@ -558,7 +558,7 @@ def test_a_figure_says_what_it_draws():
 
 
 def test_a_figure_has_the_colors_and_the_names_of_its_page():
-    drawn = [figures.panel_figure(one_panel()), figures.panel_figure(one_panel(memory=False))]
+    drawn = [figures.panel_figure(one_panel(sizes)) for sizes in ((32, 1024), (16, 64))]
     for one in drawn:
         assert "currentColor" in one and figures.INK not in one
         assert "<style" not in one and "<metadata" not in one  # they would hold for the whole page
