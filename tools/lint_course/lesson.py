@@ -1,0 +1,404 @@
+"""The rules for one lesson: its text, its executed notebook, and what other pages say of it."""
+
+import json
+import re
+import statistics
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupytext.compare import NotebookDifference, compare_notebooks
+from nbformat import NotebookNode
+
+from tools import notebooks
+
+LARGEST_BYTES = 1_500_000  # of a stored notebook
+LONGEST_MEDIAN = 10  # lines of the median code cell
+CHECKED = "nbval-check-output"  # nbval runs such a cell again and compares what it prints
+RUN = "run `python -m tools.notebooks run NN`"
+
+BONES = (  # what it is, kind of cell, pattern; in this order
+    ("the title “# NN · …”", "markdown", r"^# \d\d · \S"),
+    ("the mark <!-- badge -->", "markdown", r"<!-- badge -->"),
+    ("**Objectives**", "markdown", r"^\*\*Objectives"),
+    ("**Prerequisites**", "markdown", r"^\*\*Prerequisites"),
+    ("**Minutes**", "markdown", r"^\*\*Minutes"),
+    ("the set-up cell", "code", r"^# Set-up"),
+    ("Lesson(…)", "code", r"\bLesson\("),
+    ("## Predict", "markdown", r"^## Predict"),
+    ("lesson.predict", "code", r"\blesson\.predict\("),
+    ("lesson.claim", "code", r"\blesson\.claim\("),
+    ("## Exercises", "markdown", r"^## Exercises"),
+    ("lesson.check", "code", r"\blesson\.check\("),
+    ("## On real photographs", "markdown", r"^## On real photographs"),
+    ("lesson.photographs", "code", r"\blesson\.photographs\("),
+    ("## Pitfalls", "markdown", r"^## Pitfalls"),
+    (
+        "## What we have seen, what is still open",
+        "markdown",
+        r"^## What we have seen, what is still open",
+    ),
+    ("## References", "markdown", r"^## References"),
+    ("lesson.finish", "code", r"\blesson\.finish\("),
+)
+
+# Words that need no entry in the glossary: bold for its own sake (factors, rows of a table, whole
+# statements), and what everybody calls a thing.
+PLAIN_WORDS = {
+    *"pixels random supervised color background size rotation near far linear nonlinear".split(),
+    *"crop p50 p95 CPU CPUs GPU GPUs MB JPEG JSON NaN PyTorch ReLU ReLUs OpenCLIP".split(),
+    *"PneumoniaMNIST McAllester SIGKILL".split(),
+    "sum of all squared covariances",
+    "the directions with",
+    "identifiable up to",
+    "no blur",
+    "linear (SGD)",
+    "kNN accuracy",
+}
+
+
+class Lesson:
+    """A lesson of a checkout, read when it is asked for.
+
+    Args:
+        root: The folder of the checkout.
+        name: The lesson, "06_simclr".
+    """
+
+    def __init__(self, root: Path, name: str):
+        self.root = root
+        self.name = name
+        self.number = name[:2]
+        self.source = root / "notebooks" / "src" / f"{name}.md"
+        self.path = root / "notebooks" / f"{name}.ipynb"
+
+    @cached_property
+    def text(self) -> str:
+        """The text that people edit."""
+        return self.source.read_text("utf-8")
+
+    @cached_property
+    def notebook(self) -> NotebookNode:
+        """The executed notebook."""
+        return nbformat.read(self.path, as_version=4)
+
+    def page(self, name: str) -> str:
+        """Return the text of a page of the site."""
+        return (self.root / "site" / name).read_text("utf-8")
+
+
+def lesson_faults(lesson: Lesson) -> Iterator[str]:
+    """Yield the faults of one lesson, by all rules."""
+    text_name = f"notebooks/src/{lesson.name}.md"
+    notebook_name = f"notebooks/{lesson.name}.ipynb"
+    if not lesson.path.exists():
+        yield f"{notebook_name}: missing: {RUN.replace('NN', lesson.number)}"
+        return
+    for rule in NOTEBOOK_RULES:
+        for fault in rule(lesson.notebook):
+            yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
+    for rule in LESSON_RULES:
+        for fault in rule(lesson):
+            yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
+
+
+# --- rules for the notebook -----------------------------------------------------------------------
+
+
+def bones_in_order(nb: NotebookNode) -> Iterator[str]:
+    """Every lesson has the same parts, in the same order."""
+    position = 0
+    for name, kind, pattern in BONES:
+        places = []
+        for index, cell in enumerate(nb.cells[position:], position):
+            if cell.cell_type == kind and re.search(pattern, cell.source, re.MULTILINE):
+                places.append(index)
+        if not places:
+            yield f"{name} is missing, or not after the part before it: see CONTRIBUTING.md"
+            return  # all parts after it would be out of order, too
+        position = places[0]
+
+
+def something_moves(nb: NotebookNode) -> Iterator[str]:
+    """Every lesson has a figure to move, before or after its claims."""
+    if not any(re.search(r"\b(Frames(\.\w+)?|live)\(", cell.source) for cell in _code(nb)):
+        yield "nothing moves: add a figure with Frames(…) or live(…)"
+
+
+def executed_in_order(nb: NotebookNode) -> Iterator[str]:
+    """The outputs come from one run from top to bottom."""
+    counts = [cell.execution_count for cell in _code(nb)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"the cells were not executed once each, in order, in a fresh kernel: {RUN}"
+
+
+def short_cells(nb: NotebookNode) -> Iterator[str]:
+    """Code comes in pieces of one idea."""
+    lengths = []
+    for cell in _code(nb):
+        if "setup" not in _tags(cell):
+            lengths.append(sum(bool(line.strip()) for line in cell.source.split("\n")))
+    median = statistics.median(lengths)
+    if median > LONGEST_MEDIAN:
+        yield f"the median code cell has {median} lines, more than {LONGEST_MEDIAN}: split some"
+
+
+def nothing_went_wrong(nb: NotebookNode) -> Iterator[str]:
+    """No error and no warning is stored."""
+    for position, cell in enumerate(_code(nb), 1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"code cell {position} has stored an error: mend it and {RUN}"
+            if output.get("name") == "stderr":
+                warning = output.text[:200]
+                yield f"code cell {position} has stored a warning ({warning}): mend it and {RUN}"
+
+
+def nothing_of_this_machine(nb: NotebookNode) -> Iterator[str]:
+    """No output shows a path of the machine, or an address in its memory."""
+    pattern = r"/(?:work|root|tmp|home|Users)/\w+|\b0x[0-9a-f]{8,}"
+    for position, cell in enumerate(_code(nb), 1):
+        traces = re.findall(pattern, _printed_text(cell))
+        if traces:
+            yield f"code cell {position} shows what only this machine has ({traces[0]}): hide it"
+
+
+def figures_have_alt_text(nb: NotebookNode) -> Iterator[str]:
+    """Every figure has words for those who cannot see it. `Frames` has them inside its HTML."""
+    for position, cell in enumerate(_code(nb), 1):
+        for output in cell.outputs:
+            kinds = output.get("data", {})
+            if "image/png" in kinds and "text/html" not in kinds and not cell.metadata.get("alt"):
+                yield f"code cell {position} has a figure without words: add :alt: to the cell"
+                break
+
+
+def claims_and_checks_are_compared(nb: NotebookNode) -> Iterator[str]:
+    """Claims hold, and nbval compares what claims and checks print.
+
+    On photographs it does not, since not every machine has them.
+    """
+    on_photographs = False
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and "## On real photographs" in cell.source:
+            on_photographs = True
+        if cell.cell_type != "code":
+            continue
+        printed = _stream_text(cell)
+        start = cell.source[:60]
+        is_claim = ".claim(" in cell.source
+        if is_claim and "✗" in printed:
+            yield f"a claim does not hold ({printed.strip()}): say what was measured"
+        if on_photographs:
+            if CHECKED in _tags(cell) and "finish" not in cell.source:
+                yield f"not every machine has photographs: take the tag {CHECKED} off {start}"
+            continue
+        if not re.search(r"\blesson\.(claim|check)\(", cell.source):
+            continue
+        if CHECKED not in _tags(cell):
+            yield f"a claim or check is not compared: add the tag {CHECKED} to {start}"
+        if not printed.strip():
+            yield f"a claim or check has no stored output ({start}): {RUN}"
+        elif re.search(r"\blesson\.claim\(", cell.source) and "✓" not in printed:
+            yield f"a claim has printed no ✓ ({start}): {RUN}"
+
+
+def exercises_are_whole(nb: NotebookNode) -> Iterator[str]:
+    """Each exercise has its hint and its solution."""
+    whole_text = "\n".join(cell.source for cell in nb.cells)
+    for cell in _code(nb):
+        for name in re.findall(r"\blesson\.check\(\s*[\"'](\w+)", cell.source):
+            for needed in (f"<!-- solution {name} -->", f'hint("{name}")'):
+                if needed not in whole_text:
+                    yield f"exercise {name} is not whole: add {needed}"
+
+
+NOTEBOOK_RULES = (
+    bones_in_order,
+    something_moves,
+    executed_in_order,
+    short_cells,
+    nothing_went_wrong,
+    nothing_of_this_machine,
+    figures_have_alt_text,
+    claims_and_checks_are_compared,
+    exercises_are_whole,
+)
+
+
+def _code(nb: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _stream_text(cell: NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def _printed_text(cell: NotebookNode) -> str:
+    """Return all that the outputs say, without the bytes of pictures."""
+    kept = []
+    for output in cell.outputs:
+        data = output.get("data", output)
+        kept.append({kind: text for kind, text in data.items() if not kind.startswith("image/")})
+    return re.sub(r"base64,[\w+/=]+", "", json.dumps(kept, ensure_ascii=False))
+
+
+# --- rules for the text, and for what belongs to it -----------------------------------------------
+
+
+def notebook_is_light(lesson: Lesson) -> Iterator[str]:
+    """A notebook opens fast."""
+    size = lesson.path.stat().st_size
+    if size > LARGEST_BYTES:
+        yield f"its notebook has {size:,} bytes, more than {LARGEST_BYTES:,}: show fewer pictures"
+
+
+def generated_blocks_are_current(lesson: Lesson) -> Iterator[str]:
+    """Badge, set-up cell and solutions are those that `sync` makes."""
+    is_current = notebooks.regenerate(lesson.text, lesson.name) == lesson.text
+    if not is_current or notebooks.setup_source() not in lesson.text:
+        yield "a generated block is not current: run `python -m tools.notebooks sync NN`"
+    if lesson.text.count("<!-- badge -->") != 1:
+        yield "expected the mark <!-- badge --> once: see CONTRIBUTING.md"
+
+
+def notebook_says_what_its_text_says(lesson: Lesson) -> Iterator[str]:
+    """Text and notebook are a pair, and the notebook is stored as `sync` stores it."""
+    stored = lesson.notebook
+    from_text = notebooks.clean(jupytext.reads(lesson.text, fmt="md:myst"))
+    try:
+        compare_notebooks(from_text, stored, fmt="md:myst")
+    except NotebookDifference:
+        yield "its notebook says something else: run `python -m tools.notebooks sync NN`"
+        return
+    copy = nbformat.read(lesson.path, as_version=4)  # `clean` works in place
+    if lesson.path.read_text("utf-8") != notebooks.notebook_text(notebooks.clean(copy)):
+        yield "its notebook is not stored cleanly: run `python -m tools.notebooks sync NN`"
+
+
+def papers_are_on_the_reference_page(lesson: Lesson) -> Iterator[str]:
+    """Every paper that a lesson links stands in the bibliography."""
+    hosts = r"(?:arxiv\.org/abs|doi\.org|openreview\.net)"
+    pattern = rf"\]\(https://{hosts}/([^\s]+?)\)(?=[\s.,;)]|$)"
+    papers = re.findall(pattern, lesson.text, re.MULTILINE)
+    if not papers:
+        yield "links no paper: add the sources of what it says"
+    bibliography = lesson.page("references.bib")
+    for paper in papers:
+        if paper not in bibliography:
+            yield f"the paper {paper} is not listed: add it to site/references.bib"
+
+
+def words_are_in_the_glossary(lesson: Lesson) -> Iterator[str]:
+    """The glossary explains what a lesson has in bold, and names such as kNN or InfoNCE."""
+    terms = {term.lower() for term in glossary_terms(lesson.page("glossary.md"))}
+    words = set()
+    for term in terms:
+        words.update(re.split("[- ]", term))
+    text = _prose(lesson.text)
+
+    unknown = set()
+    for phrase in re.findall(r"\*\*([^*]+)\*\*", text):
+        phrase = " ".join(phrase.split())
+        is_term = phrase[0].islower() and len(phrase.split()) <= 4 and phrase[-1] != "."
+        if is_term and phrase.lower() not in terms:
+            unknown.add(phrase)
+    for name in re.findall(r"\b[a-z]?[A-Z][a-z]?[A-Z][A-Za-z]*\b", text):
+        singular = name.lower().rstrip("s")
+        if name.lower() not in words and singular not in words:
+            unknown.add(name)
+    for word in sorted(unknown - PLAIN_WORDS):
+        yield f"“{word}” is not in the glossary: explain it in site/glossary.md"
+
+
+def photographs_quote_the_measurement(lesson: Lesson) -> Iterator[str]:
+    """What a lesson says of real photographs is what the stored measurement says."""
+    path = lesson.root / "benchmarks" / "results" / f"photographs_{lesson.number}.json"
+    if not path.exists():
+        return
+    section = lesson.text.split("## On real photographs")[1].split("\n## ")[0]
+    prose = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
+    quoted = {float(number) for number in re.findall(r"(\d+(?:\.\d)?) ?%", prose)}
+    chance = 10.0  # of a guess among ten classes
+    level = 95.0  # of an interval
+    if len(quoted - {chance, level}) < 3:
+        yield f"quotes fewer than three numbers from photographs: read them in {path.name}"
+    measured = measured_percentages(json.loads(path.read_text("utf-8"))) | {chance}
+    for number in sorted(quoted):
+        # Half of the last digit covers the two ways to round a number that ends in 5.
+        if min(abs(number - value) for value in measured) >= 0.051:
+            yield f"{number:g} % of photographs was not measured: see {path.name}"
+
+
+def measured_percentages(record: dict) -> set[float]:
+    """Return every share that a stored measurement has in its claims, in percent.
+
+    Each stands there twice, rounded to a whole number and to one decimal.
+    """
+    shares = []
+    for claim in record["claims"]:
+        for value in claim["numbers"].values():
+            shares += value if isinstance(value, list) else [value]
+    percentages = set()
+    for share in shares:
+        percentages.add(float(f"{100 * share:.0f}"))
+        percentages.add(float(f"{100 * share:.1f}"))
+    return percentages
+
+
+def teachers_have_questions(lesson: Lesson) -> Iterator[str]:
+    """A lesson has two exam questions with answers, a question to discuss, and known mistakes."""
+    page = lesson.page("teaching.md")
+    exam = _section(page, "## Exam questions", "\n## ")
+    part = _section(exam, f"### {lesson.number} · ", "\n### ")
+    questions = re.findall(r"^\*\*\d\.\*\* \[\d\]", part, re.MULTILINE)
+    answers = part.count("```{dropdown} Answer")
+    if len(questions) < 2 or len(questions) != answers:
+        yield (
+            f"found {len(questions)} exam questions and {answers} answers in site/teaching.md: "
+            "write two or more, each with its answer"
+        )
+    if f"- **{lesson.number}.** " not in _section(page, "## Questions to discuss", "\n## "):
+        yield "has no question to discuss: add one to site/teaching.md"
+    if not re.search(rf"^\| {lesson.number} `\w+` \| ", page, re.MULTILINE):
+        yield "has no common mistakes: add rows to the table of site/teaching.md"
+
+
+LESSON_RULES = (
+    notebook_is_light,
+    generated_blocks_are_current,
+    notebook_says_what_its_text_says,
+    papers_are_on_the_reference_page,
+    words_are_in_the_glossary,
+    photographs_quote_the_measurement,
+    teachers_have_questions,
+)
+
+
+def glossary_terms(page: str) -> list[str]:
+    """Return the words that the glossary explains, as it writes them."""
+    return re.findall(r"^\w.+", glossary_block(page), re.MULTILINE)
+
+
+def glossary_block(page: str) -> str:
+    """Return the part of the glossary with its entries, which an empty line separates."""
+    return page.split("```")[1].split("\n", 1)[1]
+
+
+def _prose(text: str) -> str:
+    """Return a lesson's text without code, formulas, addresses and references."""
+    text = text.split("\n## References")[0]
+    no_prose = r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)"
+    return re.sub(no_prose, " ", text, flags=re.DOTALL)
+
+
+def _section(text: str, start: str, end: str) -> str:
+    """Return what stands between two pieces of text; empty if the first is missing."""
+    _, _, rest = text.partition(start)
+    return rest.split(end)[0]
