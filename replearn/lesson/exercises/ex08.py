@@ -1,4 +1,7 @@
-"""Exercises of lesson 08: MCC by assignment, the conditional prior's KL, designing u."""
+"""Exercises of lesson 08: MCC by assignment, the conditional prior's KL, designing u.
+
+Shapes: N data points; D latents that were learned; K (or k) true factors or latents.
+"""
 
 from itertools import permutations
 
@@ -6,95 +9,151 @@ import torch
 
 from replearn.lesson.exercises import Exercise
 
+# --- mcc --------------------------------------------------------------------------------------
+
 
 def mcc(z, z_true):
-    """Mean |Pearson correlation| of each true factor with a latent of its own, under the best one-to-one assignment.
+    """Mean |Pearson correlation| of each true factor with a latent of its own.
 
-    z: (N, D), z_true: (N, K), K <= D <= 6, so that all assignments can be tried. A constant latent counts 0. Returns
-    one number in [0, 1].
+    The best one-to-one assignment counts. z: (N, D), z_true: (N, K), K <= D <= 6, so that all
+    assignments can be tried. A constant latent counts 0. Returns one number in [0, 1].
     """
-    z, z_true = z - z.mean(0), z_true - z_true.mean(0)
+    z = z - z.mean(0)
+    z_true = z_true - z_true.mean(0)
     lengths = z.norm(dim=0)[:, None] * z_true.norm(dim=0)  # (D, K)
     correlation = (z.T @ z_true).abs() / lengths.clamp(min=1e-12)
-    factors = range(z_true.shape[1])
-    return max(
-        torch.stack(
-            [correlation[latent, k] for latent, k in zip(chosen, factors, strict=True)]
-        ).mean()
-        for chosen in permutations(range(z.shape[1]), len(factors))
-    )
+    factors = torch.arange(z_true.shape[1])
+    means = []
+    for latents in permutations(range(z.shape[1]), len(factors)):
+        means.append(correlation[list(latents), factors].mean())
+    return max(means)
 
 
-def _mcc_cases(generator):
+def _mcc_cases(generator: torch.Generator) -> dict[str, tuple]:
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
-    true, spare = normal(60, 3), normal(60, 3)
+    true = normal(60, 3)
+    spare = normal(60, 3)
     order = torch.randperm(3, generator=generator)
     one = normal(80, 1)
     noise = normal(90, 3)
     white = torch.linalg.qr(noise - noise.mean(0)).Q  # three columns without correlation
     greedy = white @ torch.tensor([[0.75, 0.7], [0.65, 0.1], [0.0, 0.7]])
+    reordered = true[:, order] * torch.tensor([-2.0, 0.5, 3.0])
+    noisy = (normal(50, 4), normal(50, 2))
+    copied = torch.cat([one, -2 * one + 0.01 * normal(80, 1)], 1)
+    more_latents = torch.cat([spare, true[:, :2] + 0.3 * spare[:, :2]], 1)
+    constant = torch.cat([true[:, :1], torch.full((60, 1), 3.0)], 1)
     return {
-        "latents in another order, some turned around": (
-            true[:, order] * torch.tensor([-2.0, 0.5, 3.0]),
-            true,
-        ),
-        "noisy latents": (normal(50, 4), normal(50, 2)),
-        "one factor copied into both latents": (
-            torch.cat([one, -2 * one + 0.01 * normal(80, 1)], 1),
-            torch.cat([one, normal(80, 1)], 1),
-        ),
+        "latents in another order, some turned around": (reordered, true),
+        "noisy latents": noisy,
+        "one factor copied into both latents": (copied, torch.cat([one, normal(80, 1)], 1)),
         "two latents that prefer the same factor": (greedy, white[:, :2]),
-        "more latents than factors": (
-            torch.cat([spare, true[:, :2] + 0.3 * spare[:, :2]], 1),
-            true[:, :2],
-        ),
+        "more latents than factors": (more_latents, true[:, :2]),
         "a large offset and a large scale": (200 + 50 * (true + spare), true - 30),
-        "a constant latent": (torch.cat([true[:, :1], torch.full((60, 1), 3.0)], 1), true[:, :2]),
+        "a constant latent": (constant, true[:, :2]),
     }
 
 
-def _correlations(z, z_true, center=True, absolute=True):
-    if center:
-        z, z_true = z - z.mean(0), z_true - z_true.mean(0)
-    c = z.T @ z_true / (z.norm(dim=0)[:, None] * z_true.norm(dim=0)).clamp(min=1e-12)
-    return c.abs() if absolute else c
+def _cosines(z, z_true):
+    """Inner products of columns, divided by the columns' lengths, (D, K)."""
+    lengths = z.norm(dim=0)[:, None] * z_true.norm(dim=0)
+    return z.T @ z_true / lengths.clamp(min=1e-12)
 
 
-def _assign(c):
+def _correlations(z, z_true):
+    """|Pearson correlation| of each latent with each factor, (D, K)."""
+    return _cosines(z - z.mean(0), z_true - z_true.mean(0)).abs()
+
+
+def _best_assignment(scores):
+    """The largest mean that a one-to-one assignment reaches."""
+    factors = torch.arange(scores.shape[1])
     return max(
-        torch.stack([c[i, k] for k, i in enumerate(p)]).mean()
-        for p in permutations(range(len(c)), c.shape[1])
+        scores[list(latents), factors].mean()
+        for latents in permutations(range(len(scores)), len(factors))
     )
+
+
+def _best_mean_from(scores, factor=0, taken=()):
+    """The best assignment by recursion over the factors; `taken` are latents given away."""
+    factors = scores.shape[1]
+    if factor == factors:
+        return 0.0
+    means = []
+    for latent in range(len(scores)):
+        if latent not in taken:
+            rest = _best_mean_from(scores, factor + 1, (*taken, latent))
+            means.append(scores[latent, factor] / factors + rest)
+    return max(means)
+
+
+def _mcc_by_recursion(z, z_true):
+    return _best_mean_from(_correlations(z, z_true))
+
+
+def _mcc_by_scipy(z, z_true):
+    from scipy.optimize import linear_sum_assignment
+
+    correlation = _correlations(z, z_true)
+    latents, factors = linear_sum_assignment(correlation.numpy(), maximize=True)
+    return correlation[latents, factors].mean()
+
+
+def _best_latent_for_each_factor(z, z_true):
+    """One latent may serve two factors."""
+    return _correlations(z, z_true).amax(0).mean()
+
+
+def _best_factor_for_each_latent(z, z_true):
+    """The mean is over the latents, and one factor may serve two of them."""
+    return _correlations(z, z_true).amax(1).mean()
 
 
 def _greedy(z, z_true):
-    c, total = _correlations(z, z_true).clone(), 0.0
+    """The largest correlation first, then the largest of what is left."""
+    correlation = _correlations(z, z_true)
+    total = 0.0
     for _ in range(z_true.shape[1]):
-        i, k = divmod(int(c.argmax()), c.shape[1])
-        total = total + c[i, k].clone()
-        c[i], c[:, k] = -1, -1
+        latent, factor = divmod(int(correlation.argmax()), correlation.shape[1])
+        total = total + correlation[latent, factor].clone()
+        correlation[latent] = -1
+        correlation[:, factor] = -1
     return total / z_true.shape[1]
 
 
-def _best_from(c, k=0, taken=()):
-    """Mean by recursion over the factors."""
-    if k == c.shape[1]:
-        return 0.0
-    return max(
-        c[i, k] / c.shape[1] + _best_from(c, k + 1, (*taken, i))
-        for i in range(len(c))
-        if i not in taken
-    )
+def _no_assignment(z, z_true):
+    """Latent i is compared with factor i."""
+    return _correlations(z, z_true).diagonal().mean()
 
 
-def _scipy_assignment(z, z_true):
-    from scipy.optimize import linear_sum_assignment
+def _sign_kept(z, z_true):
+    """A latent that is turned around counts as a bad one."""
+    return _best_assignment(_cosines(z - z.mean(0), z_true - z_true.mean(0)))
 
-    c = _correlations(z, z_true)
-    rows, columns = linear_sum_assignment(c.numpy(), maximize=True)
-    return c[rows, columns].mean()
+
+def _mcc_not_centered(z, z_true):
+    """Cosines in place of correlations."""
+    return _best_assignment(_cosines(z, z_true).abs())
+
+
+def _covariance(z, z_true):
+    """Not divided by the lengths of the columns."""
+    products = (z - z.mean(0)).T @ (z_true - z_true.mean(0))
+    return _best_assignment(products.abs() / len(z))
+
+
+def _nan_for_constant(z, z_true):
+    """A constant latent has correlation 0 / 0."""
+    d = z.shape[1]
+    correlation = torch.corrcoef(torch.cat([z, z_true], 1).T)[:d, d:]
+    return _best_assignment(correlation.abs())
+
+
+def _sum_of_correlations(z, z_true):
+    """K times too large."""
+    return mcc(z, z_true) * z_true.shape[1]
 
 
 MCC = Exercise(
@@ -103,44 +162,47 @@ MCC = Exercise(
     difficulty=2,
     minutes=12,
     hints=(
-        "Center both, divide the inner products of their columns by the columns' lengths: correlations (D, K).",
-        "An assignment picks one latent for each factor and none twice: itertools.permutations(range(D), K).",
-        "Take the assignment with the largest mean. Clamp the lengths, or a constant latent gives NaN.",
+        "Center both, divide the inner products of their columns by the columns' lengths: "
+        "correlations (D, K).",
+        "An assignment picks one latent for each factor and none twice: "
+        "itertools.permutations(range(D), K).",
+        "Take the assignment with the largest mean. Clamp the lengths, or a constant latent gives "
+        "NaN.",
     ),
     wrong={
-        "best latent for each factor (one latent may serve twice)": lambda z, t: (
-            _correlations(z, t).amax(0).mean()
-        ),
-        "best factor for each latent": lambda z, t: _correlations(z, t).amax(1).mean(),
+        "best latent for each factor (one latent may serve twice)": _best_latent_for_each_factor,
+        "best factor for each latent": _best_factor_for_each_latent,
         "greedy": _greedy,
-        "no assignment at all": lambda z, t: _correlations(z, t).diagonal().mean(),
-        "sign kept": lambda z, t: _assign(_correlations(z, t, absolute=False)),
-        "not centered": lambda z, t: _assign(_correlations(z, t, center=False)),
-        "covariance": lambda z, t: _assign(((z - z.mean(0)).T @ (t - t.mean(0))).abs() / len(z)),
-        "NaN for a constant latent": lambda z, t: _assign(
-            torch.corrcoef(torch.cat([z, t], 1).T)[: z.shape[1], z.shape[1] :].abs()
-        ),
-        "sum in place of mean": lambda z, t: mcc(z, t) * t.shape[1],
+        "no assignment at all": _no_assignment,
+        "sign kept": _sign_kept,
+        "not centered": _mcc_not_centered,
+        "covariance": _covariance,
+        "NaN for a constant latent": _nan_for_constant,
+        "sum in place of mean": _sum_of_correlations,
     },
-    alternatives=(lambda z, t: _best_from(_correlations(z, t)), _scipy_assignment),
+    alternatives=(_mcc_by_recursion, _mcc_by_scipy),
 )
+
+
+# --- conditional_kl ---------------------------------------------------------------------------
 
 
 def conditional_kl(mu, logvar, prior_mu, prior_logvar):
     """KL( q(z|x,u) || p(z|u) ) of two diagonal Gaussians, for each of the N data points, in nats.
 
-    mu, logvar: mean and log-variance of q, prior_mu, prior_logvar: those of the prior of each point's segment; all
-    (N, D). Returns (N,), the sum over the D latents; differentiable in all four.
+    mu, logvar: mean and log-variance of q, prior_mu, prior_logvar: those of the prior of each
+    point's segment; all (N, D). Returns (N,), the sum over the D latents; differentiable in all
+    four.
     """
-    variance, prior_variance = logvar.exp(), prior_logvar.exp()
+    variance = logvar.exp()
+    prior_variance = prior_logvar.exp()
     scaled = (variance + (mu - prior_mu) ** 2) / prior_variance
     return 0.5 * (prior_logvar - logvar + scaled - 1).sum(1)
 
 
-def _kl_cases(generator):
-    def four(n, d, spread=1.0):
-        mu, logvar, prior_mu, prior_logvar = torch.randn(4, n, d, generator=generator) * spread
-        return mu, logvar, prior_mu, prior_logvar
+def _kl_cases(generator: torch.Generator) -> dict[str, tuple]:
+    def four(n, d):
+        return tuple(torch.randn(4, n, d, generator=generator))
 
     mu, logvar, prior_mu, prior_logvar = four(5, 2)
     zero = torch.zeros(5, 2)
@@ -154,28 +216,67 @@ def _kl_cases(generator):
     }
 
 
-def _kl_formula(
-    *, half=0.5, reduce=lambda t: t.sum(1), swap=False, use_prior=True, square=True, var=None
-):
-    var = var or (lambda logvar: logvar.exp())
-
-    def kl(mu, logvar, prior_mu, prior_logvar):
-        if swap:
-            mu, logvar, prior_mu, prior_logvar = prior_mu, prior_logvar, mu, logvar
-        if not use_prior:
-            prior_mu, prior_logvar = torch.zeros_like(mu), torch.zeros_like(mu)
-        distance = (mu - prior_mu) ** 2 if square else (mu - prior_mu).abs()
-        return half * reduce(
-            prior_logvar - logvar + (var(logvar) + distance) / var(prior_logvar) - 1
-        )
-
-    return kl
-
-
-def _kl_torch(mu, logvar, prior_mu, prior_logvar):
+def _kl_by_torch(mu, logvar, prior_mu, prior_logvar):
     q = torch.distributions.Normal(mu, (logvar / 2).exp())
     p = torch.distributions.Normal(prior_mu, (prior_logvar / 2).exp())
     return torch.distributions.kl_divergence(q, p).sum(1)
+
+
+def _kl_by_ratio(mu, logvar, prior_mu, prior_logvar):
+    log_ratio = logvar - prior_logvar
+    distance = (mu - prior_mu).square() * torch.exp(-prior_logvar)
+    return (distance + torch.expm1(log_ratio) - log_ratio).sum(-1) / 2
+
+
+def _kl_of_each_latent(mu, logvar, prior_mu, prior_logvar):
+    """Twice the KL of each point and latent, (N, D)."""
+    distance = (mu - prior_mu) ** 2
+    return prior_logvar - logvar + (logvar.exp() + distance) / prior_logvar.exp() - 1
+
+
+def _prior_ignored(mu, logvar, prior_mu, prior_logvar):
+    """The KL to the standard normal prior of lesson 05."""
+    zero = torch.zeros_like(mu)
+    return conditional_kl(mu, logvar, zero, zero)
+
+
+def _kl_swapped(mu, logvar, prior_mu, prior_logvar):
+    """KL(p || q)."""
+    return conditional_kl(prior_mu, prior_logvar, mu, logvar)
+
+
+def _no_half(mu, logvar, prior_mu, prior_logvar):
+    """Twice too large."""
+    return _kl_of_each_latent(mu, logvar, prior_mu, prior_logvar).sum(1)
+
+
+def _latents_averaged(mu, logvar, prior_mu, prior_logvar):
+    """A mean over the latents, where their costs add up."""
+    return 0.5 * _kl_of_each_latent(mu, logvar, prior_mu, prior_logvar).mean(1)
+
+
+def _batch_summed(mu, logvar, prior_mu, prior_logvar):
+    """One number for all points."""
+    return 0.5 * _kl_of_each_latent(mu, logvar, prior_mu, prior_logvar).sum()
+
+
+def _log_std(mu, logvar, prior_mu, prior_logvar):
+    """exp(2 logvar) as the variance: logvar is taken for the log of the standard deviation."""
+    variance = (2 * logvar).exp()
+    prior_variance = (2 * prior_logvar).exp()
+    scaled = (variance + (mu - prior_mu) ** 2) / prior_variance
+    return 0.5 * (prior_logvar - logvar + scaled - 1).sum(1)
+
+
+def _prior_variance_under_mean_only(mu, logvar, prior_mu, prior_logvar):
+    """Only the distance of the means is divided by the prior's variance."""
+    distance = (mu - prior_mu) ** 2 / prior_logvar.exp()
+    return 0.5 * (prior_logvar - logvar + logvar.exp() + distance - 1).sum(1)
+
+
+def _prior_without_gradient(mu, logvar, prior_mu, prior_logvar):
+    """The right value, but the prior of a segment could not be learned."""
+    return conditional_kl(mu, logvar, prior_mu.detach(), prior_logvar.detach())
 
 
 KL = Exercise(
@@ -185,159 +286,276 @@ KL = Exercise(
     minutes=10,
     gradient_of=(0, 1, 2, 3),
     hints=(
-        "Start from lesson 05: 1/2 sum(-logvar + variance + mu^2 - 1) is the case prior_mu = 0, prior_logvar = 0.",
-        "Measure z in units of the prior: (z - prior_mu) / prior_std. Its variance is variance / prior_variance.",
-        "What is left of the logarithm is prior_logvar - logvar. Sum over the latents, keep the points apart.",
+        "Start from lesson 05: 1/2 sum(-logvar + variance + mu^2 - 1) is the case prior_mu = 0, "
+        "prior_logvar = 0.",
+        "Measure z in units of the prior: (z - prior_mu) / prior_std. Its variance is "
+        "variance / prior_variance.",
+        "What is left of the logarithm is prior_logvar - logvar. Sum over the latents, keep the "
+        "points apart.",
     ),
     wrong={
-        "prior ignored": _kl_formula(use_prior=False),
-        "KL(p || q)": _kl_formula(swap=True),
-        "no half": _kl_formula(half=1.0),
-        "mean over the latents": _kl_formula(reduce=lambda t: t.mean(1)),
-        "one number for the batch": _kl_formula(reduce=lambda t: t.sum()),
-        "logvar taken for log std": _kl_formula(var=lambda logvar: (2 * logvar).exp()),
-        "prior's variance only under the mean": lambda mu, logvar, prior_mu, prior_logvar: (
-            0.5
-            * (
-                prior_logvar - logvar + logvar.exp() + (mu - prior_mu) ** 2 / prior_logvar.exp() - 1
-            ).sum(1)
-        ),
-        "prior without gradient": lambda mu, logvar, prior_mu, prior_logvar: conditional_kl(
-            mu, logvar, prior_mu.detach(), prior_logvar.detach()
-        ),
+        "prior ignored": _prior_ignored,
+        "KL(p || q)": _kl_swapped,
+        "no half": _no_half,
+        "mean over the latents": _latents_averaged,
+        "one number for the batch": _batch_summed,
+        "logvar taken for log std": _log_std,
+        "prior's variance only under the mean": _prior_variance_under_mean_only,
+        "prior without gradient": _prior_without_gradient,
     },
-    alternatives=(
-        _kl_torch,
-        lambda mu, logvar, prior_mu, prior_logvar: (
-            (
-                (mu - prior_mu).square() * torch.exp(-prior_logvar)
-                + torch.expm1(logvar - prior_logvar)
-                - (logvar - prior_logvar)
-            ).sum(-1)
-            / 2
-        ),
-    ),
+    alternatives=(_kl_by_torch, _kl_by_ratio),
 )
 
 
-def choose_u(z, candidates):
-    """Name of the one auxiliary variable that makes the latents identifiable: it meets all three conditions.
+# --- choose_u ---------------------------------------------------------------------------------
 
-    z: (N, k) latents of a simulation; candidates: {name: (N,) integers, the segment of each point; any integers}.
+
+def choose_u(z, candidates):
+    """Name of the one auxiliary variable that makes the latents identifiable.
+
+    It meets all three conditions. z: (N, k) latents of a simulation; candidates: {name: (N,)
+    integers, the segment of each point; any integers}.
     1. Enough segments: at least 2 k + 1.
-    2. Independent inside: the mean over segments of |correlation| within a segment is below 0.3 for every two latents.
-    3. Variances that change, each in its own way: of the log-variances (segments, k), each column minus its mean, the
-       smallest singular value / sqrt(segments) is above 0.3.
+    2. Independent inside: the mean over segments of |correlation| within a segment is below 0.3
+       for every two latents.
+    3. Variances that change, each in its own way: of the log-variances (segments, k), each column
+       minus its mean, the smallest singular value / sqrt(segments) is above 0.3.
     """
     for name, u in candidates.items():
         segments = [z[u == label] for label in u.unique()]
         inside = torch.stack([torch.corrcoef(s.T).abs() for s in segments]).mean(0)
         inside = inside - inside.diagonal().diag()
         log_variance = torch.stack([s.var(0).log() for s in segments])
-        change = (
-            torch.linalg.svdvals(log_variance - log_variance.mean(0)).min() / len(segments) ** 0.5
-        )
+        singular_values = torch.linalg.svdvals(log_variance - log_variance.mean(0))
+        change = singular_values.min() / len(segments) ** 0.5
         if len(segments) >= 2 * z.shape[1] + 1 and inside.max() < 0.3 and change > 0.3:
             return name
 
 
-def _choose_cases(generator):
-    def simulated(k, segments, points, spread=2.4, least=0.8, most=9.0, tied=0.0):
-        logs, change = torch.linspace(-spread, spread, segments), 0
-        while not least < change < most:  # by chance the variances might rise and fall together
-            order = torch.stack(
-                [torch.randperm(segments, generator=generator) for _ in range(k)], 1
-            )
-            change = torch.linalg.svdvals(logs[order]).min() / segments**0.5
-        u = torch.arange(segments).repeat_interleave(points)
-        noise = torch.randn(len(u), k, generator=generator)
-        noise[:, 1] += tied * noise[:, 0]
-        return (logs[order] / 2).exp()[u] * noise, u
+def _simulated(
+    generator, k, segments, points, *, spread=2.4, change_range=(0.8, 9.0), correlation=0.0
+):
+    """Latents whose variances differ between the segments, and the segment of each point.
 
-    def groups(score, n):  # n groups of equal size, in the order of the score
-        return score.argsort().argsort() * n // len(score)
+    spread: the log-variances run from -spread to spread. change_range: what condition 3 measures
+    lies in it. correlation: how much of latent 0 is added to latent 1.
+    """
+    logs = torch.linspace(-spread, spread, segments)
+    least, most = change_range
+    change = 0
+    while not least < change < most:  # by chance the variances might rise and fall together
+        orders = [torch.randperm(segments, generator=generator) for _ in range(k)]
+        order = torch.stack(orders, 1)  # (segments, k)
+        change = torch.linalg.svdvals(logs[order]).min() / segments**0.5
+    u = torch.arange(segments).repeat_interleave(points)
+    noise = torch.randn(len(u), k, generator=generator)
+    noise[:, 1] += correlation * noise[:, 0]
+    return (logs[order] / 2).exp()[u] * noise, u
+
+
+def _candidates(generator):
+    """Auxiliary variables, made of the latents z and of the true segments u: {name: function}."""
+
+    def good(z, u):
+        """The true segments: all three conditions hold."""
+        return u
 
     def few(z, u):
-        return torch.where(z[:, 0].abs() > z[:, 1].abs(), 0, 1) + 2 * (
-            z[:, 0].abs() > z[:, 0].abs().median()
-        )
+        """Four segments, by which latent is larger and by how large the first one is."""
+        size = z.abs()
+        second_is_larger = torch.where(size[:, 0] > size[:, 1], 0, 1)
+        return second_is_larger + 2 * (size[:, 0] > size[:, 0].median())
 
-    def side(
-        z, u
-    ):  # inside, the two latents mostly have the same sign or opposite ones: a correlation of 0.45
-        return 2 * u + ((z[:, 0] * z[:, 1] > 0) ^ (torch.rand(len(z), generator=generator) < 0.15))
+    def side(z, u):
+        """Inside, the latents mostly have one sign, or opposite ones: a correlation of 0.45."""
+        same_sign = z[:, 0] * z[:, 1] > 0
+        return 2 * u + (same_sign ^ (torch.rand(len(z), generator=generator) < 0.15))
 
-    good = lambda z, u: u
-    gain = lambda z, u: groups(z.norm(dim=1), len(u.unique()) + 2)
-    coin = lambda z, u: u[torch.randperm(len(u), generator=generator)]
-    odd = lambda z, u: torch.randperm(12, generator=generator)[u] * 17 - 40
+    def gain(z, u):
+        """Groups of equal size by the length of z: all variances rise and fall together."""
+        rank = z.norm(dim=1).argsort().argsort()
+        return rank * (len(u.unique()) + 2) // len(z)
+
+    def coin(z, u):
+        """Segments that were drawn at random: nothing changes between them."""
+        return u[torch.randperm(len(u), generator=generator)]
+
+    def coin_120(z, u):
+        """The same, in segments of 120 points."""
+        return coin(z, torch.arange(len(u)) // 120)
+
+    def odd(z, u):
+        """The true segments under other numbers."""
+        return torch.randperm(12, generator=generator)[u] * 17 - 40
+
+    def five(z, u):
+        """Five neighboring segments in one: too few for three latents."""
+        return u // 5
+
+    makers = (good, few, side, gain, coin, coin_120, odd, five)
+    return {maker.__name__: maker for maker in makers}
+
+
+def _choose_cases(generator: torch.Generator) -> dict[str, tuple]:
+    def simulated(*sizes, **options):
+        return _simulated(generator, *sizes, **options)
+
+    # label: (latents and segments), {name that the learner sees: how the candidate is made}
     problems = {
-        "too few segments beside a good u": (simulated(2, 12, 150), dict(person=few, session=good)),
+        "too few segments beside a good u": (
+            simulated(2, 12, 150),
+            dict(person="few", session="good"),
+        ),
         "a u that says nothing beside a good one": (
             simulated(2, 12, 600),
-            dict(coin=lambda z, u: coin(z, torch.arange(len(u)) // 120), day=good),
+            dict(coin="coin_120", day="good"),
         ),
         "variances that rise and fall together beside a good u": (
             simulated(2, 14, 150),
-            dict(gain=gain, room=good),
+            dict(gain="gain", room="good"),
         ),
         "latents that depend on each other inside beside a good u": (
             simulated(2, 12, 150),
-            dict(side=side, site=good),
+            dict(side="side", site="good"),
         ),
         "five candidates, numbered oddly": (
             simulated(2, 12, 150),
-            dict(side=side, gain=gain, coin=coin, scene=odd, person=few),
+            dict(side="side", gain="gain", coin="coin", scene="odd", person="few"),
         ),
         "a good u of five segments, just enough for two latents": (
             simulated(2, 5, 300),
-            dict(coin=coin, shift=good),
+            dict(coin="coin", shift="good"),
         ),
         "a good u that changes little and leaves a correlation of 0.2": (
-            simulated(2, 20, 150, 1.2, 0.42, 0.55, 0.22),
-            dict(coin=coin, week=good),
+            simulated(2, 20, 150, spread=1.2, change_range=(0.42, 0.55), correlation=0.22),
+            dict(coin="coin", week="good"),
         ),
         "three latents: five segments are not enough": (
             simulated(3, 24, 120),
-            dict(wing=lambda z, u: u // 5, ward=good, coin=coin),
+            dict(wing="five", ward="good", coin="coin"),
         ),
     }
+    make = _candidates(generator)
     scale = torch.tensor([1.0, 8.0, 3.0])  # no condition depends on the latents' units
-    return {
-        label: (z * scale[: z.shape[1]], {name: make(z, u) for name, make in candidates.items()})
-        for label, ((z, u), candidates) in problems.items()
-    }
+    cases = {}
+    for label, ((z, u), makers) in problems.items():
+        candidates = {}
+        for name, maker in makers.items():
+            candidates[name] = make[maker](z, u)
+        cases[label] = (z * scale[: z.shape[1]], candidates)
+    return cases
 
 
-def _measures(z, u):
-    segments = [z[u == label] for label in u.unique()]
-    inside = torch.stack([torch.corrcoef(s.T).abs() for s in segments]).mean(0)
-    logs = torch.stack([s.var(0).log() for s in segments])
-    return len(segments), inside[0, 1], logs
+def _segments(z, u):
+    return [z[u == label] for label in u.unique()]
 
 
-def _pick(test):
-    def choose(z, candidates):
-        fits = [name for name, u in candidates.items() if test(z, u, *_measures(z, u))]
-        return fits[0] if fits else next(iter(candidates))
-
-    return choose
+def _correlation_inside(segments):
+    """Mean |correlation| of the first two latents within a segment."""
+    correlations = [torch.corrcoef(segment.T).abs() for segment in segments]
+    return torch.stack(correlations).mean(0)[0, 1]
 
 
-def _choose_eigen(z, candidates):
+def _log_variances(segments):
+    """(segments, k), each column minus its mean."""
+    logs = torch.stack([segment.var(0).log() for segment in segments])
+    return logs - logs.mean(0)
+
+
+def _change(segments):
+    """How much the variances change, each in its own way (condition 3)."""
+    return torch.linalg.svdvals(_log_variances(segments)).min() / len(segments) ** 0.5
+
+
+def _enough(segments):
+    return len(segments) >= 2 * segments[0].shape[1] + 1
+
+
+def _first_that_fits(z, candidates, fits):
+    """Name of the first candidate for which fits(segments) holds; the first one if none does."""
+    for name, u in candidates.items():
+        if fits(_segments(z, u)):
+            return name
+    return next(iter(candidates))
+
+
+def _choose_by_eigenvalues(z, candidates):
+    k = z.shape[1]
     for name, u in candidates.items():
         labels, index = u.unique(return_inverse=True)
-        means, inside, n = [], 0.0, len(labels)
+        n = len(labels)
+        logs = []
+        inside = 0.0
         for i in range(n):
-            part = z[index == i] - z[index == i].mean(0)
-            covariance = part.T @ part / (len(part) - 1)
-            means.append(covariance.diagonal().log())
-            scale = covariance.diagonal().sqrt()
-            inside = inside + (covariance / scale / scale[:, None]).abs() / n
-        smallest = torch.linalg.eigvalsh(torch.cov(torch.stack(means).T, correction=0))[0]
-        if n > 2 * z.shape[1] and (inside - torch.eye(z.shape[1])).max() < 0.3 and smallest > 0.09:
+            segment = z[index == i] - z[index == i].mean(0)
+            covariance = segment.T @ segment / (len(segment) - 1)
+            logs.append(covariance.diagonal().log())
+            std = covariance.diagonal().sqrt()
+            inside = inside + (covariance / std / std[:, None]).abs() / n
+        smallest = torch.linalg.eigvalsh(torch.cov(torch.stack(logs).T, correction=0))[0]
+        if n > 2 * k and (inside - torch.eye(k)).max() < 0.3 and smallest > 0.09:
             return name
     return None
+
+
+def _choose_by_norm(z, candidates):
+    def fits(segments):
+        correlations = [torch.corrcoef(segment.T).abs() for segment in segments]
+        above_diagonal = torch.stack(correlations).mean(0).triu(1)
+        smallest = torch.linalg.matrix_norm(_log_variances(segments), ord=-2)
+        changes = smallest > 0.3 * len(segments) ** 0.5
+        return len(segments) > 2 * z.shape[1] and changes and above_diagonal.max() < 0.3
+
+    return _first_that_fits(z, candidates, fits)
+
+
+def _choose_first(z, candidates):
+    """The first name, whatever it is."""
+    return next(iter(candidates))
+
+
+def _choose_last(z, candidates):
+    """The last name, whatever it is."""
+    return list(candidates)[-1]
+
+
+def _choose_most_segments(z, candidates):
+    """The more segments the better."""
+    return max(candidates, key=lambda name: len(candidates[name].unique()))
+
+
+def _choose_by_number_only(z, candidates):
+    """Condition 1 alone."""
+    return _first_that_fits(z, candidates, _enough)
+
+
+def _choose_k_plus_1(z, candidates):
+    """k + 1 segments are taken for enough."""
+
+    def fits(segments):
+        enough = len(segments) >= z.shape[1] + 1
+        return enough and _correlation_inside(segments) < 0.3 and _change(segments) > 0.3
+
+    return _first_that_fits(z, candidates, fits)
+
+
+def _choose_by_each_variance(z, candidates):
+    """Each variance changes, but perhaps all of them together."""
+
+    def fits(segments):
+        least = _log_variances(segments).std(0).min()
+        return _enough(segments) and _correlation_inside(segments) < 0.3 and least > 0.3
+
+    return _first_that_fits(z, candidates, fits)
+
+
+def _choose_without_independence(z, candidates):
+    """Conditions 1 and 3: independence inside is not asked for."""
+
+    def fits(segments):
+        return _enough(segments) and _change(segments) > 0.3
+
+    return _first_that_fits(z, candidates, fits)
 
 
 CHOOSE = Exercise(
@@ -347,52 +565,21 @@ CHOOSE = Exercise(
     minutes=20,
     hints=(
         "Cut z into segments first: [z[u == label] for label in u.unique()].",
-        "torch.corrcoef(segment.T) has the correlations inside; the ones on its diagonal do not count.",
-        "torch.linalg.svdvals(logs - logs.mean(0)).min() is near 0 when nothing changes, and also when all "
-        "variances change by the same factor.",
+        "torch.corrcoef(segment.T) has the correlations inside; the ones on its diagonal do not "
+        "count.",
+        "torch.linalg.svdvals(logs - logs.mean(0)).min() is near 0 when nothing changes, and also "
+        "when all variances change by the same factor.",
     ),
     wrong={
-        "the first": lambda z, candidates: next(iter(candidates)),
-        "the last": lambda z, candidates: list(candidates)[-1],
-        "the most segments": lambda z, candidates: max(
-            candidates, key=lambda name: len(candidates[name].unique())
-        ),
-        "only the number of segments": _pick(lambda z, u, n, inside, logs: n >= 2 * z.shape[1] + 1),
-        "k + 1 segments are enough": _pick(
-            lambda z, u, n, inside, logs: (
-                n >= z.shape[1] + 1
-                and inside < 0.3
-                and (torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)
-            )
-        ),
-        "each variance changes, perhaps together": _pick(
-            lambda z, u, n, inside, logs: (
-                n >= 2 * z.shape[1] + 1 and inside < 0.3 and logs.std(0).min() > 0.3
-            )
-        ),
-        "independence inside not asked for": _pick(
-            lambda z, u, n, inside, logs: (
-                n >= 2 * z.shape[1] + 1
-                and (torch.linalg.svdvals(logs - logs.mean(0)).min() / n**0.5 > 0.3)
-            )
-        ),
+        "the first": _choose_first,
+        "the last": _choose_last,
+        "the most segments": _choose_most_segments,
+        "only the number of segments": _choose_by_number_only,
+        "k + 1 segments are enough": _choose_k_plus_1,
+        "each variance changes, perhaps together": _choose_by_each_variance,
+        "independence inside not asked for": _choose_without_independence,
     },
-    alternatives=(
-        _choose_eigen,
-        _pick(
-            lambda z, u, n, inside, logs: (
-                n > 2 * z.shape[1]
-                and torch.linalg.matrix_norm(logs - logs.mean(0), ord=-2) > 0.3 * n**0.5
-                and max(
-                    torch.stack([torch.corrcoef(z[u == i].T).abs() for i in u.unique()])
-                    .mean(0)
-                    .triu(1)
-                    .flatten()
-                )
-                < 0.3
-            )
-        ),
-    ),
+    alternatives=(_choose_by_eigenvalues, _choose_by_norm),
 )
 
 EXERCISES = [MCC, KL, CHOOSE]

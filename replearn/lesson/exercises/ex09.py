@@ -1,4 +1,7 @@
-"""Exercises of lesson 09: the InfoNCE bound, the critic matrix, mutual information from a SimCLR log."""
+"""Exercises of lesson 09: the InfoNCE bound, the critic matrix, information from a SimCLR log.
+
+Shapes: N pairs or points; M points; d coordinates.
+"""
 
 import math
 
@@ -7,43 +10,95 @@ import torch.nn.functional as F
 
 from replearn.lesson.exercises import Exercise
 
+# --- infonce_bound ----------------------------------------------------------------------------
+
 
 def infonce_bound(scores):
-    """The InfoNCE bound on mutual information (van den Oord et al. 2018, section 2.3): log N minus the loss.
+    """The InfoNCE bound on mutual information: log N minus the loss.
 
-    The loss is the mean over the rows of -log softmax at the partner; row i holds the scores of x_i with y_1 ... y_N,
-    and its partner is y_i. scores: (N, N). Returns one number (nats), which may be negative, never above log N.
+    The loss is the mean over the rows of -log softmax at the partner; row i holds the scores of
+    x_i with y_1 ... y_N, and its partner is y_i (van den Oord et al. 2018, section 2.3).
+    scores: (N, N). Returns one number (nats), which may be negative, never above log N.
     """
     partner = torch.arange(len(scores))
     return math.log(len(scores)) - F.cross_entropy(scores, partner)
 
 
-def _bound_cases(generator):
+def _bound_cases(generator: torch.Generator) -> dict[str, tuple]:
     def random(n, scale=1.0, lift=0.0):
         return scale * torch.randn(n, n, generator=generator) + lift * torch.eye(n)
 
+    shift = 5 * torch.arange(8.0)[:, None]
     return {
         "random scores": (random(6),),
         "two pairs": (random(2, 2.0),),
         "partners that score high": (random(12, lift=4.0),),
         "partners that score low (the bound is negative)": (random(5, lift=-3.0),),
-        "rows that are shifted, each by its own constant": (
-            random(8) + 5 * torch.arange(8.0)[:, None],
-        ),
+        "rows that are shifted, each by its own constant": (random(8) + shift,),
         "scores of 200 and more (exp alone overflows)": (random(4, 150.0, 500.0),),
     }
 
 
-def _bound_logsumexp(scores):
+def _bound_by_logsumexp(scores):
+    log_n = torch.log(torch.tensor(float(len(scores))))
+    return (scores.diagonal() - scores.logsumexp(dim=1)).mean() + log_n
+
+
+def _bound_by_loop(scores):
     n = len(scores)
-    return (scores.diagonal() - scores.logsumexp(dim=1)).mean() + torch.log(torch.tensor(float(n)))
-
-
-def _bound_loop(scores):
-    n, total = len(scores), 0.0
-    for i in range(n):  # log of: the partner's share over the share of a blind guess, 1 / N
+    total = 0.0
+    for i in range(n):
+        # The logarithm of: the partner's share, over the share of a blind guess, 1 / N.
         total = total + scores[i].log_softmax(0)[i] - math.log(1 / n)
     return total / n
+
+
+def _loss_itself(scores):
+    """The loss, which falls when the bound rises."""
+    return F.cross_entropy(scores, torch.arange(len(scores)))
+
+
+def _loss_minus_log_n(scores):
+    """The sign is turned around."""
+    return -infonce_bound(scores)
+
+
+def _over_columns(scores):
+    """Each y looks for its x."""
+    return infonce_bound(scores.T)
+
+
+def _both_directions(scores):
+    """The mean of both directions, as in CLIP's loss."""
+    return (infonce_bound(scores) + infonce_bound(scores.T)) / 2
+
+
+def _sum_over_rows(scores):
+    """The loss is N times too large."""
+    n = len(scores)
+    return math.log(n) - F.cross_entropy(scores, torch.arange(n), reduction="sum")
+
+
+def _log_n_minus_1(scores):
+    """log of the number of negatives."""
+    n = len(scores)
+    return infonce_bound(scores) - math.log(n) + math.log(n - 1)
+
+
+def _clipped_at_0(scores):
+    """Information is never negative, but this bound on it may be."""
+    return infonce_bound(scores).clamp(min=0)
+
+
+def _bound_overflows(scores):
+    """The formula as it stands: exp(200) is infinite in float32."""
+    exponentials = scores.exp()
+    return (len(scores) * exponentials.diagonal() / exponentials.sum(1)).log().mean()
+
+
+def _bound_without_gradient(scores):
+    """The right value, cut off from its input."""
+    return infonce_bound(scores.detach())
 
 
 BOUND = Exercise(
@@ -54,31 +109,34 @@ BOUND = Exercise(
     gradient_of=(0,),
     hints=(
         "The loss is cross-entropy: in row i the right answer is column i.",
-        "F.cross_entropy(scores, torch.arange(N)) takes the softmax over each row and the mean over the rows.",
+        "F.cross_entropy(scores, torch.arange(N)) takes the softmax over each row and the mean "
+        "over the rows.",
         "The bound is math.log(N) minus that loss; a lower loss is a higher bound.",
     ),
     wrong={
-        "the loss itself": lambda s: F.cross_entropy(s, torch.arange(len(s))),
-        "loss minus log N": lambda s: -infonce_bound(s),
-        "softmax over the columns": lambda s: infonce_bound(s.T),
-        "both directions averaged": lambda s: (infonce_bound(s) + infonce_bound(s.T)) / 2,
-        "sum in place of mean": lambda s: (
-            math.log(len(s)) - F.cross_entropy(s, torch.arange(len(s)), reduction="sum")
-        ),
-        "log(N - 1)": lambda s: infonce_bound(s) - math.log(len(s)) + math.log(len(s) - 1),
-        "clipped at 0": lambda s: infonce_bound(s).clamp(min=0),
-        "exp overflows": lambda s: (len(s) * s.exp().diagonal() / s.exp().sum(1)).log().mean(),
-        "cut gradient": lambda s: infonce_bound(s.detach()),
+        "the loss itself": _loss_itself,
+        "loss minus log N": _loss_minus_log_n,
+        "softmax over the columns": _over_columns,
+        "both directions averaged": _both_directions,
+        "sum in place of mean": _sum_over_rows,
+        "log(N - 1)": _log_n_minus_1,
+        "clipped at 0": _clipped_at_0,
+        "exp overflows": _bound_overflows,
+        "cut gradient": _bound_without_gradient,
     },
-    alternatives=(_bound_logsumexp, _bound_loop),
+    alternatives=(_bound_by_logsumexp, _bound_by_loop),
 )
 
 
-def critic_matrix(x, y, rho):
-    """The optimal critic of correlated Gaussians, log p(y_j | x_i) - log p(y_j), for every pair of a row and a column.
+# --- critic_matrix ----------------------------------------------------------------------------
 
-    Every coordinate of x and y is N(0, 1), and coordinate k of y is correlated with coordinate k of x only, by rho:
-    given x it is N(rho x_k, 1 - rho^2). x: (N, d). y: (M, d). -1 < rho < 1. Returns (N, M) in nats: rows x, columns y.
+
+def critic_matrix(x, y, rho):
+    """The optimal critic of correlated Gaussians, log p(y_j | x_i) - log p(y_j), for every pair.
+
+    Every coordinate of x and y is N(0, 1), and coordinate k of y is correlated with coordinate k
+    of x only, by rho: given x it is N(rho x_k, 1 - rho^2). x: (N, d). y: (M, d). -1 < rho < 1.
+    Returns (N, M) in nats: rows x, columns y.
     """
     v = 1 - rho**2
     error = y[None, :, :] - rho * x[:, None, :]  # (N, M, d)
@@ -87,9 +145,11 @@ def critic_matrix(x, y, rho):
     return (conditional - marginal).sum(dim=2)
 
 
-def _critic_cases(generator):
+def _critic_cases(generator: torch.Generator) -> dict[str, tuple]:
     def points(n, m, d):
-        return torch.randn(n, d, generator=generator), torch.randn(m, d, generator=generator)
+        x = torch.randn(n, d, generator=generator)
+        y = torch.randn(m, d, generator=generator)
+        return x, y
 
     return {
         "as many x as y": (*points(5, 5, 3), 0.8),
@@ -100,30 +160,70 @@ def _critic_cases(generator):
     }
 
 
-def _critic_products(x, y, rho):
-    v, d = 1 - rho**2, x.shape[1]
-    squares = rho**2 * (x.square().sum(1)[:, None] + y.square().sum(1)[None, :])
-    return (2 * rho * x @ y.T - squares) / (2 * v) - d / 2 * math.log(v)
+def _critic_by_products(x, y, rho):
+    v = 1 - rho**2
+    squares = x.square().sum(1)[:, None] + y.square().sum(1)[None, :]
+    quadratic = (2 * rho * x @ y.T - rho**2 * squares) / (2 * v)
+    return quadratic - x.shape[1] / 2 * math.log(v)
 
 
-def _critic_distributions(x, y, rho):
+def _critic_by_distributions(x, y, rho):
     given_x = torch.distributions.Normal(rho * x[:, None, :], math.sqrt(1 - rho**2))
-    return (given_x.log_prob(y[None, :, :]) - torch.distributions.Normal(0.0, 1.0).log_prob(y)).sum(
-        dim=2
-    )
+    alone = torch.distributions.Normal(0.0, 1.0)
+    return (given_x.log_prob(y[None, :, :]) - alone.log_prob(y)).sum(dim=2)
 
 
-def _wrong_critic(v=lambda r: 1 - r * r, constant=True, marginal=True, reduce=torch.sum):
-    def wrong(x, y, rho):
-        error = y[None] - rho * x[:, None]
-        score = (
-            -error.square() / (2 * v(rho))
-            - constant * math.log(v(rho)) / 2
-            + marginal * y.square() / 2
-        )
-        return reduce(score, dim=2)
+def _critic_terms(x, y, rho, v):
+    """The three parts of the critic: error^2 / (2 v), log(v) / 2 and y^2 / 2."""
+    error = y[None] - rho * x[:, None]
+    return error.square() / (2 * v), math.log(v) / 2, y.square() / 2
 
-    return wrong
+
+def _critic_transposed(x, y, rho):
+    """Rows y, columns x."""
+    return critic_matrix(x, y, rho).T
+
+
+def _y_predicts_x(x, y, rho):
+    """log p(x | y) - log p(x); transposed where the shape would give the mistake away."""
+    scores = critic_matrix(y, x, rho)
+    if len(x) == len(y):
+        return scores
+    return scores.T
+
+
+def _without_marginal(x, y, rho):
+    """log p(y | x) alone."""
+    error, log_v, _ = _critic_terms(x, y, rho, 1 - rho * rho)
+    return (-error - log_v).sum(dim=2)
+
+
+def _without_log_variance(x, y, rho):
+    """log(1 - rho^2) / 2 taken for a constant that cancels."""
+    error, _, marginal = _critic_terms(x, y, rho, 1 - rho * rho)
+    return (-error + marginal).sum(dim=2)
+
+
+def _one_minus_rho(x, y, rho):
+    """1 - |rho| for the variance of y given x."""
+    error, log_v, marginal = _critic_terms(x, y, rho, 1 - abs(rho))
+    return (-error - log_v + marginal).sum(dim=2)
+
+
+def _coordinates_averaged(x, y, rho):
+    """A mean over the coordinates, whose log densities add up."""
+    error, log_v, marginal = _critic_terms(x, y, rho, 1 - rho * rho)
+    return (-error - log_v + marginal).mean(dim=2)
+
+
+def _pairs_only(x, y, rho):
+    """Only x_i with y_i."""
+    return critic_matrix(x, y, rho).diagonal()
+
+
+def _dot_product(x, y, rho):
+    """The part of the critic that depends on both, without its factor."""
+    return rho * x @ y.T
 
 
 CRITIC = Exercise(
@@ -134,81 +234,116 @@ CRITIC = Exercise(
     gradient_of=(0, 1),
     tolerance=1e-3,
     hints=(
-        "Coordinates are independent of each other, so the logarithms of their densities add up over d.",
-        "y[None, :, :] - rho * x[:, None, :] has shape (N, M, d): the error of predicting y_j from x_i.",
-        "A normal log density is -error^2 / (2 v) - log(v) / 2 - log(2 pi) / 2; the variance v is 1 - rho^2 given x "
-        "and 1 without it. The last term cancels, log(1 - rho^2) / 2 does not.",
+        "Coordinates are independent of each other, so the logarithms of their densities add up "
+        "over d.",
+        "y[None, :, :] - rho * x[:, None, :] has shape (N, M, d): the error of predicting y_j from "
+        "x_i.",
+        "A normal log density is -error^2 / (2 v) - log(v) / 2 - log(2 pi) / 2; the variance v is "
+        "1 - rho^2 given x and 1 without it. The last term cancels, log(1 - rho^2) / 2 does not.",
     ),
     wrong={
-        "rows and columns swapped": lambda x, y, rho: critic_matrix(x, y, rho).T,
-        "y predicts x": lambda x, y, rho: (
-            critic_matrix(y, x, rho) if len(x) == len(y) else critic_matrix(y, x, rho).T
-        ),
-        "without log p(y)": _wrong_critic(marginal=False),
-        "without the variance's logarithm": _wrong_critic(constant=False),
-        "1 - rho in place of 1 - rho^2": _wrong_critic(v=lambda r: 1 - abs(r)),
-        "mean over the coordinates": _wrong_critic(reduce=torch.mean),
-        "pairs only": lambda x, y, rho: critic_matrix(x, y, rho).diagonal(),
-        "dot product": lambda x, y, rho: rho * x @ y.T,
+        "rows and columns swapped": _critic_transposed,
+        "y predicts x": _y_predicts_x,
+        "without log p(y)": _without_marginal,
+        "without the variance's logarithm": _without_log_variance,
+        "1 - rho in place of 1 - rho^2": _one_minus_rho,
+        "mean over the coordinates": _coordinates_averaged,
+        "pairs only": _pairs_only,
+        "dot product": _dot_product,
     },
-    alternatives=(_critic_products, _critic_distributions),
+    alternatives=(_critic_by_products, _critic_by_distributions),
 )
 
 
-def mi_from_log(losses, batch_size, last):
-    """Mutual information, in bits, that a SimCLR log stands for: log(2N - 1) minus the mean of its last losses.
+# --- mi_from_log ------------------------------------------------------------------------------
 
-    A view has 2N - 1 candidates, N the number of pictures in a batch. losses: list of floats, NT-Xent in nats, one a
-    step. last: how many of the final steps to average (all of them if there are fewer). Returns a float, 0.0 where the
-    estimate is negative: information is never less than nothing.
+
+def mi_from_log(losses, batch_size, last):
+    """Mutual information, in bits, that a SimCLR log stands for: log(2N - 1) minus the loss.
+
+    The loss is the mean of the last ones. A view has 2N - 1 candidates, N the number of pictures
+    in a batch. losses: list of floats, NT-Xent in nats, one a step. last: how many of the final
+    steps to average (all of them if there are fewer). Returns a float, 0.0 where the estimate is
+    negative: information is never less than nothing.
     """
     tail = losses[-last:]
     nats = math.log(2 * batch_size - 1) - sum(tail) / len(tail)
     return max(0.0, nats / math.log(2))
 
 
-def _log_cases(generator):
+def _log_cases(generator: torch.Generator) -> dict[str, tuple]:
     def log(n, start, end, noise):
         curve = end + (start - end) * torch.exp(-torch.linspace(0, 6, n))
         return (curve + noise * torch.randn(n, generator=generator)).tolist()
 
+    collapsed = [math.log(63) + 0.01 * (1 + i % 3) for i in range(20)]
     return {
         "a log of 40 steps, batches of 128": (log(40, 5.5, 3.2, 0.15), 128, 10),
         "batches of 512": (log(60, 6.9, 4.1, 0.1), 512, 20),
         "a small batch of 8": (log(30, 2.7, 0.9, 0.1), 8, 5),
-        "a collapsed run just above log(2N - 1)": (
-            [math.log(63) + 0.01 * (1 + i % 3) for i in range(20)],
-            32,
-            10,
-        ),
+        "a collapsed run just above log(2N - 1)": (collapsed, 32, 10),
         "fewer steps than asked for": (log(4, 4.0, 3.0, 0.2), 64, 10),
     }
 
 
-def _log_tensor(losses, batch_size, last):
-    bits = math.log2(2 * batch_size - 1) - torch.tensor(losses, dtype=torch.float64)[
-        -last:
-    ].mean() / math.log(2)
+def _log_by_tensor(losses, batch_size, last):
+    loss = torch.tensor(losses, dtype=torch.float64)[-last:].mean()
+    bits = math.log2(2 * batch_size - 1) - loss / math.log(2)
     return bits.clamp(min=0)
 
 
-def _log_numbers(losses, batch_size, last):
+def _log_by_numbers(losses, batch_size, last):
     tail = list(reversed(losses))[:last]
     bits = math.log2(batch_size * 2 - 1) - math.fsum(tail) / (len(tail) * math.log(2))
-    return bits if bits > 0 else 0.0
+    if bits > 0:
+        return bits
+    return 0.0
 
 
-LOG_2 = math.log(2)
+def _bits(losses, candidates):
+    """log(candidates) minus the mean loss, in bits, which may be negative."""
+    return (math.log(candidates) - sum(losses) / len(losses)) / math.log(2)
 
 
-def _wrong_log(
-    candidates=lambda n: 2 * n - 1, unit=LOG_2, tail=lambda losses, last: losses[-last:], low=0.0
-):
-    def wrong(losses, batch_size, last):
-        part = tail(losses, last)
-        return max(low, (math.log(candidates(batch_size)) - sum(part) / len(part)) / unit)
+def _log_n(losses, batch_size, last):
+    """N candidates, as in InfoNCE with one view a picture."""
+    return max(0.0, _bits(losses[-last:], batch_size))
 
-    return wrong
+
+def _log_negatives(losses, batch_size, last):
+    """2N - 2 candidates: the positive is not counted."""
+    return max(0.0, _bits(losses[-last:], 2 * batch_size - 2))
+
+
+def _in_nats(losses, batch_size, last):
+    """Not divided by log 2."""
+    tail = losses[-last:]
+    return max(0.0, math.log(2 * batch_size - 1) - sum(tail) / len(tail))
+
+
+def _smallest_loss(losses, batch_size, last):
+    """The smallest of many noisy losses is too low."""
+    return max(0.0, _bits([min(losses)], 2 * batch_size - 1))
+
+
+def _last_step(losses, batch_size, last):
+    """A single step is noisy."""
+    return max(0.0, _bits(losses[-1:], 2 * batch_size - 1))
+
+
+def _whole_log(losses, batch_size, last):
+    """The first steps, before anything was learned, count too."""
+    return max(0.0, _bits(losses, 2 * batch_size - 1))
+
+
+def _first_steps(losses, batch_size, last):
+    """The wrong end of the log."""
+    return max(0.0, _bits(losses[:last], 2 * batch_size - 1))
+
+
+def _not_cut_at_0(losses, batch_size, last):
+    """Less than no information."""
+    return _bits(losses[-last:], 2 * batch_size - 1)
 
 
 LOG = Exercise(
@@ -218,20 +353,21 @@ LOG = Exercise(
     minutes=10,
     hints=(
         "How many candidates does a view have in NT-Xent? Two views of N pictures, without itself.",
-        "A single step is noisy, and the smallest of many noisy steps is too low: average the last ones.",
+        "A single step is noisy, and the smallest of many noisy steps is too low: average the last "
+        "ones.",
         "Divide nats by log 2 for bits; max(0.0, ...) at the end.",
     ),
     wrong={
-        "log N": _wrong_log(lambda n: n),
-        "negatives only, log(2N - 2)": _wrong_log(lambda n: 2 * n - 2),
-        "nats": _wrong_log(unit=1.0),
-        "the smallest loss": _wrong_log(tail=lambda losses, last: [min(losses)]),
-        "the last step": _wrong_log(tail=lambda losses, last: losses[-1:]),
-        "the whole log": _wrong_log(tail=lambda losses, last: losses),
-        "the first steps": _wrong_log(tail=lambda losses, last: losses[:last]),
-        "not cut at 0": _wrong_log(low=-math.inf),
+        "log N": _log_n,
+        "negatives only, log(2N - 2)": _log_negatives,
+        "nats": _in_nats,
+        "the smallest loss": _smallest_loss,
+        "the last step": _last_step,
+        "the whole log": _whole_log,
+        "the first steps": _first_steps,
+        "not cut at 0": _not_cut_at_0,
     },
-    alternatives=(_log_tensor, _log_numbers),
+    alternatives=(_log_by_tensor, _log_by_numbers),
 )
 
 EXERCISES = [BOUND, CRITIC, LOG]

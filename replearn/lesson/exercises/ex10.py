@@ -1,86 +1,161 @@
-"""Exercises of lesson 10: Barlow Twins' loss, the stop-gradient's place, a diagnosis from the log of a run."""
+"""Exercises of lesson 10: Barlow Twins' loss, the stop-gradient's place, a diagnosis from a log.
+
+Shapes: N pictures, D features.
+"""
 
 import torch
 import torch.nn.functional as F
 
 from replearn.lesson.exercises import Exercise
 
+# --- barlow_loss ------------------------------------------------------------------------------
+
 
 def barlow_loss(z1, z2, off_diagonal):
-    """Barlow Twins' loss (Zbontar et al. 2021, Eq. 1): sum_i (1 - C_ii)^2 + off_diagonal * sum_{i != j} C_ij^2.
+    """Barlow Twins' loss: sum_i (1 - C_ii)^2 + off_diagonal * sum_{i != j} C_ij^2.
 
-    C (D, D) is the cross-correlation of the two views: subtract each feature's mean over the batch, divide by
-    sqrt(variance + 1e-5) (biased variance: divide by N), then C = z1^T z2 / N. A constant feature has C_ii = 0.
+    C (D, D) is the cross-correlation of the two views: subtract each feature's mean over the batch,
+    divide by sqrt(variance + 1e-5) (biased variance: divide by N), then C = z1^T z2 / N. A constant
+    feature has C_ii = 0 (Zbontar et al. 2021, Eq. 1).
     z1, z2: (N, D), row i of both from one picture. Returns one number.
     """
-    z1, z2 = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (z1, z2))
+    z1 = (z1 - z1.mean(0)) / (z1.var(0, correction=0) + 1e-5).sqrt()
+    z2 = (z2 - z2.mean(0)) / (z2.var(0, correction=0) + 1e-5).sqrt()
     c = z1.T @ z2 / len(z1)  # (D, D)
     on = torch.diagonal(c)
     off = c - torch.diag(on)
     return (1 - on).square().sum() + off_diagonal * off.square().sum()
 
 
-def _barlow_cases(generator):
+def _barlow_cases(generator: torch.Generator) -> dict[str, tuple]:
     def pair(n, d, noise=0.7):
         z1 = torch.randn(n, d, generator=generator) @ torch.randn(d, d, generator=generator)
         return z1, z1 + noise * torch.randn(n, d, generator=generator)
 
     z1, z2 = pair(10, 4)
     held = torch.tensor([1.0, 1.0, 0.0, 1.0])  # the third feature says nothing
+    sizes = torch.tensor([0.5, 3.0, 40.0])
     return {
         "random pairs": (*pair(8, 5), 0.1),
         "the paper's weight, 0.005": (*pair(12, 6), 0.005),
         "two pictures": (*pair(2, 3), 0.5),
         "features far from 0": (*(z + 20 for z in pair(9, 4)), 0.2),
-        "features of very different size": (
-            *(z * torch.tensor([0.5, 3.0, 40.0]) for z in pair(9, 3)),
-            0.2,
-        ),
+        "features of very different size": (*(z * sizes for z in pair(9, 3)), 0.2),
         "features that hardly vary": (*(0.003 * z for z in pair(9, 4)), 0.2),
         "one feature constant": (z1 * held + 2, z2 * held + 2, 0.3),
         "no off-diagonal term": (*pair(7, 4), 0.0),
     }
 
 
-def _barlow_loop(z1, z2, off_diagonal):
-    n, total = len(z1), 0.0
-    for i in range(z1.shape[1]):
-        for j in range(z1.shape[1]):
-            a, b = z1[:, i] - z1[:, i].sum() / n, z2[:, j] - z2[:, j].sum() / n
-            c = (a * b).mean() / ((a.square().mean() + 1e-5) * (b.square().mean() + 1e-5)).sqrt()
-            total = total + ((1 - c) ** 2 if i == j else off_diagonal * c**2)
+def _barlow_by_loop(z1, z2, off_diagonal):
+    n, d = z1.shape
+    total = 0.0
+    for i in range(d):
+        for j in range(d):
+            a = z1[:, i] - z1[:, i].sum() / n
+            b = z2[:, j] - z2[:, j].sum() / n
+            variances = (a.square().mean() + 1e-5) * (b.square().mean() + 1e-5)
+            c = (a * b).mean() / variances.sqrt()
+            if i == j:
+                total = total + (1 - c) ** 2
+            else:
+                total = total + off_diagonal * c**2
     return total
 
 
-def _barlow_batch_norm(z1, z2, off_diagonal):
-    c = (
-        F.batch_norm(z1, None, None, training=True).T
-        @ F.batch_norm(z2, None, None, training=True)
-        / len(z1)
-    )
+def _barlow_by_batch_norm(z1, z2, off_diagonal):
+    z1 = F.batch_norm(z1, None, None, training=True)
+    z2 = F.batch_norm(z2, None, None, training=True)
+    c = z1.T @ z2 / len(z1)
     target = torch.eye(len(c))
-    return ((c - target) ** 2 * (target + off_diagonal * (1 - target))).sum()
+    weights = target + off_diagonal * (1 - target)
+    return ((c - target) ** 2 * weights).sum()
 
 
-def _wrong_barlow(
-    center=1,
-    correction=0,
-    n=len,
-    on=lambda c: (1 - c).square(),
-    twin=lambda z1, z2: (z1, z2),
-    mask=True,
-):
-    def wrong(z1, z2, off_diagonal):
-        z1, z2 = twin(z1, z2)
-        z1, z2 = (
-            (z - center * z.mean(0)) / (z.var(0, correction=correction) + 1e-5).sqrt()
-            for z in (z1, z2)
-        )
-        c = z1.T @ z2 / n(z1)
-        off = c.masked_fill(torch.eye(len(c), dtype=torch.bool), 0) if mask else c
-        return on(c.diagonal()).sum() + off_diagonal * off.square().sum()
+def _standardize(z, correction=0):
+    return (z - z.mean(0)) / (z.var(0, correction=correction) + 1e-5).sqrt()
 
-    return wrong
+
+def _off_diagonal_squares(c):
+    """Sum of the squares beside the diagonal."""
+    return c.masked_fill(torch.eye(len(c), dtype=torch.bool), 0).square().sum()
+
+
+def _barlow_of(c, off_diagonal):
+    """The loss of a correlation matrix."""
+    return (1 - c.diagonal()).square().sum() + off_diagonal * _off_diagonal_squares(c)
+
+
+def _barlow_not_centered(z1, z2, off_diagonal):
+    """The means are not subtracted."""
+    z1 = z1 / (z1.var(0, correction=0) + 1e-5).sqrt()
+    z2 = z2 / (z2.var(0, correction=0) + 1e-5).sqrt()
+    return _barlow_of(z1.T @ z2 / len(z1), off_diagonal)
+
+
+def _unbiased_variance(z1, z2, off_diagonal):
+    """The variance is divided by N - 1, the products by N: no correlation reaches 1."""
+    z1 = _standardize(z1, correction=1)
+    z2 = _standardize(z2, correction=1)
+    return _barlow_of(z1.T @ z2 / len(z1), off_diagonal)
+
+
+def _divided_by_d(z1, z2, off_diagonal):
+    """Divided by the number of features in place of the number of pictures."""
+    c = _standardize(z1).T @ _standardize(z2) / z1.shape[1]
+    return _barlow_of(c, off_diagonal)
+
+
+def _not_divided(z1, z2, off_diagonal):
+    """A sum over the pictures in place of the mean."""
+    return _barlow_of(_standardize(z1).T @ _standardize(z2), off_diagonal)
+
+
+def _correlation(z1, z2):
+    return _standardize(z1).T @ _standardize(z2) / len(z1)
+
+
+def _absolute_value(z1, z2, off_diagonal):
+    """|1 - C_ii| in place of its square."""
+    c = _correlation(z1, z2)
+    return (1 - c.diagonal()).abs().sum() + off_diagonal * _off_diagonal_squares(c)
+
+
+def _diagonal_in_second_sum(z1, z2, off_diagonal):
+    """The second sum runs over all entries."""
+    c = _correlation(z1, z2)
+    return (1 - c.diagonal()).square().sum() + off_diagonal * c.square().sum()
+
+
+def _diagonal_to_0(z1, z2, off_diagonal):
+    """The views are pushed apart: C_ii^2 in place of (1 - C_ii)^2."""
+    c = _correlation(z1, z2)
+    return c.diagonal().square().sum() + off_diagonal * _off_diagonal_squares(c)
+
+
+def _second_sum_not_weighted(z1, z2, off_diagonal):
+    """The weight is ignored."""
+    return barlow_loss(z1, z2, 1.0)
+
+
+def _one_view_with_itself(z1, z2, off_diagonal):
+    """The second view is not used."""
+    return _barlow_of(_correlation(z1, z1), off_diagonal)
+
+
+def _pictures_for_features(z1, z2, off_diagonal):
+    """Pictures are correlated over their features."""
+    return barlow_loss(z1.T, z2.T, off_diagonal)
+
+
+def _mean_over_features(z1, z2, off_diagonal):
+    """D times too small."""
+    return barlow_loss(z1, z2, off_diagonal) / z1.shape[1]
+
+
+def _second_view_without_gradient(z1, z2, off_diagonal):
+    """The right value, but no gradient reaches z2."""
+    return barlow_loss(z1, z2.detach(), off_diagonal)
 
 
 BARLOW = Exercise(
@@ -91,83 +166,135 @@ BARLOW = Exercise(
     gradient_of=(0, 1),
     tolerance=1e-3,
     hints=(
-        "Standardize each column of each view over the batch: z.mean(0) and z.var(0, correction=0).",
-        "C = z1.T @ z2 / N is (D, D): C_ij correlates feature i of view 1 with feature j of view 2.",
-        "torch.diagonal(C) should be 1. Take C minus torch.diag of its diagonal for the rest, and square.",
+        "Standardize each column of each view over the batch: z.mean(0) and "
+        "z.var(0, correction=0).",
+        "C = z1.T @ z2 / N is (D, D): C_ij correlates feature i of view 1 with feature j of view "
+        "2.",
+        "torch.diagonal(C) should be 1. Take C minus torch.diag of its diagonal for the rest, and "
+        "square.",
     ),
     wrong={
-        "not centered": _wrong_barlow(center=0),
-        "unbiased variance with /N": _wrong_barlow(correction=1),
-        "divided by D in place of N": _wrong_barlow(n=lambda z: z.shape[1]),
-        "not divided by N": _wrong_barlow(n=lambda z: 1),
-        "absolute value in place of square": _wrong_barlow(on=lambda c: (1 - c).abs()),
-        "diagonal also in the second sum": _wrong_barlow(mask=False),
-        "diagonal pushed to 0": _wrong_barlow(on=lambda c: c.square()),
-        "second sum not weighted": lambda z1, z2, off_diagonal: barlow_loss(z1, z2, 1.0),
-        "one view with itself": _wrong_barlow(twin=lambda z1, z2: (z1, z1)),
-        "pictures in place of features": lambda z1, z2, off_diagonal: barlow_loss(
-            z1.T, z2.T, off_diagonal
-        ),
-        "mean in place of sum": lambda z1, z2, off_diagonal: (
-            barlow_loss(z1, z2, off_diagonal) / z1.shape[1]
-        ),
-        "second view without gradient": lambda z1, z2, off_diagonal: barlow_loss(
-            z1, z2.detach(), off_diagonal
-        ),
+        "not centered": _barlow_not_centered,
+        "unbiased variance with /N": _unbiased_variance,
+        "divided by D in place of N": _divided_by_d,
+        "not divided by N": _not_divided,
+        "absolute value in place of square": _absolute_value,
+        "diagonal also in the second sum": _diagonal_in_second_sum,
+        "diagonal pushed to 0": _diagonal_to_0,
+        "second sum not weighted": _second_sum_not_weighted,
+        "one view with itself": _one_view_with_itself,
+        "pictures in place of features": _pictures_for_features,
+        "mean in place of sum": _mean_over_features,
+        "second view without gradient": _second_view_without_gradient,
     },
-    alternatives=(_barlow_loop, _barlow_batch_norm),
+    alternatives=(_barlow_by_loop, _barlow_by_batch_norm),
 )
 
 
-def simsiam_loss(p1, z1, p2, z2):
-    """SimSiam's loss (Chen & He 2021, Eq. 2 and 4): the mean of -cos(p1, z2) and -cos(p2, z1), each over the batch.
+# --- simsiam_loss -----------------------------------------------------------------------------
 
-    The targets z1 and z2 are constants: no gradient may reach them, and both p1 and p2 must get theirs.
-    p1, p2: predictions (N, D); z1, z2: projections (N, D) of the two views. Returns one number in [-1, 1].
+
+def simsiam_loss(p1, z1, p2, z2):
+    """SimSiam's loss: the mean of -cos(p1, z2) and -cos(p2, z1), each over the batch.
+
+    The targets z1 and z2 are constants: no gradient may reach them, and both p1 and p2 must get
+    theirs (Chen & He 2021, Eq. 2 and 4). p1, p2: predictions (N, D); z1, z2: projections (N, D) of
+    the two views. Returns one number in [-1, 1].
     """
     first = F.cosine_similarity(p1, z2.detach(), dim=1).mean()
     second = F.cosine_similarity(p2, z1.detach(), dim=1).mean()
     return -(first + second) / 2
 
 
-def _simsiam_cases(generator):
+def _simsiam_cases(generator: torch.Generator) -> dict[str, tuple]:
     def four(n, d, noise=1.0):
         z1 = torch.randn(n, d, generator=generator)
-        z2, p1, p2 = (z1 + noise * torch.randn(n, d, generator=generator) for _ in range(3))
+        z2 = z1 + noise * torch.randn(n, d, generator=generator)
+        p1 = z1 + noise * torch.randn(n, d, generator=generator)
+        p2 = z1 + noise * torch.randn(n, d, generator=generator)
         return p1, z1, p2, z2
 
-    lengths = torch.linspace(0.5, 8, 6)[:, None]
+    rising = torch.linspace(0.5, 8, 6)[:, None]
+    falling = rising.flip(0)
     p1, z1, p2, z2 = four(6, 4)
     return {
         "random vectors": four(8, 5),
         "one picture": four(1, 3),
         "views that agree": four(6, 4, 0.1),
-        "rows of different lengths": (p1 * lengths, z1 * lengths.flip(0), p2 * lengths.flip(0), z2),
+        "rows of different lengths": (p1 * rising, z1 * falling, p2 * falling, z2),
     }
 
 
-def _simsiam_no_grad(p1, z1, p2, z2):
-    with torch.no_grad():
-        targets = [z / z.norm(dim=1, keepdim=True) for z in (z2, z1)]
-    cosines = [
-        (p / p.norm(dim=1, keepdim=True) * t).sum(1) for p, t in zip((p1, p2), targets, strict=True)
-    ]
+def _simsiam_by_no_grad(p1, z1, p2, z2):
+    cosines = []
+    for p, z in ((p1, z2), (p2, z1)):
+        with torch.no_grad():
+            target = z / z.norm(dim=1, keepdim=True)
+        cosines.append((p / p.norm(dim=1, keepdim=True) * target).sum(1))
     return -torch.cat(cosines).mean()
 
 
-def _simsiam_distance(p1, z1, p2, z2):
-    p, z = F.normalize(torch.cat([p1, p2])), F.normalize(torch.cat([z2, z1])).data
+def _simsiam_by_distance(p1, z1, p2, z2):
+    p = F.normalize(torch.cat([p1, p2]))
+    z = F.normalize(torch.cat([z2, z1])).detach()
     return (p - z).square().sum(1).mean() / 2 - 1  # |p - z|^2 = 2 - 2 cos
 
 
-def _wrong_simsiam(
-    p=lambda x: x, z=lambda x: x.detach(), swap=False, scale=0.5, cosine=F.cosine_similarity
-):
-    def wrong(p1, z1, p2, z2):
-        z1, z2 = (z2, z1) if swap else (z1, z2)
-        return -scale * (cosine(p(p1), z(z2)).mean() + cosine(p(p2), z(z1)).mean())
+def _cosine(a, b):
+    """Mean cosine over the batch."""
+    return F.cosine_similarity(a, b).mean()
 
-    return wrong
+
+def _no_stop_gradient(p1, z1, p2, z2):
+    """The targets move as well: the right value, and a way to collapse."""
+    return -0.5 * (_cosine(p1, z2) + _cosine(p2, z1))
+
+
+def _stopped_at_prediction(p1, z1, p2, z2):
+    """The predictor is constant, and the targets move."""
+    return -0.5 * (_cosine(p1.detach(), z2) + _cosine(p2.detach(), z1))
+
+
+def _stopped_at_both(p1, z1, p2, z2):
+    """Nothing can be learned."""
+    return -0.5 * (_cosine(p1.detach(), z2.detach()) + _cosine(p2.detach(), z1.detach()))
+
+
+def _stopped_on_one_side(p1, z1, p2, z2):
+    """z1 still gets a gradient."""
+    return -(_cosine(p1, z2.detach()) + _cosine(p2, z1)) / 2
+
+
+def _own_view(p1, z1, p2, z2):
+    """Each prediction is compared with its own projection."""
+    return simsiam_loss(p1, z2, p2, z1)
+
+
+def _one_direction(p1, z1, p2, z2):
+    """The second prediction is not used."""
+    return -_cosine(p1, z2.detach())
+
+
+def _sum_of_both(p1, z1, p2, z2):
+    """Twice too large."""
+    return 2 * simsiam_loss(p1, z1, p2, z2)
+
+
+def _positive_sign(p1, z1, p2, z2):
+    """The views would be pushed apart."""
+    return -simsiam_loss(p1, z1, p2, z2)
+
+
+def _dot_product(p1, z1, p2, z2):
+    """The lengths are not divided out."""
+    first = (p1 * z2.detach()).sum(1).mean()
+    second = (p2 * z1.detach()).sum(1).mean()
+    return -0.5 * (first + second)
+
+
+def _predictor_unused(p1, z1, p2, z2):
+    """The projections are compared with each other."""
+    return simsiam_loss(z1, z1, z2, z2)
 
 
 SIMSIAM = Exercise(
@@ -177,36 +304,38 @@ SIMSIAM = Exercise(
     minutes=10,
     gradient_of=(0, 1, 2, 3),
     hints=(
-        "Each prediction is compared with the projection of the other view: p1 with z2, p2 with z1.",
+        "Each prediction is compared with the projection of the other view: p1 with z2, p2 with "
+        "z1.",
         "z.detach() is z without its history: the loss cannot send a gradient through it.",
-        "-(cos(p1, z2.detach()).mean() + cos(p2, z1.detach()).mean()) / 2, with F.cosine_similarity.",
+        "-(cos(p1, z2.detach()).mean() + cos(p2, z1.detach()).mean()) / 2, with "
+        "F.cosine_similarity.",
     ),
     wrong={
-        "no stop-gradient": _wrong_simsiam(z=lambda x: x),
-        "stop-gradient on the prediction": _wrong_simsiam(p=lambda x: x.detach(), z=lambda x: x),
-        "stop-gradient on both": _wrong_simsiam(p=lambda x: x.detach()),
-        "stopped on one side only": lambda p1, z1, p2, z2: (
-            -(F.cosine_similarity(p1, z2.detach()).mean() + F.cosine_similarity(p2, z1).mean()) / 2
-        ),
-        "each with its own view": _wrong_simsiam(swap=True),
-        "one direction": lambda p1, z1, p2, z2: -F.cosine_similarity(p1, z2.detach()).mean(),
-        "sum of both": _wrong_simsiam(scale=1.0),
-        "positive sign": _wrong_simsiam(scale=-0.5),
-        "dot product, lengths kept": _wrong_simsiam(cosine=lambda a, b: (a * b).sum(1)),
-        "projections compared, predictor unused": lambda p1, z1, p2, z2: simsiam_loss(
-            z1, z1, z2, z2
-        ),
+        "no stop-gradient": _no_stop_gradient,
+        "stop-gradient on the prediction": _stopped_at_prediction,
+        "stop-gradient on both": _stopped_at_both,
+        "stopped on one side only": _stopped_on_one_side,
+        "each with its own view": _own_view,
+        "one direction": _one_direction,
+        "sum of both": _sum_of_both,
+        "positive sign": _positive_sign,
+        "dot product, lengths kept": _dot_product,
+        "projections compared, predictor unused": _predictor_unused,
     },
-    alternatives=(_simsiam_no_grad, _simsiam_distance),
+    alternatives=(_simsiam_by_no_grad, _simsiam_by_distance),
 )
+
+
+# --- diagnose ---------------------------------------------------------------------------------
 
 
 def diagnose(log):
     """Name what happened in a run: "healthy", "complete collapse" or "dimensional collapse".
 
-    log: a dict with the lists "loss", "std_ratio" (std of the normalized z times sqrt(D)) and "effective_rank", one
-    entry a record, and the number "dimension" (D). Use the mean of the last five records: complete collapse if the
-    std ratio is below 0.1; otherwise dimensional collapse if the effective rank is below D / 8; otherwise healthy.
+    log: a dict with the lists "loss", "std_ratio" (std of the normalized z times sqrt(D)) and
+    "effective_rank", one entry a record, and the number "dimension" (D). Use the mean of the last
+    five records: complete collapse if the std ratio is below 0.1; otherwise dimensional collapse
+    if the effective rank is below D / 8; otherwise healthy.
     """
     std_ratio = sum(log["std_ratio"][-5:]) / 5
     rank = sum(log["effective_rank"][-5:]) / 5
@@ -215,24 +344,29 @@ def diagnose(log):
     return "dimensional collapse" if rank < log["dimension"] / 8 else "healthy"
 
 
-def _diagnose_cases(generator):
-    def log(std, rank, dimension, loss=(5.0, 1.0), n=20):
-        def path(start, end, noise):
-            curve = end + (start - end) * torch.exp(-torch.linspace(0, 8, n))
-            return (curve * (1 + noise * (2 * torch.rand(n, generator=generator) - 1))).tolist()
+def _diagnose_cases(generator: torch.Generator) -> dict[str, tuple]:
+    n = 20  # records
 
+    def path(start, end, noise):
+        """Numbers that go from start to end, quickly at first."""
+        curve = end + (start - end) * torch.exp(-torch.linspace(0, 8, n))
+        return (curve * (1 + noise * (2 * torch.rand(n, generator=generator) - 1))).tolist()
+
+    def log(std_ratio, rank, dimension, loss=(5.0, 1.0)):
         return dict(
             loss=path(*loss, 0.05),
-            std_ratio=path(*std, 0.1),
+            std_ratio=path(*std_ratio, 0.1),
             effective_rank=path(*rank, 0.1),
             dimension=dimension,
         )
 
-    def ending(std, rank):  # the means of the last five records
-        whole = log((0.9, 0.9), (40, 40), 64)
-        for name, value in (("std_ratio", std), ("effective_rank", rank)):
-            whole[name][-5:] = [value * factor for factor in (0.8, 1.2, 1.0, 0.9, 1.1)]
-        return whole
+    def ending(std_ratio, rank):
+        """A healthy log whose last five records have these means."""
+        made = log((0.9, 0.9), (40, 40), 64)
+        factors = (0.8, 1.2, 1.0, 0.9, 1.1)
+        made["std_ratio"][-5:] = [std_ratio * factor for factor in factors]
+        made["effective_rank"][-5:] = [rank * factor for factor in factors]
+        return made
 
     spike = log((0.8, 0.9), (30, 40), 64)
     spike["std_ratio"][-1] = 0.02  # one bad record does not make a collapse
@@ -255,40 +389,85 @@ def _diagnose_cases(generator):
     }
 
 
-def _diagnose_tensor(log):
-    tail = {
-        name: torch.tensor(log[name][-5:]).mean().item() for name in ("std_ratio", "effective_rank")
-    }
+def _diagnose_by_tensor(log):
+    def tail(name):
+        return torch.tensor(log[name][-5:]).mean().item()
+
     names = ("healthy", "dimensional collapse", "complete collapse")
-    low = 2 * (tail["std_ratio"] < 0.1) or tail["effective_rank"] / log["dimension"] < 1 / 8
-    return names[int(low)]
+    severity = int(tail("effective_rank") / log["dimension"] < 1 / 8)
+    if tail("std_ratio") < 0.1:
+        severity = 2
+    return names[severity]
 
 
-def _diagnose_sums(log):
-    std, rank = (sum(list(reversed(log[name]))[:5]) for name in ("std_ratio", "effective_rank"))
-    full = rank >= 5 * log["dimension"] / 8
-    return "complete collapse" if std < 0.5 else ("healthy" if full else "dimensional collapse")
+def _diagnose_by_sums(log):
+    def tail_sum(name):
+        return sum(list(reversed(log[name]))[:5])
+
+    if tail_sum("std_ratio") < 0.5:
+        return "complete collapse"
+    if tail_sum("effective_rank") >= 5 * log["dimension"] / 8:
+        return "healthy"
+    return "dimensional collapse"
 
 
-def _wrong_diagnosis(
-    tail=lambda x: x[-5:], rank=lambda log: log["dimension"] / 8, rank_first=False
-):
-    def wrong(log):
-        std, found = (
-            sum(tail(log[name])) / len(tail(log[name])) for name in ("std_ratio", "effective_rank")
-        )
-        complete, dimensional = std < 0.1, found < rank(log)
-        if rank_first and dimensional:
-            return "dimensional collapse"
-        return (
-            "complete collapse"
-            if complete
-            else "dimensional collapse"
-            if dimensional
-            else "healthy"
-        )
+def _mean(numbers):
+    return sum(numbers) / len(numbers)
 
-    return wrong
+
+def _name(std_ratio, rank, lowest_rank):
+    """The name of what happened, from the means."""
+    if std_ratio < 0.1:
+        return "complete collapse"
+    if rank < lowest_rank:
+        return "dimensional collapse"
+    return "healthy"
+
+
+def _by_the_loss(log):
+    """A collapsed run can have the best loss of all."""
+    if log["loss"][-1] < log["loss"][0] - 0.5:
+        return "healthy"
+    return "complete collapse"
+
+
+def _last_record_only(log):
+    """One bad record makes a collapse."""
+    return _name(log["std_ratio"][-1], log["effective_rank"][-1], log["dimension"] / 8)
+
+
+def _whole_log(log):
+    """The beginning of the run counts as much as its end."""
+    return _name(_mean(log["std_ratio"]), _mean(log["effective_rank"]), log["dimension"] / 8)
+
+
+def _first_records(log):
+    """The wrong end of the log."""
+    std_ratio = _mean(log["std_ratio"][:5])
+    rank = _mean(log["effective_rank"][:5])
+    return _name(std_ratio, rank, log["dimension"] / 8)
+
+
+def _same_rank_for_every_width(log):
+    """A rank below 10 counts as a collapse, however wide the head is."""
+    return _name(_mean(log["std_ratio"][-5:]), _mean(log["effective_rank"][-5:]), 10)
+
+
+def _rank_before_std(log):
+    """A complete collapse has a low rank too, and is called dimensional."""
+    if _mean(log["effective_rank"][-5:]) < log["dimension"] / 8:
+        return "dimensional collapse"
+    return diagnose(log)
+
+
+def _std_only(log):
+    """The rank is not looked at."""
+    return _name(_mean(log["std_ratio"][-5:]), _mean(log["effective_rank"][-5:]), 0)
+
+
+def _always_healthy(log):
+    """No question asked."""
+    return "healthy"
 
 
 DIAGNOSE = Exercise(
@@ -298,22 +477,22 @@ DIAGNOSE = Exercise(
     minutes=10,
     hints=(
         "The loss is not needed: a collapsed run can have the best loss of all.",
-        "log['std_ratio'][-5:] holds the last five records; take their mean, and that of the effective rank.",
-        "First ask for complete collapse (std ratio below 0.1), then compare the rank with dimension / 8.",
+        "log['std_ratio'][-5:] holds the last five records; take their mean, and that of the "
+        "effective rank.",
+        "First ask for complete collapse (std ratio below 0.1), then compare the rank with "
+        "dimension / 8.",
     ),
     wrong={
-        "judged by the loss": lambda log: (
-            "healthy" if log["loss"][-1] < log["loss"][0] - 0.5 else "complete collapse"
-        ),
-        "the last record only": _wrong_diagnosis(tail=lambda x: x[-1:]),
-        "the whole log": _wrong_diagnosis(tail=lambda x: x),
-        "the first records": _wrong_diagnosis(tail=lambda x: x[:5]),
-        "the same rank for every width": _wrong_diagnosis(rank=lambda log: 10),
-        "rank before std": _wrong_diagnosis(rank_first=True),
-        "std only": _wrong_diagnosis(rank=lambda log: 0),
-        "always healthy": lambda log: "healthy",
+        "judged by the loss": _by_the_loss,
+        "the last record only": _last_record_only,
+        "the whole log": _whole_log,
+        "the first records": _first_records,
+        "the same rank for every width": _same_rank_for_every_width,
+        "rank before std": _rank_before_std,
+        "std only": _std_only,
+        "always healthy": _always_healthy,
     },
-    alternatives=(_diagnose_tensor, _diagnose_sums),
+    alternatives=(_diagnose_by_tensor, _diagnose_by_sums),
 )
 
 EXERCISES = [BARLOW, SIMSIAM, DIAGNOSE]
