@@ -1,4 +1,7 @@
-"""Plots: what is drawn is what was given; titles, axis labels and readable text are always there; one figure a call."""
+"""Plots: what is drawn is what was given.
+
+Titles, axis labels and readable text are always there, and a call makes one figure.
+"""
 
 import io
 import subprocess
@@ -23,45 +26,87 @@ def closed():
     plt.close("all")
 
 
-def pictures(n, channels=3):
-    g = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (n, channels, 6, 5), dtype=torch.uint8, generator=g)
+def random_images(n, channels=3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, channels, 6, 5), dtype=torch.uint8, generator=generator)
 
 
-LINES = {"a": [0.1, 0.2, 0.3], "b": (torch.tensor([0.2, 0.3, 0.4]), [0.05, 0.05, 0.01])}
-NAMES = {"xlabel": "steps", "ylabel": "accuracy (fraction)"}
+LABELS = {"xlabel": "steps", "ylabel": "accuracy (fraction)"}
+
+
+def draw_grid(**options):
+    titles = list("abcde")
+    return plot.grid(random_images(5), ncols=3, titles=titles, rows=["x", "y"], **options)
+
+
+def draw_neighbors(**options):
+    nearest = random_images(6).reshape(2, 3, 3, 6, 5)
+    return plot.neighbors(random_images(2), nearest, **options)
+
+
+def draw_bars(**options):
+    return plot.bars({"a": 0.1, "b": 0.7}, errors={"b": 0.1}, chance=0.1, **options)
+
+
+def draw_curves(**options):
+    with_band = (torch.tensor([0.2, 0.3, 0.4]), [0.05, 0.05, 0.01])
+    lines = {"a": [0.1, 0.2, 0.3], "b": with_band}
+    return plot.curves([1, 10, 100], lines, log=True, **LABELS, **options)
+
+
+def draw_heatmap(**options):
+    return plot.heatmap(torch.eye(2), ["a", "b"], ["c", "d"], label="CKA", **LABELS, **options)
+
+
 DRAW = {
-    "grid": lambda **k: plot.grid(pictures(5), ncols=3, titles=list("abcde"), rows=["x", "y"], **k),
-    "neighbors": lambda **k: plot.neighbors(pictures(2), pictures(6).reshape(2, 3, 3, 6, 5), **k),
-    "bars": lambda **k: plot.bars({"a": 0.1, "b": 0.7}, errors={"b": 0.1}, chance=0.1, **k),
-    "curves": lambda **k: plot.curves([1, 10, 100], LINES, log=True, **NAMES, **k),
-    "heatmap": lambda **k: plot.heatmap(
-        torch.eye(2), ["a", "b"], ["c", "d"], label="CKA", **NAMES, **k
-    ),
+    "grid": draw_grid,
+    "neighbors": draw_neighbors,
+    "bars": draw_bars,
+    "curves": draw_curves,
+    "heatmap": draw_heatmap,
 }
+
+
+def texts_of(figure):
+    """All texts of a figure that are seen."""
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+# ---------------------------------------------------------------- every plot
 
 
 @pytest.mark.parametrize("name", DRAW)
 def test_each_call_makes_one_titled_figure_in_readable_text(name):
-    axes = DRAW[name](title="What we see")
+    DRAW[name](title="What we see")
     assert len(plt.get_fignums()) == 1, "a notebook would show the figure twice"
     figure = plt.gcf()
     figure.canvas.draw()
-    texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
-    assert "What we see" in [t.get_text() for t in texts]
-    assert min(t.get_fontsize() for t in texts) >= 9
-    (left, bottom), (right, top) = (
-        figure.get_tightbbox().get_points()
-    )  # in inches, of all that is drawn
+    texts = texts_of(figure)
+    assert "What we see" in [text.get_text() for text in texts]
+    assert min(text.get_fontsize() for text in texts) >= 9
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_nothing_is_cut_off_and_the_file_is_small(name):
+    DRAW[name](title="What we see")
+    figure = plt.gcf()
+    figure.canvas.draw()
     width, height = figure.get_size_inches()
-    assert min(left, bottom) > -0.02 and right < width + 0.02 and top < height + 0.02, (
-        "something is cut off"
-    )
+    (left, bottom), (right, top) = figure.get_tightbbox().get_points()  # inches of all that is seen
+    assert min(left, bottom) > -0.02
+    assert right < width + 0.02
+    assert top < height + 0.02
     png = io.BytesIO()
     figure.savefig(png)
     assert len(png.getvalue()) < 60_000
-    if name not in ("grid", "neighbors"):
-        assert axes.get_xlabel() and (name == "bars" or axes.get_ylabel())
+
+
+@pytest.mark.parametrize("name", ["bars", "curves", "heatmap"])
+def test_axes_are_labeled(name):
+    axes = DRAW[name](title="What we see")
+    assert axes.get_xlabel()
+    if name != "bars":  # the names of bars need no label
+        assert axes.get_ylabel()
 
 
 @pytest.mark.parametrize("name", ["bars", "curves", "heatmap"])
@@ -71,34 +116,43 @@ def test_ax_draws_into_a_figure_of_your_own(name):
     assert plt.get_fignums() == [figure.number]
 
 
-@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("name", ["grid", "bars", "curves", "heatmap"])  # neighbors has one
 def test_a_title_is_required(name):
-    if name != "neighbors":  # has one of its own
-        with pytest.raises(TypeError, match="title"):
-            DRAW[name]()
+    with pytest.raises(TypeError, match="title"):
+        DRAW[name]()
 
 
-def test_grid_shows_the_pixels_of_uint8_float_and_gray_pictures():
-    images = pictures(5)
-    for given in (images, images / 255, (images / 255).requires_grad_()):
-        axes = plot.grid(given, title="t", ncols=3)
-        assert axes.shape == (2, 3) and not axes[1, 2].images
+# ---------------------------------------------------------------- images
+
+
+def test_grid_shows_the_pixels_of_uint8_and_float_images():
+    images = random_images(5)
+    for same in (images, images / 255, (images / 255).requires_grad_()):
+        axes = plot.grid(same, title="t", ncols=3)
+        assert axes.shape == (2, 3)
+        assert not axes[1, 2].images
         shown = torch.from_numpy(axes[1, 0].images[0].get_array().data.copy())
         torch.testing.assert_close(shown, images[3].permute(1, 2, 0) / 255)
-    gray = plot.grid(pictures(1, 1) / 255, title="t")[0, 0].images[0].get_array()
-    assert gray.shape == (6, 5, 3) and (gray[..., 0] == gray[..., 2]).all()
-    assert plot.grid(pictures(2) / 100, title="t")[0, 0].images[0].get_array().max() <= 1
-    assert plot.grid(pictures(2), title="t").shape == (1, 2)  # no empty columns
+    too_bright = plot.grid(images / 100, title="t")
+    assert too_bright[0, 0].images[0].get_array().max() <= 1
+    assert plot.grid(random_images(2), title="t").shape == (1, 2)  # no empty columns
+
+
+def test_grid_shows_gray_images():
+    axes = plot.grid(random_images(1, channels=1) / 255, title="t")
+    shown = axes[0, 0].images[0].get_array()
+    assert shown.shape == (6, 5, 3)
+    assert (shown[..., 0] == shown[..., 2]).all()
 
 
 def test_grid_puts_titles_and_row_labels_where_they_belong():
-    axes = DRAW["grid"](title="t")
+    axes = draw_grid(title="t")
     assert [ax.get_title() for ax in axes.flat] == ["a", "b", "c", "d", "e", ""]
     assert [ax.get_ylabel() for ax in axes.flat] == ["x", "", "", "y", "", ""]
 
 
 @pytest.mark.parametrize(
-    "images, extra, message",
+    "images, options, message",
     [
         (torch.zeros(3, 6, 5), {}, r"images: expected \(N, 3 or 1, H, W\)"),
         (torch.zeros(2, 6, 5, 3), {}, r"found torch.Size\(\[2, 6, 5, 3\]\)"),
@@ -108,64 +162,82 @@ def test_grid_puts_titles_and_row_labels_where_they_belong():
         (torch.zeros(4, 3, 6, 5), {"rows": ["a", "b"]}, "expected 4 titles and 1 rows, found 4, 2"),
     ],
 )
-def test_grid_rejects(images, extra, message):
+def test_grid_rejects(images, options, message):
     with pytest.raises(ValueError, match=message):
-        plot.grid(images, title="t", **extra)
+        plot.grid(images, title="t", **options)
 
 
 def test_neighbors_frames_say_right_and_wrong_without_color_too():
     correct = torch.tensor([[True, False, True], [False, False, True]])
-    axes = plot.neighbors(pictures(2), pictures(6).reshape(2, 3, 3, 6, 5), correct=correct)
+    axes = draw_neighbors(correct=correct)
     assert axes.shape == (2, 4)
     for i in range(2):
         assert not axes[i, 0].spines["left"].get_visible()  # the query has no frame
         for j in range(3):
-            spine = axes[i, j + 1].spines["left"]
-            assert spine.get_visible() and (spine.get_linestyle() == "-") == bool(correct[i, j])
-            assert to_rgb(spine.get_edgecolor()) == to_rgb(plot.COLORS[2 if correct[i, j] else 5])
+            frame = axes[i, j + 1].spines["left"]
+            is_right = bool(correct[i, j])
+            assert frame.get_visible()
+            assert (frame.get_linestyle() == "-") == is_right
+            color = plot.COLORS[2] if is_right else plot.COLORS[5]
+            assert to_rgb(frame.get_edgecolor()) == to_rgb(color)
+
+
+# ---------------------------------------------------------------- numbers
 
 
 def test_bars_show_the_values_in_percent():
-    ax = DRAW["bars"](title="t")
+    ax = draw_bars(title="t")
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([10, 70])
-    assert {"10.0", "70.0"} <= {t.get_text() for t in ax.texts}
-    assert (
-        ax.get_xlabel() == "accuracy (%), dashed line: chance" and ax.lines[-1].get_xdata()[0] == 10
-    )
-    ranks = plot.bars({"a": 12.34}, unit="", label="effective rank", title="t")
-    assert ranks.get_xlabel() == "effective rank" and ranks.texts[0].get_text() == "12.3"
+    assert {"10.0", "70.0"} <= {text.get_text() for text in ax.texts}
+    assert ax.get_xlabel() == "accuracy (%), dashed line: chance"
+    assert ax.lines[-1].get_xdata()[0] == 10
+
+
+def test_bars_without_a_unit():
+    ax = plot.bars({"a": 12.34}, unit="", label="effective rank", title="t")
+    assert ax.get_xlabel() == "effective rank"
+    assert ax.texts[0].get_text() == "12.3"
 
 
 def test_curves_differ_by_more_than_color_and_draw_the_band():
-    ax = DRAW["curves"](title="t")
-    assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 2
+    ax = draw_curves(title="t")
+    looks = {(line.get_linestyle(), line.get_marker()) for line in ax.lines}
+    assert len(looks) == 2
     assert ax.lines[1].get_ydata().tolist() == pytest.approx([0.2, 0.3, 0.4])
-    low, high = (f(ax.collections[1].get_paths()[0].vertices[:, 1]) for f in (min, max))
-    assert (low, high) == pytest.approx((0.15, 0.41))
-    assert [t.get_text() for t in ax.get_xticklabels()] == [
-        "1",
-        "10",
-        "100",
-    ] and ax.get_xscale() == "log"
+    outline = ax.collections[1].get_paths()[0].vertices[:, 1]
+    assert min(outline) == pytest.approx(0.15)
+    assert max(outline) == pytest.approx(0.41)
+
+
+def test_curves_on_a_logarithmic_scale_name_their_own_values():
+    ax = draw_curves(title="t")
+    assert ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "10", "100"]
+
+
+def test_curves_reject_lines_of_another_length():
     with pytest.raises(ValueError, match="same first dimension"):
-        plot.curves([1, 2], {"a": [1, 2, 3]}, title="t", **NAMES)
+        plot.curves([1, 2], {"a": [1, 2, 3]}, title="t", **LABELS)
 
 
 def test_heatmap_writes_each_value_and_rejects_other_shapes():
-    ax = plot.heatmap([[0.0, 0.25, 1.0]], ["a"], ["x", "y", "z"], title="t", label="CKA", **NAMES)
-    assert [t.get_text() for t in ax.texts] == ["0.00", "0.25", "1.00"]
-    assert [t.get_color() for t in ax.texts] == [
-        "white",
-        "white",
-        "black",
-    ]  # readable on dark and on light
+    matrix = [[0.0, 0.25, 1.0]]
+    ax = plot.heatmap(matrix, ["a"], ["x", "y", "z"], title="t", label="CKA", **LABELS)
+    assert [text.get_text() for text in ax.texts] == ["0.00", "0.25", "1.00"]
+    # Readable on dark cells and on light ones.
+    assert [text.get_color() for text in ax.texts] == ["white", "white", "black"]
     with pytest.raises(ValueError, match=r"expected shape \(1, 2\), found \(2, 2\)"):
-        plot.heatmap(torch.eye(2), ["a"], ["x", "y"], title="t", label="CKA", **NAMES)
+        plot.heatmap(torch.eye(2), ["a"], ["x", "y"], title="t", label="CKA", **LABELS)
 
 
-def test_the_palette_is_okabe_and_itos_and_the_import_is_light():
-    rgb = {tuple(round(255 * c) for c in to_rgb(color)) for color in plot.COLORS}
-    assert rgb == {
+# ---------------------------------------------------------------- look
+
+
+def test_the_palette_is_okabe_and_itos():
+    palette = set()
+    for color in plot.COLORS:
+        palette.add(tuple(round(255 * channel) for channel in to_rgb(color)))
+    assert palette == {
         (0, 0, 0),
         (230, 159, 0),
         (86, 180, 233),
@@ -175,5 +247,8 @@ def test_the_palette_is_okabe_and_itos_and_the_import_is_light():
         (213, 94, 0),
         (204, 121, 167),
     }
+
+
+def test_the_import_is_light():
     code = "import sys, replearn.plot; assert not {'matplotlib', 'seaborn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
