@@ -25,25 +25,25 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.functional import to_pil_image
 
 from replearn import data
-from replearn.data import folder as files
+from replearn.data import cifar10
 from replearn.pretrain import LIGHTLY
 
 
 def write_cifar10(folder, images):
     """Write CIFAR-10's files with other pictures, and tell both readers these files' checksums."""
-    batches, names = folder / CIFAR10.base_folder, list(files.BATCHES)
+    batches, names = folder / CIFAR10.base_folder, list(cifar10.BATCHES)
     batches.mkdir()
     rows = images.flatten(1).repeat(1 + 10_000 // len(images), 1)[:10_000].numpy()
     texts = {
         name: pickle.dumps(dict(data=rows, labels=[i % 10 for i in range(10_000)]))
         for name in names
     }
-    texts["batches.meta"] = pickle.dumps(dict(label_names=list(files.CIFAR10)))
+    texts["batches.meta"] = pickle.dumps(dict(label_names=list(cifar10.CLASS_NAMES)))
     sums = {}
     for name, text in texts.items():
         (batches / name).write_bytes(text)
         sums[name] = hashlib.md5(text, usedforsecurity=False).hexdigest()
-    files.BATCHES.update({name: sums[name] for name in names})
+    cifar10.BATCHES.update({name: sums[name] for name in names})
     CIFAR10.train_list, CIFAR10.test_list = (
         [[name, sums[name]] for name in part] for part in (names[:5], names[5:])
     )

@@ -69,7 +69,7 @@ SEVERAL = (
     "breaking_prompts",
 )  # tasks with more than one right answer
 ALLOWED = {
-    "fix_leak": ("x_train.std(dim=0))", "unbiased=True")
+    "fix_leak": ("std = x_train.std(dim=0)\n", "unbiased=True")
 }  # either standard deviation: the task leaves it open
 
 

@@ -1,4 +1,4 @@
-"""What all benchmarks and scripts share: timing by turns, memory, goals, and the record of a result.
+"""What all benchmarks and scripts share: timing by turns, memory, goals and records.
 
 A benchmark is started as `python benchmarks/NAME.py` and imports this file as `shared`; a script is
 started as `python -m scripts.NAME` and imports it as `benchmarks.shared`, and so do tests. Both

@@ -1,214 +1,261 @@
-"""Similarity of representations (CKA, CCA) and recovery of factors (MCC), against libraries and closed forms."""
+"""Similarity of representations (CKA, CCA) and recovery of factors (MCC)."""
 
 import itertools
 import math
 
 import numpy as np
 import torch
+from references import Compared, Row, normal
 
-from references import normal
 from replearn import metrics
 
+# --- CKA
+# -------------------------------------------------------------------------------------------
 
-def demo():
-    """The data of the CKA authors' public demonstration."""
+
+def public_demonstration() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the data of the CKA authors' public demonstration, (100, 10) each."""
     random = np.random.RandomState(1337)
     x = random.randn(100, 10)
-    return torch.from_numpy(x), torch.from_numpy(random.randn(100, 10) + x)
+    y = random.randn(100, 10) + x
+    return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def related(seed, n=60, p=8, q=6):
-    """Two views (n, p), (n, q), linearly related, whose columns have a mean."""
-    (x,), (w,), (e,) = (
-        normal(seed, 1, n, p),
-        normal(seed + 100, 1, p, q),
-        normal(seed + 200, 1, n, q),
-    )
-    return x + 1, x @ w + e - 2
+def related_views(
+    seed: int, n: int = 60, p: int = 8, q: int = 6
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return two views (n, p) and (n, q), linearly related, whose columns have a mean."""
+    x = normal(seed, 1, n, p)[0]
+    weight = normal(seed + 100, 1, p, q)[0]
+    noise = normal(seed + 200, 1, n, q)[0]
+    return x + 1, x @ weight + noise - 2
 
 
-def cka_not_centered(x, y):
+def cka_not_centered(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The usual mistake: the formula without centering the columns."""
     return ((x.T @ y).norm() ** 2 / ((x.T @ x).norm() * (y.T @ y).norm())).item()
 
 
-def cka_demo(seed):
-    return metrics.linear_cka(*demo()), 0.55761, cka_not_centered(*demo())
+def cka_demonstration(seed: int) -> Compared:
+    """The authors publish this value."""
+    x, y = public_demonstration()
+    return Compared(metrics.linear_cka(x, y), 0.55761, cka_not_centered(x, y))
 
 
-def cka_demo_debiased(seed):
-    return metrics.linear_cka(*demo(), debiased=True), 0.51346, metrics.linear_cka(*demo())
+def cka_demonstration_debiased(seed: int) -> Compared:
+    """The authors publish this value, too."""
+    x, y = public_demonstration()
+    return Compared(metrics.linear_cka(x, y, debiased=True), 0.51346, metrics.linear_cka(x, y))
 
 
-def cka_ckatorch(seed):
+def cka_ckatorch(seed: int) -> Compared:
+    """ckatorch's linear CKA, in its feature-space form."""
     from ckatorch.core import cka_base
 
-    x, y = related(seed)
-    return (
+    x, y = related_views(seed)
+    return Compared(
         metrics.linear_cka(x, y),
         cka_base(x, y, method="fro_norm").item(),
         cka_not_centered(x, y),
     )
 
 
-def cka_song(seed):
-    def hsic(k, m):  # without diagonals
-        n, k, m = len(k), k - k.diagonal().diag(), m - m.diagonal().diag()
-        return (
-            (k @ m).trace() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()
-        ) / (n * (n - 3))
-
-    x, y = related(seed, n=20)
-    k, m = x @ x.T, y @ y.T
-    expected = hsic(k, m) / (hsic(k, k) * hsic(m, m)).sqrt()
-    return metrics.linear_cka(x, y, debiased=True), expected, metrics.linear_cka(x, y)
+def unbiased_hsic(k: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    """HSIC of two Gram matrices (N, N) as in Song et al. 2012, Eq. 5: without their diagonals."""
+    n = len(k)
+    k = k - k.diagonal().diag()
+    m = m - m.diagonal().diag()
+    products = (k @ m).trace()
+    sums = k.sum() * m.sum() / ((n - 1) * (n - 2))
+    mixed = 2 / (n - 2) * (k @ m).sum()
+    return (products + sums - mixed) / (n * (n - 3))
 
 
-def cca_scikit_learn(seed):
+def cka_song(seed: int) -> Compared:
+    """Debiased CKA from Gram matrices."""
+    x, y = related_views(seed, n=20)
+    k = x @ x.T
+    m = y @ y.T
+    expected = unbiased_hsic(k, m) / (unbiased_hsic(k, k) * unbiased_hsic(m, m)).sqrt()
+    return Compared(metrics.linear_cka(x, y, debiased=True), expected, metrics.linear_cka(x, y))
+
+
+# --- CCA
+# -------------------------------------------------------------------------------------------
+
+
+def cca_scikit_learn(seed: int) -> Compared:
+    """scikit-learn's power iteration, one pair of directions after another."""
     from sklearn.cross_decomposition import CCA
 
-    x, y = related(seed, n=300, p=5, q=4)
-    a, b = CCA(4, max_iter=5000, tol=1e-12).fit_transform(x.numpy(), y.numpy())
-    expected = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(4)]
-    (qx, _), (qy, _) = map(torch.linalg.qr, (x, y))
-    return metrics.cca_correlations(x, y), expected, torch.linalg.svdvals(qx.T @ qy)
+    x, y = related_views(seed, n=300, p=5, q=4)
+    model = CCA(4, max_iter=5000, tol=1e-12)
+    scores_x, scores_y = model.fit_transform(x.numpy(), y.numpy())
+    expected = [np.corrcoef(scores_x[:, i], scores_y[:, i])[0, 1] for i in range(4)]
+    basis_x, _ = torch.linalg.qr(x)
+    basis_y, _ = torch.linalg.qr(y)
+    not_centered = torch.linalg.svdvals(basis_x.T @ basis_y)
+    return Compared(metrics.cca_correlations(x, y), expected, not_centered)
 
 
-def absolute_correlations(z, z_true):
-    return np.abs(np.corrcoef(z.numpy().T, z_true.numpy().T)[: z.shape[1], z.shape[1] :])
+# --- MCC
+# -------------------------------------------------------------------------------------------
 
 
-def mcc_permutations(seed):
-    z, z_true = normal(seed, 1, 40, 5)[0], normal(seed + 100, 1, 40, 4)[0]
+def absolute_correlations(z: torch.Tensor, z_true: torch.Tensor) -> np.ndarray:
+    """Return |correlation| of every latent with every factor, (latents, factors)."""
+    latents = z.shape[1]
+    correlations = np.corrcoef(z.numpy().T, z_true.numpy().T)
+    return np.abs(correlations[:latents, latents:])
+
+
+def mcc_permutations(seed: int) -> Compared:
+    """MCC as the best of all ways to give each of 4 factors one of 5 latents."""
+    z = normal(seed, 1, 40, 5)[0]
+    z_true = normal(seed + 100, 1, 40, 4)[0]
     z[:, 0] += z_true[:, 0] + z_true[:, 1]  # one latent for two factors
-    c = absolute_correlations(z, z_true)
-    best = (
-        max(
-            sum(c[i, j] for j, i in enumerate(order))
-            for order in itertools.permutations(range(5), 4)
-        )
-        / 4
-    )
-    return metrics.mcc(z, z_true), best, c.max(0).mean()
+    correlations = absolute_correlations(z, z_true)
+    best = 0.0
+    for latents in itertools.permutations(range(5), 4):
+        total = sum(correlations[latent, factor] for factor, latent in enumerate(latents))
+        best = max(best, total / 4)
+    row_maximum = correlations.max(0).mean()
+    return Compared(metrics.mcc(z, z_true), best, row_maximum)
 
 
-def mcc_spearman(seed):
+def mcc_spearman(seed: int) -> Compared:
+    """One latent and one factor with ties, related by a curve: scipy's rank correlation."""
     from scipy.stats import spearmanr
 
-    (z,), (z_true,) = normal(seed, 1, 50, 1), normal(seed + 100, 1, 50, 1)
-    z = (z.round() + z_true.round()) ** 3  # ties, and a curve
-    return (
+    z = normal(seed, 1, 50, 1)[0]
+    z_true = normal(seed + 100, 1, 50, 1)[0]
+    z = (z.round() + z_true.round()) ** 3
+    return Compared(
         metrics.mcc(z, z_true, method="spearman"),
         abs(spearmanr(z, z_true)[0]),
         metrics.mcc(z, z_true),
     )
 
 
-def mcc_rotated(seed):
-    white = torch.linalg.qr(normal(seed, 1, 200, 2)[0] @ torch.ones(2, 2).double().tril())[0]
-    white = torch.linalg.qr(white - white.mean(0))[0]
-    found, expected, signed = [], [], []
-    for a in (math.radians(degrees) for degrees in range(0, 181, 15)):
-        turn = torch.tensor(
-            [[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]], dtype=torch.float64
-        )
-        found.append(metrics.mcc(white @ turn, white))
-        expected.append(max(abs(math.cos(a)), abs(math.sin(a))))
-        signed.append(max(math.cos(a), 0))  # the sum of two cosines, or of a sine and its opposite
-    return found, expected, signed
+def mcc_rotated(seed: int) -> Compared:
+    """Two white factors, rotated: every correlation is a cosine or a sine of the angle."""
+    mixed = normal(seed, 1, 200, 2)[0] @ torch.ones(2, 2).double().tril()
+    white, _ = torch.linalg.qr(mixed)
+    white, _ = torch.linalg.qr(white - white.mean(0))
+    ours = []
+    expected = []
+    signed = []
+    for degrees in range(0, 181, 15):
+        cosine = math.cos(math.radians(degrees))
+        sine = math.sin(math.radians(degrees))
+        rotation = torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
+        ours.append(metrics.mcc(white @ rotation, white))
+        expected.append(max(abs(cosine), abs(sine)))
+        # Without absolute values: the better of two cosines and of a sine and its opposite.
+        signed.append(max(cosine, 0))
+    return Compared(ours, expected, signed)
 
 
-def mcc_noise(seed, n=1000, draws=1000):
-    """|a| + |b| of standard normals lies below s with probability erf(s/2)^2; MCC is half the larger of two sums."""
+def mcc_noise(seed: int, n: int = 1000, draws: int = 1000) -> Compared:
+    """MCC of unrelated factors and latents, in units of 1 / sqrt(N - 1).
+
+    |a| + |b| of standard normals lies below s with probability erf(s/2)^2, and the MCC is half the
+    larger of two such sums.
+    """
     from scipy.integrate import quad
     from scipy.special import erf
 
+    def exceeded(s: float) -> float:
+        return 1 - erf(s / 2) ** 4
+
     pairs = normal(seed, draws, 2, n, 2)
-    found = [metrics.mcc(*pair) for pair in pairs]
-    row_max = [absolute_correlations(*pair).max(0).mean() for pair in pairs]
+    ours = [metrics.mcc(z, z_true) for z, z_true in pairs]
+    row_maximum = [absolute_correlations(z, z_true).max(0).mean() for z, z_true in pairs]
     unit = math.sqrt(n - 1)
-    return (
-        unit * np.mean(found),
-        quad(lambda s: 1 - erf(s / 2) ** 4, 0, 20)[0] / 2,
-        unit * np.mean(row_max),
-    )
+    expected, _ = quad(exceeded, 0, 20)
+    return Compared(unit * np.mean(ours), expected / 2, unit * np.mean(row_maximum))
 
 
+# --- the rows
+# --------------------------------------------------------------------------------------
+
+PUBLISHED = "value published with Kornblith et al. 2019"
 ROWS = [
-    dict(
-        check=cka_demo,
+    Row(
         quantity="linear CKA of the public demonstration, 0.55761",
         lesson="03",
-        seeds=1,
-        fault="columns not centered",
+        check=cka_demonstration,
+        reference=PUBLISHED,
         allowed=5e-6,
-        reference="value published with Kornblith et al. 2019",
+        fault="columns not centered",
+        seeds=1,
     ),
-    dict(
-        check=cka_demo_debiased,
+    Row(
         quantity="debiased CKA of the public demonstration, 0.51346",
         lesson="03",
-        seeds=1,
-        fault="not debiased",
+        check=cka_demonstration_debiased,
+        reference=PUBLISHED,
         allowed=5e-6,
-        reference="value published with Kornblith et al. 2019",
+        fault="not debiased",
+        seeds=1,
     ),
-    dict(
-        check=cka_ckatorch,
+    Row(
         quantity="linear CKA",
         lesson="03",
-        fault="columns not centered",
-        allowed=1e-9,
+        check=cka_ckatorch,
         reference="cka_base, fro_norm",
+        allowed=1e-9,
+        fault="columns not centered",
         peer="ckatorch",
     ),
-    dict(
-        check=cka_song,
+    Row(
         quantity="debiased CKA",
         lesson="03",
-        fault="not debiased",
-        allowed=1e-9,
+        check=cka_song,
         reference="Gram matrices, Song et al. 2012, Eq. 5",
+        allowed=1e-9,
+        fault="not debiased",
     ),
-    dict(
-        check=cca_scikit_learn,
+    Row(
         quantity="canonical correlations",
         lesson="03, 07",
-        fault="columns not centered",
-        allowed=1e-6,
+        check=cca_scikit_learn,
         reference="CCA, tol 1e-12",
+        allowed=1e-6,
+        fault="columns not centered",
         peer="scikit-learn",
     ),
-    dict(
-        check=mcc_permutations,
+    Row(
         quantity="MCC of 5 latents and 4 factors",
         lesson="08",
-        fault="row maximum in place of an assignment",
-        allowed=1e-12,
+        check=mcc_permutations,
         reference="the best of all 120 permutations",
+        allowed=1e-12,
+        fault="row maximum in place of an assignment",
     ),
-    dict(
-        check=mcc_spearman,
+    Row(
         quantity="MCC by ranks, with ties",
         lesson="08",
-        fault="Pearson in place of Spearman",
-        allowed=1e-12,
+        check=mcc_spearman,
         reference="stats.spearmanr",
+        allowed=1e-12,
+        fault="Pearson in place of Spearman",
         peer="scipy",
     ),
-    dict(
-        check=mcc_rotated,
+    Row(
         quantity="MCC of two factors rotated by 0 to 180 degrees",
         lesson="08",
-        fault="signed correlations",
-        allowed=1e-9,
+        check=mcc_rotated,
         reference="closed form: max(|cos a|, |sin a|)",
+        allowed=1e-9,
+        fault="signed correlations",
     ),
-    dict(
-        check=mcc_noise,
+    Row(
         quantity="MCC of noise, 2 latents, in units of 1 / sqrt(N - 1)",
         lesson="08",
+        check=mcc_noise,
+        reference="closed form: integral of (1 - erf(s/2)^4) / 2",
         allowed=0.05,
         fault="row maximum in place of an assignment",
-        reference="closed form: integral of (1 - erf(s/2)^4) / 2",
     ),
 ]
