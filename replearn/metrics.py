@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from replearn import _check
-from replearn.losses import fill_diagonal, full_precision, info_nce, pair, positive
+from replearn._check import pair, positive
+from replearn.losses import fill_diagonal, full_precision, info_nce
 
 BLOCK_ROWS = 8192  # rows whose products are summed in float32; the sums of blocks are in float64
 QUERY_ROWS = 1024  # queries whose distances to all N rows are held at once

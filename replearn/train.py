@@ -1,51 +1,152 @@
-"""One training loop for the whole course: you write the loss, `fit` feeds it batches."""
+"""One training loop for the whole course: you write the loss, and `fit` feeds it batches."""
 
 import math
 import os
 import random
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
-def set_seed(seed):
-    """Seed PyTorch, NumPy and Python: for notebooks; functions of this package take a `generator` instead."""
-    for seeder in (torch.manual_seed, np.random.seed, random.seed):
-        seeder(seed)
+def set_seed(seed: int) -> None:
+    """Seed the global random generators of PyTorch, NumPy and Python.
+
+    It is meant for notebooks. Functions of this package take a `generator` instead.
+
+    Args:
+        seed: A whole number, 0 or more.
+
+    Example:
+        >>> set_seed(0)
+        >>> first = torch.rand(3)
+        >>> set_seed(0)
+        >>> torch.equal(torch.rand(3), first)
+        True
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002, a notebook draws from the global generators
+    random.seed(seed)
 
 
 @torch.no_grad()
-def ema_update(target, online, *, momentum):
-    """Move a target network toward the online one: target = momentum * target + (1 - momentum) * online.
+def ema_update(target: nn.Module, online: nn.Module, *, momentum: float) -> None:
+    r"""Move the weights of a target network toward those of the online network, in place.
 
-    Buffers (BatchNorm's running statistics) are copied, not averaged. momentum in [0, 1]; 1 leaves the target alone.
-    Source: He et al. 2020, Eq. 2; Grill et al. 2020, Eq. 1."""
+    .. math:: \theta_\mathrm{target} \leftarrow
+        m \, \theta_\mathrm{target} + (1 - m) \, \theta_\mathrm{online}
+
+    Buffers, such as the running statistics of BatchNorm, are copied and not averaged.
+
+    Args:
+        target: The network that changes.
+        online: A network of the same architecture.
+        momentum: m, in [0, 1]. 1 leaves the weights of the target alone, 0 copies the others.
+
+    Raises:
+        ValueError: The momentum is out of range, or the networks differ in their number of weights.
+
+    References:
+        He et al. 2020, "Momentum Contrast", Eq. 2; Grill et al. 2020, "Bootstrap Your Own Latent",
+        Eq. 1.
+
+    Example:
+        >>> target, online = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> _ = nn.init.constant_(target.weight, 1), nn.init.constant_(online.weight, 2)
+        >>> ema_update(target, online, momentum=0.75)
+        >>> target.weight.item()
+        1.25
+    """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected a number in [0, 1], found {momentum}")
-    for t, o in zip(target.parameters(), online.parameters(), strict=True):
-        t.lerp_(o, 1 - momentum)
-    for t, o in zip(target.buffers(), online.buffers(), strict=True):
-        t.copy_(o)
+    for ours, theirs in zip(target.parameters(), online.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - momentum)
+    for ours, theirs in zip(target.buffers(), online.buffers(), strict=True):
+        ours.copy_(theirs)
 
 
-def cosine(step, steps, *, start=1.0, end=0.0, warmup=0):
-    """Return a cosine from `start` at step 0 to `end` at step `steps`, after a linear rise over `warmup` steps."""
+def cosine(
+    step: float, steps: float, *, start: float = 1.0, end: float = 0.0, warmup: float = 0
+) -> float:
+    r"""Return a schedule's value: a linear rise, and then half a cosine.
+
+    After the warm-up, for s of S steps:
+
+    .. math:: \mathrm{end} + \frac{\mathrm{start} - \mathrm{end}}{2}
+        \Bigl(1 + \cos \frac{\pi (s - \mathrm{warmup})}{S - \mathrm{warmup}} \Bigr)
+
+    Args:
+        step: s, which starts at 0.
+        steps: S. From there on the value is `end`.
+        start: Value at the end of the warm-up.
+        end: Value at the last step.
+        warmup: Number of steps in which the value rises to `start`.
+
+    Returns:
+        The value at this step.
+
+    References:
+        Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", Eq. 5.
+
+    Example:
+        >>> [round(cosine(step, 4), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
     if step < warmup:
         return start * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def amp_dtype(device):
-    """Return the AMP dtype: None on a CPU, bfloat16 from capability 8.0 on (a T4 only emulates it), else float16."""
+def amp_dtype(device: str | torch.device) -> torch.dtype | None:
+    """Return the data type for automatic mixed precision on a device.
+
+    Args:
+        device: A device or its name.
+
+    Returns:
+        None on a CPU, bfloat16 on a GPU of compute capability 8.0 or more, and else float16: an
+        older GPU such as the T4 says that it knows bfloat16, but only emulates it.
+
+    Example:
+        >>> amp_dtype("cpu") is None
+        True
+    """
     if torch.device(device).type != "cuda":
         return None
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float16
 
 
-def batches(n, batch_size, steps, generator=None):
-    """Yield `steps` index tensors (batch_size,): each picture once an epoch, shuffled; incomplete batches left out."""
+def batches(
+    n: int, batch_size: int, steps: int, generator: torch.Generator | None = None
+) -> Iterator[torch.Tensor]:
+    """Yield the indices of random batches.
+
+    In an epoch each image comes once, in random order. The last batch of an epoch is left out if
+    it is incomplete.
+
+    Args:
+        n: Number of images.
+        batch_size: Images in a batch, from 2 to n.
+        steps: Number of batches.
+        generator: Source of the random numbers; None stands for torch's global one.
+
+    Yields:
+        (batch_size,) indices, on the CPU.
+
+    Raises:
+        ValueError: The batch is too small or too large.
+
+    Example:
+        >>> epoch = list(batches(6, batch_size=3, steps=2))
+        >>> torch.cat(epoch).sort().values
+        tensor([0, 1, 2, 3, 4, 5])
+    """
     if not 2 <= batch_size <= n:
         raise ValueError(
             f"batch_size: expected 2 to {n}, the number of pictures, found {batch_size}"
@@ -59,59 +160,110 @@ def batches(n, batch_size, steps, generator=None):
 
 
 def fit(
-    loss_fn,
-    modules,
-    images,
-    labels=None,
+    loss_fn: Callable[..., torch.Tensor | tuple[torch.Tensor, Mapping[str, Any]]],
+    modules: Iterable[nn.Module],
+    images: torch.Tensor,
+    labels: torch.Tensor | None = None,
     *,
-    steps,
-    batch_size=256,
-    lr=1e-3,
-    weight_decay=1e-4,
-    optimizer=None,
-    after_step=None,
-    generator=None,
-    text="training",
-):
-    """Minimize `loss_fn(x)`, or with labels `loss_fn(x, y)`, over random batches; return {name: a number a step}.
-    loss_fn: x float (batch_size, 3, H, W) in [0, 1] on the modules' device -> loss, or loss and a dict to record.
-    modules: the networks to train, by AdamW (or your `optimizer`): 5 % of the steps warm-up, then a cosine to zero.
-    after_step(step) runs after each update; a dict that it returns is recorded. ValueError if a loss is not finite."""
-    from tqdm.auto import tqdm
+    steps: int,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    optimizer: torch.optim.Optimizer | None = None,
+    after_step: Callable[[int], Mapping[str, Any] | None] | None = None,
+    generator: torch.Generator | None = None,
+    text: str = "training",
+) -> dict[str, list[float]]:
+    """Minimize a loss over random batches.
 
-    network = torch.nn.ModuleList(modules).train()
+    The learning rate rises over the first 5 % of the steps and then falls to 0 along a cosine. On
+    a GPU the forward pass runs in mixed precision.
+
+    Args:
+        loss_fn: A function of a batch x, float (batch_size, 3, H, W) in [0, 1] on the device of
+            the modules, and with `labels` also of its labels y. It returns the loss, or the loss
+            and a dict of numbers to record.
+        modules: The networks to train. They are put in train mode.
+        images: (N, 3, H, W), uint8 or floats in [0, 1].
+        labels: (N,), or None.
+        steps: Number of updates.
+        batch_size: Images in a batch, from 2 to N.
+        lr: Learning rate of AdamW at the end of the warm-up.
+        weight_decay: Weight decay of AdamW.
+        optimizer: Used in place of AdamW; its own learning rate is the one at the end of the
+            warm-up.
+        after_step: Called with the number of the step after each update. What it returns, a dict
+            of numbers or None, is recorded.
+        generator: Source of the batches' random numbers; None stands for torch's global one.
+        text: What the progress bar says.
+
+    Returns:
+        A number for each step under each name: `loss`, and what was recorded.
+
+    Raises:
+        ValueError: A loss is not finite, or the batch is too small or too large.
+
+    Example:
+        >>> images = torch.rand(64, 3, 4, 4)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
+        >>> history = fit(lambda x: model(x).square().mean(), [model], images, steps=50,
+        ...               batch_size=32, lr=1e-2)
+        >>> history["loss"][-1] < history["loss"][0]
+        True
+    """
+    network = nn.ModuleList(modules).train()
     device = next(network.parameters()).device
-    images, labels = images.to(device), labels if labels is None else labels.to(device)
-    optimizer = optimizer or torch.optim.AdamW(
-        network.parameters(), lr=lr, weight_decay=weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine(step, steps, warmup=steps // 20)
-    )
+    images = images.to(device)
+    if labels is not None:
+        labels = labels.to(device)
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = _warmup_and_cosine(optimizer, steps)
     dtype = amp_dtype(device)
-    scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)
+    scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)  # float16 gradients underflow
+
     history = defaultdict(list)
-    order, quiet = (
-        batches(len(images), batch_size, steps, generator),
-        "REPLEARN_STATIC" in os.environ,
-    )
-    bar = tqdm(order, text, steps, leave=False, disable=quiet)
-    for step, index in enumerate(bar):
+    order = batches(len(images), batch_size, steps, generator)
+    for step, index in enumerate(_with_progress_bar(order, text, steps)):
         index = index.to(device)
-        x = images[index].float() / 255 if images.dtype == torch.uint8 else images[index]
+        x = images[index]
+        if images.dtype == torch.uint8:
+            x = x.float() / 255
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             result = loss_fn(x) if labels is None else loss_fn(x, labels[index])
-        loss, extra = result if isinstance(result, tuple) else (result, {})
+        loss, recorded = result if isinstance(result, tuple) else (result, {})
         if not torch.isfinite(loss):
             raise ValueError(
-                f"step {step}: expected a finite loss, found {loss.item()}; try a smaller lr (now {lr})"
+                f"step {step}: expected a finite loss, found {loss.item()}; "
+                f"try a smaller lr (now {lr})"
             )
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        extra = {"loss": loss.item(), **extra, **((after_step(step) or {}) if after_step else {})}
-        for name, value in extra.items():
+
+        recorded = {"loss": loss.item(), **recorded}
+        if after_step is not None:
+            recorded.update(after_step(step) or {})
+        for name, value in recorded.items():
             history[name].append(float(value))
     return dict(history)
+
+
+def _warmup_and_cosine(
+    optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    def factor(step):
+        return cosine(step, steps, warmup=steps // 20)
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _with_progress_bar(
+    order: Iterable[torch.Tensor], text: str, steps: int
+) -> Iterable[torch.Tensor]:
+    from tqdm.auto import tqdm
+
+    is_static = "REPLEARN_STATIC" in os.environ  # a page that nobody sees while it runs
+    return tqdm(order, text, steps, leave=False, disable=is_static)
