@@ -19,6 +19,7 @@ import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def fake_bundle(**changes):
         side=SIDE,
         card=dict(architecture=["small_cnn", 4]),
     )
-    return made._replace(**changes)
+    return replace(made, **changes)
 
 
 def encode(image, kind="PNG", **options):

@@ -10,8 +10,9 @@ N images, D features, C classes, M training images kept in the bundle.
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ FILES = (  # besides the manifest
 BATCH = 256  # images that go through the network at a time
 
 
-class Bundle(NamedTuple):
+@dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
+class Bundle:
     """An encoder ready to use, its linear head and some training images to compare with.
 
     The logits of the head are ``h @ weight.T + bias``; ``features @ h / |h|`` are cosines.
