@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -24,14 +24,54 @@ REASONS = {
 }
 
 
+@contextmanager
+def replacing(
+    path: str | os.PathLike, *, previous: str | os.PathLike | None = None
+) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of another one when the block ends.
+
+    What the block writes goes to a file beside the target. At the end it is pushed to the disk
+    and then renamed, which the operating system does in one step. If the block raises, the old
+    file stays. Writers at the same time do not disturb each other: the last one to finish wins.
+
+    Args:
+        path: The file to write. Its folder must exist.
+        previous: A second path; the file that is replaced is kept under it.
+
+    Yields:
+        The new file, open for writing bytes.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to. The old file is still there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "note.txt") as file:
+        ...         _ = file.write(b"kept")
+        ...     (Path(folder) / "note.txt").read_text()
+        'kept'
+    """
+    path = Path(path)
+    # A name that nobody else uses, and a short one: the target's may be as long as names can be.
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(
     path: str | os.PathLike, content: str | bytes, *, previous: str | os.PathLike | None = None
 ) -> Path:
-    """Write a whole file or nothing.
-
-    The content goes to a new file beside the target, is pushed to the disk and then renamed, which
-    the operating system does in one step. Writers at the same time do not disturb each other: the
-    last one to finish wins.
+    """Write a whole file or nothing, as `replacing` does.
 
     Args:
         path: The file to write. Its folder must exist.
@@ -50,22 +90,10 @@ def write_atomically(
         ...     write_atomically(Path(folder) / "note.txt", "kept").read_text()
         'kept'
     """
-    path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    # A name that nobody else uses, and a short one: the target's may be as long as names can be.
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return path
+    with replacing(path, previous=previous) as file:
+        file.write(data)
+    return Path(path)
 
 
 def write_json(path: str | os.PathLike, record: Any, *, indent: int = 1) -> Path:

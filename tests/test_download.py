@@ -1,4 +1,7 @@
-"""CIFAR-10 from servers that truncate, stall, crawl, lie and die: nothing wrong is ever trusted, a retry succeeds."""
+"""CIFAR-10 from servers that truncate, stall, crawl, lie and die.
+
+Nothing wrong is ever trusted, and a retry succeeds.
+"""
 
 import hashlib
 import http.server
@@ -16,20 +19,32 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from replearn import data
-from replearn.data import download as _download
-from replearn.data import folder as files
+from replearn.data import cifar10
+from replearn.data import download as downloading
 
-N = 8  # pictures a batch file
+N = 8  # images in a batch file
+TAR = downloading.TAR
+ROOT = Path(downloading.__file__).parents[2]
 
 
-def batch(images, labels):
-    """Return a batch file as Python 2 wrote it: byte strings, protocol 2, an array of numpy.core."""
+class Archive(NamedTuple):
+    """A small CIFAR-10."""
+
+    images: np.ndarray  # (6, N, 3, 32, 32), the last row for tests
+    labels: np.ndarray  # (6, N)
+    batches: dict[str, bytes]  # the batch files
+    tar: bytes
+
+
+def batch_file(images, labels):
+    """Return a batch file as Python 2 wrote it: byte strings, protocol 2, an old array."""
     size = images.size
     return (
         b"\x80\x02}(U\x06labels](" + b"".join(b"K" + bytes([y]) for y in labels) + b"eU\x04data"
@@ -46,25 +61,27 @@ def batch(images, labels):
 
 @pytest.fixture(scope="session")
 def archive():
-    """A small CIFAR-10: its pictures, labels, batch files and the bytes of its tar."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, N, 3072), dtype=np.uint8)
     labels = rng.integers(0, 10, (6, N))
-    batches = {name: batch(images[i], labels[i].tolist()) for i, name in enumerate(files.BATCHES)}
+    batches = {}
+    for i, name in enumerate(cifar10.BATCHES):
+        batches[name] = batch_file(images[i], labels[i].tolist())
+
+    members = {"../escaped": b"!"}
+    for name, raw in batches.items():
+        members[f"cifar-10-batches-py/{name}"] = raw
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, raw in {
-            "../escaped": b"!",
-            **{f"cifar-10-batches-py/{k}": v for k, v in batches.items()},
-        }.items():
+        for name, raw in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(raw)
             tar.addfile(info, io.BytesIO(raw))
-    return images.reshape(6, N, 3, 32, 32), labels, batches, buffer.getvalue()
+    return Archive(images.reshape(6, N, 3, 32, 32), labels, batches, buffer.getvalue())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """The first part of the path says how this server misbehaves: /half/cifar-10-python.tar.gz."""
+    """A server whose path says how it misbehaves, as in /half/cifar-10-python.tar.gz."""
 
     protocol_version = "HTTP/1.0"
 
@@ -74,9 +91,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         behavior, name = self.path.strip("/").split("/")
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-        self.server.seen[behavior].append(start)
-        first = len(self.server.seen[behavior]) == 1
+        requests = self.server.seen[behavior]
+        requests.append(start)
+        is_first = len(requests) == 1
         body = self.server.files[name]
+
         if behavior in ("404", "500"):
             return self.send_error(int(behavior))
         if behavior == "mute":  # takes the request, never answers
@@ -85,49 +104,55 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = b"<html>Please log in to this network</html>"
         if behavior == "short":
             body = body[: len(body) // 2]  # and says so
-        if behavior == "wrong" or (behavior == "wrong-half" and first):
-            body = bytes(b ^ 1 for b in body)
+        if behavior == "wrong" or (behavior == "wrong-half" and is_first):
+            body = bytes(byte ^ 1 for byte in body)
         if behavior in ("norange", "wrongrange", "html", "short"):
             start = 0
+
         piece = body[start:]
-        self.send_response(206 if start or behavior == "wrongrange" else 200)
-        if start or behavior == "wrongrange":  # 206, and yet from the beginning
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if behavior != "nolength":
-            self.send_header("Content-Length", str(len(piece)))
-        self.end_headers()
-        if behavior in ("half", "wrong-half") or (behavior == "half-once" and first):
+        self.send_headers(behavior, start, len(body))
+        if behavior in ("half", "wrong-half") or (behavior == "half-once" and is_first):
             piece = piece[: len(piece) // 2]
         try:
-            if behavior == "reset":
-                self.wfile.write(piece[: len(piece) // 2])
-                self.connection.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
-                self.connection.close()  # at once, with an RST
-            elif behavior == "stall":
-                self.wfile.write(piece[:1000])
-                self.server.stop.wait(5)
-            elif behavior == "crawl":
-                for i in range(0, len(piece), 8000):
-                    self.wfile.write(piece[i : i + 8000])
-                    if self.server.stop.wait(0.04):
-                        return
-            else:
-                self.wfile.write(piece)
+            self.send_piece(behavior, piece)
         except OSError:
             pass  # the client has gone
+
+    def send_headers(self, behavior, start, size):
+        is_partial = start > 0 or behavior == "wrongrange"  # which says so, and sends all of it
+        self.send_response(206 if is_partial else 200)
+        if is_partial:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        if behavior != "nolength":
+            self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+
+    def send_piece(self, behavior, piece):
+        if behavior == "reset":
+            self.wfile.write(piece[: len(piece) // 2])
+            no_lingering = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
+            self.connection.close()  # at once, with an RST
+        elif behavior == "stall":
+            self.wfile.write(piece[:1000])
+            self.server.stop.wait(5)
+        elif behavior == "crawl":
+            for i in range(0, len(piece), 8000):
+                self.wfile.write(piece[i : i + 8000])
+                if self.server.stop.wait(0.04):
+                    return
+        else:
+            self.wfile.write(piece)
 
 
 @pytest.fixture
 def server():
+    """A running server. `seen`: by behavior, the first byte that each request asked for."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.seen, httpd.files, httpd.stop, httpd.daemon_threads = (
-            defaultdict(list),
-            {},
-            threading.Event(),
-            True,
-        )
+        httpd.seen = defaultdict(list)
+        httpd.files = {}
+        httpd.stop = threading.Event()
+        httpd.daemon_threads = True
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield httpd
@@ -137,50 +162,66 @@ def server():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """An empty cache folder, which does not exist yet."""
     monkeypatch.setenv("REPLEARN_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def serve(server, folder, archive, monkeypatch):
-    """Return a function that sets the sources: serve("half", "good")."""
-    raw = archive[3]
-    server.files[_download.TAR] = raw
-    monkeypatch.setitem(_download.FILES, _download.TAR, (len(raw), hashlib.sha256(raw).hexdigest()))
-    monkeypatch.setattr(
-        files, "BATCHES", {name: hashlib.md5(raw).hexdigest() for name, raw in archive[2].items()}
-    )
-    monkeypatch.setattr(_download, "STALL", 0.4)
-    monkeypatch.setattr(_download, "WINDOW", 0.1)
+    """A function that sets the sources: serve("half", "good")."""
+    server.files[TAR] = archive.tar
+    tar_sum = hashlib.sha256(archive.tar).hexdigest()
+    monkeypatch.setitem(downloading.FILES, TAR, (len(archive.tar), tar_sum))
+    sums = {name: hashlib.md5(raw).hexdigest() for name, raw in archive.batches.items()}
+    monkeypatch.setattr(cifar10, "BATCHES", sums)
+    monkeypatch.setattr(downloading, "STALL", 0.4)
+    monkeypatch.setattr(downloading, "WINDOW", 0.1)
 
-    def sources(*behaviors, names=(_download.TAR,)):
+    def set_sources(*behaviors, names=(TAR,)):
         server.seen.clear()
-        base = f"http://127.0.0.1:{server.server_address[1]}"
-        monkeypatch.setattr(
-            _download, "SOURCES", [(f"{base}/{name}", list(names)) for name in behaviors]
-        )
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        sources = [(f"{address}/{behavior}", list(names)) for behavior in behaviors]
+        monkeypatch.setattr(downloading, "SOURCES", sources)
 
-    return sources
+    return set_sources
 
 
 def check(archive):
     """Assert that both splits load and are the archive's, to the pixel."""
-    images, labels = (torch.from_numpy(x) for x in archive[:2])
-    train, test = data.load("cifar10"), data.load("cifar10", split="test")
-    assert torch.equal(train.images, images[:5].flatten(0, 1)) and torch.equal(
-        train.labels, labels[:5].flatten()
-    )
-    assert torch.equal(test.images, images[5]) and torch.equal(test.labels, labels[5])
-    assert train.class_names == files.CIFAR10 and train.labels.dtype == torch.int64
+    images = torch.from_numpy(archive.images)
+    labels = torch.from_numpy(archive.labels)
+    train = data.load("cifar10")
+    test = data.load("cifar10", split="test")
+    assert torch.equal(train.images, images[:5].flatten(0, 1))
+    assert torch.equal(train.labels, labels[:5].flatten())
+    assert torch.equal(test.images, images[5])
+    assert torch.equal(test.labels, labels[5])
+    assert train.class_names == cifar10.CLASS_NAMES
+    assert train.labels.dtype == torch.int64
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- what is published ----------------------------------------------------------------------------
 
 
 def test_published_checksums_are_well_formed_and_sources_use_them():
-    assert all(len(digest) == 64 and size > 2e7 for size, digest in _download.FILES.values())
-    assert all(len(md5) == 32 for md5 in files.BATCHES.values())
-    assert all(
-        base.startswith("https://") and not base.endswith("/") for base, _ in _download.SOURCES
-    )
-    assert {name for _, names in _download.SOURCES for name in names} == set(_download.FILES)
+    for size, sha256 in downloading.FILES.values():
+        assert size > 2e7
+        assert len(sha256) == 64
+    assert all(len(md5) == 32 for md5 in cifar10.BATCHES.values())
+    used = set()
+    for base, names in downloading.SOURCES:
+        assert base.startswith("https://")
+        assert not base.endswith("/")
+        used.update(names)
+    assert used == set(downloading.FILES)
+
+
+# --- one source -----------------------------------------------------------------------------------
 
 
 def test_download_is_kept_and_needs_no_network_again(serve, server, folder, archive, capsys):
@@ -188,8 +229,9 @@ def test_download_is_kept_and_needs_no_network_again(serve, server, folder, arch
     serve("good")
     check(archive)
     assert "127.0.0.1" in capsys.readouterr().err  # the progress bar
-    assert server.seen == {"good": [0]} and data.available("cifar10")
-    assert sorted(p.name for p in folder.iterdir()) == ["cifar-10-python.tar.gz", "cifar10.npz"]
+    assert server.seen == {"good": [0]}
+    assert data.available("cifar10")
+    assert names_in(folder) == ["cifar-10-python.tar.gz", "cifar10.npz"]
     assert not (folder.parent / "escaped").exists()
     serve()
     check(archive)  # from our own file
@@ -206,56 +248,71 @@ def test_nothing_is_left_of_a_fault_and_a_retry_succeeds(bad, serve, server, fol
     for _ in range(2):
         with pytest.raises(OSError, match=r"is missing .* no source served"):
             data.load("cifar10")
-        assert list(folder.iterdir()) == [] and not data.available("cifar10")
+        assert names_in(folder) == []
+        assert not data.available("cifar10")
     assert server.seen[bad]
     serve("good")
     check(archive)
 
 
+def test_only_source_dies_once_and_is_resumed(serve, server, archive):
+    serve("half-once")
+    check(archive)
+    assert server.seen["half-once"] == [0, len(archive.tar) // 2]
+
+
+# --- several sources ------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("bad", [*FAULTS, "crawl", "nolength-half"])
 def test_next_source_follows_a_bad_one(bad, serve, server, folder, archive):
-    serve(bad, "good") if bad != "nolength-half" else serve("half", "nolength")
+    if bad == "nolength-half":
+        serve("half", "nolength")
+    else:
+        serve(bad, "good")
     start = time.monotonic()
     check(archive)
-    assert bad != "stall" or time.monotonic() - start < 4  # the server would hold on for 5 s
-    assert sorted(p.name for p in folder.iterdir()) == ["cifar-10-python.tar.gz", "cifar10.npz"]
+    if bad == "stall":
+        assert time.monotonic() - start < 4  # the server would hold on for 5 s
+    assert names_in(folder) == ["cifar-10-python.tar.gz", "cifar10.npz"]
 
 
 def test_next_source_resumes_where_a_dying_one_stopped(serve, server, archive):
     serve("half", "good")
     check(archive)
-    assert server.seen["good"] == [len(archive[3]) // 2]
+    assert server.seen["good"] == [len(archive.tar) // 2]
 
 
 @pytest.mark.parametrize("behavior", ["norange", "wrongrange"])
 def test_server_without_range_starts_again(behavior, serve, server, archive):
     serve("half", behavior)
     check(archive)
-    assert server.seen[behavior] == [len(archive[3]) // 2]
-
-
-def test_only_source_dies_once_and_is_resumed(serve, server, archive):
-    serve("half-once")
-    check(archive)
-    assert server.seen["half-once"] == [0, len(archive[3]) // 2]
+    assert server.seen[behavior] == [len(archive.tar) // 2]
 
 
 def test_right_bytes_after_wrong_ones_are_fetched_again(serve, server, archive):
-    serve(
-        "wrong-half", "good"
-    )  # wrong first half, resumed rightly: the checksum refuses the mixture
+    # A wrong first half is resumed rightly: the checksum refuses the mixture.
+    serve("wrong-half", "good")
     check(archive)
-    assert server.seen["wrong-half"][0] == 0 and server.seen["good"][0] == len(archive[3]) // 2
+    assert server.seen["wrong-half"][0] == 0
+    assert server.seen["good"][0] == len(archive.tar) // 2
 
 
 def test_slow_source_serves_when_nothing_else_does(serve, server, archive):
     serve("crawl", "404")
     check(archive)
-    assert (
-        len(server.seen["crawl"]) == 2
-        and server.seen["crawl"][1] > 0
-        and len(server.seen["404"]) == 1
-    )
+    assert len(server.seen["crawl"]) == 2
+    assert server.seen["crawl"][1] > 0  # the second turn goes on
+    assert len(server.seen["404"]) == 1
+
+
+def test_a_source_that_answers_has_the_turns_of_those_that_do_not(serve, server):
+    serve("404", "500", "half")
+    with pytest.raises(OSError, match="no source served"):
+        data.load("cifar10")
+    assert len(server.seen["404"]) == 1
+    assert len(server.seen["500"]) == 1
+    assert len(server.seen["half"]) == 3 * 3 - 2
 
 
 def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(
@@ -265,7 +322,7 @@ def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(
     with pytest.raises(OSError, match="is missing") as error:
         data.load("cifar10")
     text = str(error.value)
-    for part in (
+    parts = [
         "/404: HTTP Error 404",
         "/wrong: wrong checksum",
         "/half: broken off after",
@@ -274,28 +331,34 @@ def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(
         "REPLEARN_DATA",
         str(folder),
         "cifar10/{train,test}/<class>/*.jpg",
-        _download.TAR,
-    ):
+        TAR,
+    ]
+    for part in parts:
         assert part in text, text
-    assert list(folder.iterdir()) == [] and not data.available("cifar10")
-    assert max(len(seen) for seen in server.seen.values()) <= 12 and len(server.seen["404"]) == 1
+    assert names_in(folder) == []
+    assert not data.available("cifar10")
+    assert max(len(requests) for requests in server.seen.values()) <= 12
+    assert len(server.seen["404"]) == 1
     serve("good")
     check(archive)
 
 
 def test_no_network_fails_at_once(serve, folder, monkeypatch):
-    monkeypatch.setattr(
-        _download, "SOURCES", [("http://127.0.0.1:9", [_download.TAR])]
-    )  # nothing listens there
+    nobody_listens = "http://127.0.0.1:9"
+    monkeypatch.setattr(downloading, "SOURCES", [(nobody_listens, [TAR])])
     start = time.monotonic()
     with pytest.raises(OSError, match="Without a network: copy a whole cifar-10-python"):
         data.load("cifar10")
-    assert time.monotonic() - start < 2 and list(folder.iterdir()) == []
+    assert time.monotonic() - start < 2
+    assert names_in(folder) == []
+
+
+# --- what is on the disk --------------------------------------------------------------------------
 
 
 def test_half_copied_archive_is_named_and_replaced(serve, folder, archive):
     folder.mkdir()
-    (folder / _download.TAR).write_bytes(archive[3][:5000])
+    (folder / TAR).write_bytes(archive.tar[:5000])
     serve("404")
     with pytest.raises(OSError, match="is damaged"):
         data.load("cifar10")
@@ -306,67 +369,64 @@ def test_half_copied_archive_is_named_and_replaced(serve, folder, archive):
 def test_damaged_cache_is_made_anew(serve, folder, archive):
     serve("good")
     check(archive)
-    raw = bytearray((folder / "cifar10.npz").read_bytes())
+    path = folder / "cifar10.npz"
+    raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
-    (folder / "cifar10.npz").write_bytes(raw)
+    path.write_bytes(raw)
     with pytest.warns(UserWarning, match=r"cifar10\.npz: damaged"):
         check(archive)
     check(archive)
 
 
-RUN = """
-import sys, json, pathlib
-from replearn.data import download as _download
-_download.SOURCES, _download.FILES[_download.TAR] = [(sys.argv[1], [_download.TAR])], json.loads(sys.argv[2])
-_download.WINDOW = 60
-print(_download.download(pathlib.Path(sys.argv[3])))
-"""
-
-
-def process(serve, behavior, folder):
-    serve(behavior)
-    arguments = [_download.SOURCES[0][0], json.dumps(_download.FILES[_download.TAR]), str(folder)]
-    root = str(Path(_download.__file__).parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, *arguments],
-        env={**os.environ, "PYTHONPATH": root},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
-    killed, first, second = (process(serve, "crawl", folder) for _ in range(3))
-    deadline = time.monotonic() + 20
-    while len(list(folder.glob("download-*/*.gz"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    for running in (first, second):
-        assert _download.TAR in running.communicate(timeout=30)[0] and running.returncode == 0
-    assert killed.wait() == -signal.SIGKILL
-    assert (folder / _download.TAR).read_bytes() == archive[3]
-    (folder / _download.TAR).unlink()
-    assert (
-        len(list(folder.glob("download-*"))) == 1
-    )  # of the killed one: it is never looked at again
-    serve("good")
+def test_torchvision_batches(serve, folder, archive):
+    serve()
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    for name, raw in archive.batches.items():
+        (batches / name).write_bytes(raw)
     check(archive)
 
+    path = batches / "data_batch_3"
+    owned = folder / "owned"
+    path.write_bytes(f"cos\nsystem\n(S'touch {owned}'\ntR.".encode())  # a pickle that runs code
+    with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
+        data.load("cifar10")
+    assert not owned.exists()
+    path.unlink()
+    with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
+        data.load("cifar10", split="test")
 
-def test_two_threads_at_once(serve, folder, archive):
-    serve("good")
-    results = []
-    threads = [
-        threading.Thread(target=lambda: results.append(data.load("cifar10").images))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4 and all(torch.equal(x, results[0]) for x in results)
-    assert sorted(p.name for p in folder.iterdir()) == ["cifar-10-python.tar.gz", "cifar10.npz"]
+
+def test_hub_copy(serve, server, folder, archive, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from PIL import Image
+
+    def png(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def table(batches):
+        rows = []
+        for i in batches:
+            for pixels, label in zip(archive.images[i], archive.labels[i].tolist(), strict=True):
+                rows.append({"img": {"bytes": png(pixels), "path": None}, "label": label})
+        buffer = io.BytesIO()
+        parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+        return buffer.getvalue()
+
+    train_name, test_name = downloading.PARQUET
+    for name, raw in ((train_name, table(range(5))), (test_name, table([5]))):
+        server.files[name] = raw
+        monkeypatch.setitem(downloading.FILES, name, (len(raw), hashlib.sha256(raw).hexdigest()))
+    serve("good", names=downloading.PARQUET)
+
+    monkeypatch.setattr(downloading, "find_spec", lambda name: None)
+    with pytest.raises(OSError, match="skipped, because this copy needs pyarrow"):
+        data.load("cifar10")
+    monkeypatch.setattr(downloading, "find_spec", lambda name: True)
+    check(archive)
 
 
 def test_folder_that_cannot_be_written(serve, archive, monkeypatch, tmp_path):
@@ -377,66 +437,118 @@ def test_folder_that_cannot_be_written(serve, archive, monkeypatch, tmp_path):
         data.load("cifar10")
 
 
-def test_hub_copy(serve, server, folder, archive, monkeypatch):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    from PIL import Image
+# --- several downloads at once --------------------------------------------------------------------
 
-    images, labels = archive[:2]
-    for name, batches in zip(_download.PARQUET, (range(5), [5]), strict=True):
-        rows = []
-        for i in batches:
-            for picture, label in zip(images[i], labels[i].tolist(), strict=True):
-                Image.fromarray(picture.transpose(1, 2, 0)).save(buffer := io.BytesIO(), "PNG")
-                rows.append({"img": {"bytes": buffer.getvalue(), "path": None}, "label": label})
-        parquet.write_table(pyarrow.Table.from_pylist(rows), buffer := io.BytesIO())
-        server.files[name] = raw = buffer.getvalue()
-        monkeypatch.setitem(_download.FILES, name, (len(raw), hashlib.sha256(raw).hexdigest()))
-    serve("good", names=_download.PARQUET)
-    monkeypatch.setattr(_download, "find_spec", lambda name: None)
-    with pytest.raises(OSError, match="skipped, because this copy needs pyarrow"):
-        data.load("cifar10")
-    monkeypatch.setattr(_download, "find_spec", lambda name: True)
+SET_SOURCES = """
+import json
+import pathlib
+import sys
+
+from replearn.data import download as downloading
+
+address, sizes_and_sums, folder = sys.argv[1:]
+downloading.SOURCES = [(address, [downloading.TAR])]
+downloading.FILES[downloading.TAR] = json.loads(sizes_and_sums)
+downloading.WINDOW = 60
+"""
+DOWNLOAD = (
+    SET_SOURCES
+    + """
+print("ready", flush=True)
+sys.stdin.readline()
+print(downloading.download(pathlib.Path(folder)))
+"""
+)
+PATIENCE = 300  # seconds that a process may take to import PyTorch on a busy machine
+
+
+def script_arguments(folder):
+    """Return what the scripts are told: the address, size and checksum, the folder."""
+    address, _ = downloading.SOURCES[0]
+    return [address, json.dumps(downloading.FILES[TAR]), str(folder)]
+
+
+def start_download(folder):
+    """Start a process that prints "ready", waits for a line and downloads."""
+    command = [sys.executable, "-c", DOWNLOAD, *script_arguments(folder)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
+    serve("crawl")
+    processes = [start_download(folder) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    deadline = time.monotonic() + 20
+    while len(list(folder.glob("download-*/*.gz"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed, *others = processes
+    killed.send_signal(signal.SIGKILL)
+    for process in others:
+        printed, _ = process.communicate(timeout=PATIENCE)
+        assert TAR in printed
+        assert process.returncode == 0
+    assert killed.wait() == -signal.SIGKILL
+    assert (folder / TAR).read_bytes() == archive.tar
+    (folder / TAR).unlink()
+    # What the killed one left is never looked at again.
+    assert len(list(folder.glob("download-*"))) == 1
+    serve("good")
     check(archive)
 
 
-def test_torchvision_batches(serve, folder, archive):
-    serve()
-    (folder / "cifar-10-batches-py").mkdir(parents=True)
-    for name, raw in archive[2].items():
-        (folder / "cifar-10-batches-py" / name).write_bytes(raw)
-    check(archive)
-    path = folder / "cifar-10-batches-py" / "data_batch_3"
-    path.write_bytes(
-        b"cos\nsystem\n(S'touch " + str(folder / "owned").encode() + b"'\ntR."
-    )  # a pickle that runs code
-    with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
-        data.load("cifar10")
-    assert not (folder / "owned").exists()
-    path.unlink()
-    with pytest.raises(ValueError, match="data_batch_3, found it missing or damaged"):
-        data.load("cifar10", split="test")
+def test_two_threads_at_once(serve, folder, archive):
+    serve("good")
+    results = []
+
+    def load():
+        results.append(data.load("cifar10").images)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(images, results[0]) for images in results)
+    assert names_in(folder) == ["cifar-10-python.tar.gz", "cifar10.npz"]
 
 
-# --- a small disk and a read-only one, in a mount namespace of the test's own -----------------------------------------
+# --- a small disk and a read-only one, in a mount namespace of the test's own ---------------------
 
-FULL = RUN.replace(
-    "print(_download.download(pathlib.Path(sys.argv[3])))",
-    """
-folder = pathlib.Path(sys.argv[3])
+DOWNLOAD_OR_ERROR = (
+    SET_SOURCES
+    + """
+folder = pathlib.Path(folder)
 try:
-    print("served", _download.download(folder))
+    print("served", downloading.download(folder))
 except OSError as error:
     print(sorted(path.name for path in folder.iterdir()), error)
-""",
+"""
 )
 READ_ONLY = """
-import pathlib, sys, warnings
+import pathlib
+import sys
+import warnings
+
 from replearn import data
-assert data.cache_folder().is_relative_to(pathlib.Path.home()) and not data.available("cifar10")
+
+assert data.cache_folder().is_relative_to(pathlib.Path.home())
+assert not data.available("cifar10")
 print(len(data.load("shapes", size=3)), len(data.load("digits", size=3)))
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
-    print(len(data.load(sys.argv[1])), *[str(warning.message) for warning in told])
+    print(len(data.load(sys.argv[1])), *[str(warning.message) for warning in warned])
 try:
     data.load("cifar10")
 except OSError as error:
@@ -445,54 +557,53 @@ except OSError as error:
 
 
 def mounted(folder, options, script, *arguments, **variables):
-    """What a script prints that sees `folder` as a tmpfs mounted with these options; nobody else does."""
+    """Return what a script prints that sees `folder` as a tmpfs mounted with these options.
+
+    Nobody else sees it so. `variables` are added to the script's environment.
+    """
     mount = f'mount -t tmpfs -o {options} none "{folder}"'
     alone = ["unshare", "-rm", "sh", "-c"]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*alone, mount], capture_output=True).returncode
-    ):
+    can_mount = False
+    if shutil.which("unshare"):
+        can_mount = subprocess.run([*alone, mount], capture_output=True).returncode == 0
+    if not can_mount:
         pytest.skip("needs Linux, where a process may mount a tmpfs for itself")
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("REPLEARN_DATA", "XDG_CACHE_HOME")
-    } | variables
-    environment["PYTHONPATH"] = str(Path(_download.__file__).parents[2])
+    environment = dict(os.environ)
+    for name in ("REPLEARN_DATA", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    environment.update(variables)
+    environment["PYTHONPATH"] = str(ROOT)
     command = [*alone, f'{mount} && exec "$@"', "sh", sys.executable, "-c", script, *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return finished.stdout
 
 
 @pytest.mark.parametrize("size", ["32k", "1m"])
 def test_disk_that_fills_up_during_a_download(size, serve, folder, archive):
     folder.mkdir()
     serve("good")
-    told = mounted(
-        folder,
-        f"size={size}",
-        FULL,
-        _download.SOURCES[0][0],
-        json.dumps(_download.FILES[_download.TAR]),
-        str(folder),
-    )
+    printed = mounted(folder, f"size={size}", DOWNLOAD_OR_ERROR, *script_arguments(folder))
     if size == "1m":
-        assert told.startswith("served"), told  # the retry, with room
+        assert printed.startswith("served"), printed  # the retry, with room
     else:
-        assert (
-            told.startswith("[] ") and "No space left on device" in told and "REPLEARN_DATA" in told
-        ), told
+        assert printed.startswith("[] "), printed
+        assert "No space left on device" in printed
+        assert "REPLEARN_DATA" in printed
 
 
 def test_read_only_home(tmp_path):
     from PIL import Image
 
-    home, mine = tmp_path / "home", tmp_path / "mine"
+    home = tmp_path / "home"
     home.mkdir()
+    images = tmp_path / "mine"
     for name in ("train/a", "train/b", "test/a", "test/b"):
-        (mine / name).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(mine / name / "1.png")
-    told = mounted(
-        home, "ro", READ_ONLY, str(mine), HOME=str(home), OMP_NUM_THREADS="1"
-    ).splitlines()
-    assert told[0] == "3 3" and told[1].startswith("2 ") and "not written" in told[1]
-    assert "expected a writable folder" in told[2] and "set REPLEARN_DATA to one" in told[2]
+        (images / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(images / name / "1.png")
+    printed = mounted(home, "ro", READ_ONLY, str(images), HOME=str(home), OMP_NUM_THREADS="1")
+    drawn, read, downloaded = printed.splitlines()[:3]
+    assert drawn == "3 3"
+    assert read.startswith("2 ")
+    assert "not written" in read
+    assert "expected a writable folder" in downloaded
+    assert "set REPLEARN_DATA to one" in downloaded

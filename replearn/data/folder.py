@@ -1,177 +1,156 @@
-"""Pictures from files: CIFAR-10 however it is on the disk, folders of pictures, and the cache of what was decoded.
+"""A folder of images: find them, check that they are a data set, decode them.
 
-Each function returns images uint8 (N, 3, 32, 32), labels (N,), part (N,), which of data.SPLITS, and the class names.
+A folder holds ``{train,test}/<class>/*`` or ``<class>/*``.
 """
 
 import hashlib
 import io
-import os
-import pickle
-import tarfile
-import tempfile
-import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from replearn import data
+from replearn.data.cache import cached
+from replearn.data.imageset import SPLITS, Arrays, fixed_fifth
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-BATCHES = {  # torchvision's files and their MD5 sums
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
-}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 50_000_000  # a larger picture is refused: a small file can unpack to gigabytes
+MAX_PIXELS = 50_000_000  # a larger image is refused: a small file can unpack to gigabytes
+SIDE = 32
+CHUNK = (
+    100  # images that a thread decodes at a time; one by one, threads mostly wait for each other
+)
 
 
-def cifar10():
-    folder = data.cache_folder()
-    if (batches := folder / "cifar-10-batches-py").is_dir():
-        return _batches(
-            batches, lambda name: b"".join(path.read_bytes() for path in batches.glob(name))
-        )
-    return (
-        read_folder(folder / "cifar10")
-        if (folder / "cifar10").is_dir()
-        else _cached("cifar10.npz", "", _downloaded)
-    )
+class ImageFile(NamedTuple):
+    """What tells one file from another, and from itself after a change."""
+
+    part: int  # index of its root
+    class_name: str
+    file_name: str
+    size: int  # bytes
+    modified: int  # nanoseconds
 
 
-def _batches(source, read):
-    batches = []
-    for name, md5 in BATCHES.items():
-        raw = read(name)
-        if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
-            raise ValueError(
-                f"{source}: expected torchvision's {name}, found it missing or damaged; delete {source}"
-            )
-        batches.append(
-            pickle.loads(raw, encoding="latin1")
-        )  # could run any code, were it not for the checksum
-    images, labels = (
-        np.concatenate([batch[key] for batch in batches]) for key in ("data", "labels")
-    )
-    return (
-        images.reshape(-1, 3, 32, 32),
-        labels,
-        np.arange(len(labels)) >= len(labels) * 5 // 6,
-        CIFAR10,
-    )
+def read_folder(folder: Path) -> Arrays:
+    """Return the images of a folder, shuffled, from the cache where nothing has changed.
+
+    Args:
+        folder: Holds ``{train,test}/<class>/*`` or ``<class>/*``; in the second case a fixed
+            fifth of each class becomes the test split.
+
+    Returns:
+        The images, cropped to the square in the middle and resized to 32 x 32 pixels.
+
+    Raises:
+        ValueError: The folder holds no data set, or a file is not an image.
+    """
+    has_splits = all((folder / split).is_dir() for split in SPLITS[:2])
+    roots = SPLITS[:2] if has_splits else (".",)
+    image_files = _find(folder, roots)
+    _check_classes(folder, roots, image_files)
+    # An image that is changed, added or taken away changes the key.
+    listing = repr([tuple(image_file) for image_file in image_files])
+    key = hashlib.sha256(listing.encode()).hexdigest()
+    folder_id = hashlib.sha256(bytes(folder)).hexdigest()[:8]
+
+    def read() -> Arrays:
+        # Shuffled, so that a first part of the data set holds all classes.
+        order = np.random.default_rng(0).permutation(len(image_files))
+        shuffled = [image_files[i] for i in order]
+        names = [image_file.class_name for image_file in shuffled]
+        class_names, labels = np.unique(names, return_inverse=True)
+        if has_splits:
+            part = np.array([image_file.part for image_file in shuffled])
+        else:
+            part = fixed_fifth(labels)
+        paths = [folder / roots[f.part] / f.class_name / f.file_name for f in shuffled]
+        return Arrays(decode(paths), labels, part, tuple(class_names.tolist()))
+
+    return cached(f"{folder.name}-{folder_id}.npz", key, read)
 
 
-def _downloaded():
-    from replearn.data.download import download
-
-    path, *others = download(data.cache_folder())
-    if not others:
-        with tarfile.open(path) as tar:  # read in memory: nothing is unpacked onto the disk
-            return _batches(
-                path, lambda name: tar.extractfile(f"cifar-10-batches-py/{name}").read()
-            )
-    from pyarrow.parquet import read_table
-
-    train, test = (read_table(file).to_pydict() for file in (path, *others))
-    images = _decode([io.BytesIO(picture["bytes"]) for picture in train["img"] + test["img"]])
-    labels = np.array(train["label"] + test["label"])
-    return images, labels, np.arange(len(labels)) >= len(train["label"]), CIFAR10
+def _find(folder: Path, roots: Sequence[str]) -> list[ImageFile]:
+    """Return the image files in ``folder/<root>/<class>/``, sorted; hidden ones do not count."""
+    image_files = []
+    for part, root in enumerate(roots):
+        for path in (folder / root).glob("[!.]*/[!.]*"):
+            if path.suffix.lower() in SUFFIXES:
+                status = path.stat()
+                image_files.append(
+                    ImageFile(part, path.parent.name, path.name, status.st_size, status.st_mtime_ns)
+                )
+    return sorted(image_files)
 
 
-def read_folder(folder):
-    roots = data.SPLITS[:2] if all((folder / name).is_dir() for name in data.SPLITS[:2]) else (".",)
-    kinds = [
-        {path.name for path in (folder / root).glob("[!.]*") if path.is_dir()} for root in roots
-    ]
-    files = sorted(
-        (part, path.parent.name, path.name, (stat := path.stat()).st_size, stat.st_mtime_ns)
-        for part, root in enumerate(roots)
-        for path in (folder / root).glob("[!.]*/[!.]*")
-        if path.suffix.lower() in SUFFIXES
-    )
-    found = [{file[1] for file in files if file[0] == part} for part in range(len(roots))]
-    if found != kinds or len(found[0]) < 2 or not found[0] >= found[-1] > set():
+def _check_classes(folder: Path, roots: Sequence[str], image_files: list[ImageFile]) -> None:
+    """Raise unless there are two classes or more, and images in each of them."""
+    class_folders = []  # of each root: the names of its folders
+    for root in roots:
+        entries = (folder / root).glob("[!.]*")
+        class_folders.append({path.name for path in entries if path.is_dir()})
+    classes = [set() for _ in roots]  # of each root: the names of its folders that hold images
+    for image_file in image_files:
+        classes[image_file.part].add(image_file.class_name)
+
+    train = classes[0]
+    test = classes[-1]  # the same, where the folder has no splits
+    some_are_empty = classes != class_folders
+    if some_are_empty or len(train) < 2 or not test or not test <= train:
         raise ValueError(
-            f"{folder}: expected pictures ({' '.join(SUFFIXES)}) in every <class>/ or train/<class>/ and "
-            f"test/<class>/, two classes or more, test ones also in train; found the folders "
-            f"{[sorted(names) for names in kinds]}, and pictures in {[sorted(names) for names in found]}"
+            f"{folder}: expected pictures ({' '.join(SUFFIXES)}) in every <class>/ or "
+            "train/<class>/ and test/<class>/, two classes or more, test ones also in train; "
+            f"found the folders {[sorted(names) for names in class_folders]}, and pictures in "
+            f"{[sorted(names) for names in classes]}"
         )
-    key = hashlib.sha256(
-        repr(files).encode()
-    ).hexdigest()  # a picture that changes, comes or goes changes it
-    files = [
-        files[i] for i in np.random.default_rng(0).permutation(len(files))
-    ]  # so that a first part has all classes
-
-    def read():
-        names, labels = np.unique([file[1] for file in files], return_inverse=True)
-        part = (
-            np.array([file[0] for file in files])
-            if len(roots) > 1
-            else data.place(labels, 0) % 5 == 1
-        )
-        images = _decode([folder.joinpath(roots[file[0]], *file[1:3]) for file in files])
-        return images, labels, part, tuple(names.tolist())
-
-    return _cached(f"{folder.name}-{hashlib.sha256(bytes(folder)).hexdigest()[:8]}.npz", key, read)
 
 
-def _decode(files):
-    from PIL import Image, ImageOps
+def decode(image_files: Sequence[Path | io.BytesIO]) -> np.ndarray:
+    """Decode images on all cores, with a progress bar where there are many.
+
+    Args:
+        image_files: Paths, or files in memory; one or more.
+
+    Returns:
+        (N, 3, 32, 32), uint8: of each image the square in the middle, resized.
+
+    Raises:
+        ValueError: A file is not an image, or a too large one. The message names the file.
+    """
     from tqdm.auto import tqdm
 
-    def picture(file):
-        try:
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS or image.mode[0] in "IF":
-                    raise ValueError(
-                        f"{image.size} of mode {image.mode}: over {MAX_PIXELS:,} pixels, or over 8 bits"
-                    )
-                image.draft(
-                    "RGB", (128, 128)
-                )  # a large JPEG is decoded at a fraction of its size, much faster
-                return np.asarray(
-                    ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (32, 32))
-                )  # center
-        except Exception as error:
-            raise ValueError(
-                f"{file}: expected a picture, found {error}; repair it or take it away"
-            ) from error
-
-    chunks = [
-        files[start : start + 100] for start in range(0, len(files), 100)
-    ]  # one by one, threads mostly wait
+    starts = range(0, len(image_files), CHUNK)
+    chunks = [image_files[start : start + CHUNK] for start in starts]
     with ThreadPoolExecutor() as pool:
-        done = pool.map(lambda chunk: np.stack([picture(file) for file in chunk]), chunks)
-        bar = tqdm(done, "reading pictures", len(chunks), unit_scale=100, disable=len(chunks) < 20)
-        return np.concatenate(list(bar)).transpose(0, 3, 1, 2)
-
-
-def _cached(name, key, read):
-    path = data.cache_folder() / name
-    try:
-        with np.load(path, allow_pickle=False) as kept:  # a zip file: a checksum guards each array
-            if kept["key"] == key:
-                return kept["images"], kept["labels"], kept["part"], tuple(kept["names"].tolist())
-    except Exception as error:  # a cache is never a reason to fail
-        if path.exists():
-            warnings.warn(f"{path}: damaged, and made anew ({error})", stacklevel=2)
-    images, labels, part, names = read()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=path.parent
-        ) as temp:  # whole or not at all, and no file is shared
-            np.savez(
-                Path(temp) / name, images=images, labels=labels, part=part, names=names, key=key
-            )
-            os.replace(Path(temp) / name, path)
-    except OSError as error:
-        warnings.warn(
-            f"{path}: not written ({error}), so the next call takes as long", stacklevel=2
+        decoded = pool.map(_decode_chunk, chunks)
+        bar = tqdm(
+            decoded, "reading pictures", len(chunks), unit_scale=CHUNK, disable=len(chunks) < 20
         )
-    return images, labels, part, names
+        images = np.concatenate(list(bar))  # (N, 32, 32, 3)
+    return images.transpose(0, 3, 1, 2)
+
+
+def _decode_chunk(image_files: Sequence[Path | io.BytesIO]) -> np.ndarray:
+    return np.stack([_decode_one(file) for file in image_files])
+
+
+def _decode_one(file: Path | io.BytesIO) -> np.ndarray:
+    """Return (32, 32, 3), uint8."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            over_8_bits = image.mode[0] in "IF"  # 16 or 32 bits a pixel, or floating-point numbers
+            if image.width * image.height > MAX_PIXELS or over_8_bits:
+                raise ValueError(
+                    f"{image.size} of mode {image.mode}: over {MAX_PIXELS:,} pixels, or over 8 bits"
+                )
+            # A large JPEG is decoded at a fraction of its size, which is much faster.
+            image.draft("RGB", (4 * SIDE, 4 * SIDE))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, (SIDE, SIDE)))
+    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
+        raise ValueError(
+            f"{file}: expected a picture, found {error}; repair it or take it away"
+        ) from error

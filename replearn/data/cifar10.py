@@ -1,0 +1,130 @@
+"""CIFAR-10 in whichever form it is on the disk, or else downloaded: 60,000 photographs, 10 classes.
+
+References:
+    Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+"""
+
+import hashlib
+import io
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from replearn.data.cache import cached
+from replearn.data.download import TAR, download
+from replearn.data.folder import decode, read_folder
+from replearn.data.imageset import TEST, TRAIN, Arrays, cache_folder
+
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+BATCH_FOLDER = "cifar-10-batches-py"  # as torchvision unpacks it, and inside the tar
+IMAGE_FOLDER = "cifar10"
+CACHE_FILE = "cifar10.npz"
+BATCHES = {  # torchvision's files and their MD5 sums
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+
+
+def on_disk() -> bool:
+    """Return whether the cache folder holds CIFAR-10 in one of the forms that `read` knows."""
+    forms = (BATCH_FOLDER, IMAGE_FOLDER, CACHE_FILE, TAR)
+    return any((cache_folder() / form).exists() for form in forms)
+
+
+def read() -> Arrays:
+    """Return CIFAR-10 from torchvision's batch files, a folder of images, our cache or a download.
+
+    Raises:
+        ValueError: Files are damaged.
+        OSError: The download failed.
+    """
+    batch_folder = cache_folder() / BATCH_FOLDER
+    if batch_folder.is_dir():
+        return _from_batch_folder(batch_folder)
+    image_folder = cache_folder() / IMAGE_FOLDER
+    if image_folder.is_dir():
+        return read_folder(image_folder)
+    return cached(CACHE_FILE, "", _downloaded)
+
+
+def _downloaded() -> Arrays:
+    paths = download(cache_folder())
+    if len(paths) == 1:
+        return _from_tar(*paths)
+    return _from_parquet(*paths)
+
+
+def _from_batch_folder(folder: Path) -> Arrays:
+    def read_file(name: str) -> bytes:
+        path = folder / name
+        return path.read_bytes() if path.exists() else b""  # nothing has the wrong checksum, too
+
+    return _from_batches(folder, read_file)
+
+
+def _from_tar(path: Path) -> Arrays:
+    with tarfile.open(path) as tar:
+
+        def read_member(name: str) -> bytes:
+            # Read in memory: nothing is unpacked onto the disk.
+            return tar.extractfile(f"{BATCH_FOLDER}/{name}").read()
+
+        return _from_batches(path, read_member)
+
+
+def _from_batches(source: Path, read_file: Callable[[str], bytes]) -> Arrays:
+    """Return the images of torchvision's batch files.
+
+    `read_file` returns the bytes of the batch file with a given name.
+    """
+    images = []
+    labels = []
+    part = []
+    for name, md5 in BATCHES.items():
+        raw = read_file(name)
+        if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+            raise ValueError(
+                f"{source}: expected torchvision's {name}, found it missing or damaged; "
+                f"delete {source}"
+            )
+        # A pickle can run any code. This one is what was published, says its checksum.
+        batch = pickle.loads(raw, encoding="latin1")
+        images.append(batch["data"])  # (n, 3072)
+        labels.append(batch["labels"])
+        part.append(np.full(len(batch["labels"]), TEST if name == "test_batch" else TRAIN))
+    return Arrays(
+        np.concatenate(images).reshape(-1, 3, 32, 32),
+        np.concatenate(labels),
+        np.concatenate(part),
+        CLASS_NAMES,
+    )
+
+
+def _from_parquet(train_path: Path, test_path: Path) -> Arrays:
+    """Return the images of the copy on Hugging Face: tables of PNG files."""
+    from pyarrow.parquet import read_table
+
+    train = read_table(train_path).to_pydict()
+    test = read_table(test_path).to_pydict()
+    images = decode([io.BytesIO(image["bytes"]) for image in train["img"] + test["img"]])
+    labels = np.array(train["label"] + test["label"])
+    part = np.repeat((TRAIN, TEST), (len(train["label"]), len(test["label"])))
+    return Arrays(images, labels, part, CLASS_NAMES)
