@@ -34,6 +34,7 @@ MINUTES = {  # on two CPU cores
 LEFT_OUT = {
     "cold_start": "downloads gigabytes into empty caches",
     "serve": "needs a second interpreter with schemathesis (--schemathesis)",
+    "fuzz": "is the part of serve that runs in that interpreter",
 }
 
 

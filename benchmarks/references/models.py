@@ -291,8 +291,9 @@ def moved_average(start: torch.Tensor, goal: torch.Tensor, momentum: float) -> t
     """Return the weights of a network after 7 updates from `start` towards `goal`, (8,)."""
     target = nn.Linear(3, 2).double()
     online = nn.Linear(3, 2).double()
-    nn.utils.vector_to_parameters(start, target.parameters())
-    nn.utils.vector_to_parameters(goal, online.parameters())
+    # Copies, since parameters become views of the vector and are updated in place.
+    nn.utils.vector_to_parameters(start.clone(), target.parameters())
+    nn.utils.vector_to_parameters(goal.clone(), online.parameters())
     for _ in range(7):
         train.ema_update(target, online, momentum=momentum)
     return nn.utils.parameters_to_vector(target.parameters()).detach()
