@@ -1,8 +1,9 @@
-"""What an encoder is worth: the probe against a plain loop, fair draws, a report that survives JSON, bad input."""
+"""What an encoder is worth: a probe against a plain loop, fair draws, a report, bad input."""
 
 import argparse
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -11,56 +12,53 @@ import torch.nn.functional as F
 from torch import nn
 
 from replearn import data, models, probe
-from replearn.pretrain.commands import _add_evaluate
-from replearn.pretrain.evaluation import (
+from replearn.pretrain import (
     compare,
     evaluate,
     few_shot,
     gallery,
-    load_encoder,
     probe_curve,
     random_like,
     sgd_probe,
 )
+from replearn.pretrain.cli import add_evaluate
+from replearn.pretrain.evaluation import _mixed
 from replearn.train import cosine
 
 pytestmark = pytest.mark.usefixtures("one_silent_thread")
 
 
 def clusters(n=400, d=12, classes=4, apart=1.0, seed=0):
-    """Gaussian clusters, and their labels: features that a line separates, the better the further apart."""
-    draw = torch.Generator().manual_seed(seed)
+    """Return Gaussian clusters and their labels: a line separates them, the better the further."""
+    generator = torch.Generator().manual_seed(seed)
     centers = 2 * apart * torch.randn(classes, d, generator=torch.Generator().manual_seed(9))
     y = torch.arange(n) % classes
-    return centers[y] + torch.randn(n, d, generator=draw), y
+    return centers[y] + torch.randn(n, d, generator=generator), y
 
 
-def both(**options):
+def train_and_test(**options):
+    """Return z_train, y_train, z_test, y_test."""
     return *clusters(**options), *clusters(**options, seed=1)
 
 
-def blank(n=60, classes=3):
-    """Noise pictures whose brightness tells the class."""
+def gray_images(n=60, classes=3):
+    """Return images of noise whose brightness tells the class."""
     y = torch.arange(n) % classes
     noise = torch.randint(0, 60, (n, 3, 8, 8), generator=torch.Generator().manual_seed(n))
-    return data.ImageSet(
-        (noise + 60 * y[:, None, None, None]).to(torch.uint8),
-        y,
-        ("dark", "gray", "light")[:classes],
-    )
+    images = noise + 60 * y[:, None, None, None]
+    names = ("dark", "gray", "light")
+    return data.ImageSet(images.to(torch.uint8), y, names[:classes])
 
 
 class Flat(nn.Module):
-    """A linear map of 8 x 8 pictures, with a batch norm whose statistics and flag must not move."""
+    """A linear map of 8 x 8 images, with a batch norm whose statistics and flag must not move."""
 
     def __init__(self, d=8):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.norm, self.linear = (
-            nn.Conv2d(3, 4, 3, 2, 1),
-            nn.BatchNorm2d(4),
-            nn.Linear(64, d),
-        )
+        self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(64, d)
 
     def forward(self, x):
         return self.linear(self.norm(self.conv(x)).relu().flatten(1))
@@ -72,10 +70,18 @@ class Constant(nn.Module):
 
 
 class Faint(nn.Module):
-    """Features that differ in the last bits of 1 only, as good as constant: what moves them moves infinitely far."""
+    """Features that differ in the last bits of 1 only: against that all changes are huge."""
 
     def forward(self, x):
         return 1 + 1e-6 * x.mean((2, 3))
+
+
+class Light(nn.Module):
+    """Brightness in two directions: the nearest by cosine are the equally bright ones."""
+
+    def forward(self, x):
+        light = x.mean((1, 2, 3))
+        return torch.stack([light, 0.3 - light], 1)
 
 
 # The probe
@@ -83,17 +89,21 @@ class Faint(nn.Module):
 
 def plain_loop(z, y, z_test, y_test, *, epochs, lr, weight_decay, batch_size, seed):
     """The same in the words of a textbook: class indexes, CosineAnnealingLR, a linear layer."""
-    mean, std = z.mean(0), z.std(0, correction=0)
-    z, z_test, draw = (z - mean) / std, (z_test - mean) / std, torch.Generator().manual_seed(seed)
+    mean = z.mean(0)
+    std = z.std(0, correction=0)
+    z = (z - mean) / std
+    z_test = (z_test - mean) / std
+    generator = torch.Generator().manual_seed(seed)
     layer = nn.Linear(z.shape[1], int(y.max()) + 1)
     with torch.no_grad():
-        layer.weight.copy_(0.01 * torch.randn(layer.weight.shape, generator=draw))
+        layer.weight.copy_(0.01 * torch.randn(layer.weight.shape, generator=generator))
         layer.bias.zero_()
     optimizer = torch.optim.SGD(layer.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay)
     steps = epochs * math.ceil(len(z) / batch_size)
-    schedule, history = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), []
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    history = []
     for _ in range(epochs):
-        for rows in torch.randperm(len(z), generator=draw).split(batch_size):
+        for rows in torch.randperm(len(z), generator=generator).split(batch_size):
             optimizer.zero_grad()
             nn.CrossEntropyLoss()(layer(z[rows]), y[rows]).backward()
             optimizer.step()
@@ -105,97 +115,100 @@ def plain_loop(z, y, z_test, y_test, *, epochs, lr, weight_decay, batch_size, se
 
 @pytest.mark.parametrize("batch_size", [64, 1000])
 def test_without_mixup_the_probe_is_a_plain_loop(batch_size):
-    sets, how = (
-        both(apart=0.3),
-        dict(epochs=6, lr=0.1, weight_decay=1e-2, batch_size=batch_size, seed=3),
-    )
-    accuracy, history = sgd_probe(*sets, **how)
-    expected = plain_loop(*sets, **how)
-    assert (
-        len(set(history)) > 2
-        and history == pytest.approx(expected, abs=1e-6)
-        and accuracy == history[-1]
-    )
+    sets = train_and_test(apart=0.3)
+    options = dict(epochs=6, lr=0.1, weight_decay=1e-2, batch_size=batch_size, seed=3)
+    accuracy, history = sgd_probe(*sets, **options)
+    assert history == pytest.approx(plain_loop(*sets, **options), abs=1e-6)
+    assert len(set(history)) > 2
+    assert accuracy == history[-1]
 
 
 def test_the_rate_falls_along_a_cosine_to_zero(monkeypatch):
-    rates, step = [], torch.optim.SGD.step
-    monkeypatch.setattr(
-        torch.optim.SGD,
-        "step",
-        lambda self, *args: rates.append(self.param_groups[0]["lr"]) or step(self, *args),
-    )
-    sgd_probe(*both(), epochs=5, lr=0.3, batch_size=100)
+    rates = []
+    step = torch.optim.SGD.step
+
+    def noting_step(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting_step)
+    sgd_probe(*train_and_test(), epochs=5, lr=0.3, batch_size=100)
     assert rates == pytest.approx([0.15 * (1 + math.cos(math.pi * k / 20)) for k in range(20)])
     assert cosine(20, 20, start=0.3) == 0
 
 
 def test_the_probe_reaches_the_optimum_on_separable_features():
     for apart in (0.4, 1.0):
-        sets = both(n=2000, apart=apart)
-        assert sgd_probe(*sets)[0] == pytest.approx(probe.linear_probe(*sets), abs=0.01)
-    assert sgd_probe(*sets)[0] > 0.99
+        sets = train_and_test(n=2000, apart=apart)
+        accuracy, _ = sgd_probe(*sets)
+        assert accuracy == pytest.approx(probe.linear_probe(*sets), abs=0.01)
+    assert accuracy > 0.99
 
 
 def test_random_labels_stay_at_chance():
-    z, y, z_test, _ = both(n=2000)
-    draw = torch.Generator().manual_seed(0)
-    y, y_test = torch.randint(0, 4, (2, 2000), generator=draw)
-    assert sgd_probe(z, y, z_test, y_test)[0] == pytest.approx(
-        0.25, abs=0.04
-    )  # 4 standard deviations
-    assert few_shot(z, y, z_test, y_test, shots=[20])[20][0] == pytest.approx(0.25, abs=0.04)
+    z, _, z_test, _ = train_and_test(n=2000)
+    y, y_test = torch.randint(0, 4, (2, 2000), generator=torch.Generator().manual_seed(0))
+    by_chance = pytest.approx(0.25, abs=0.04)  # 4 standard deviations
+    assert sgd_probe(z, y, z_test, y_test)[0] == by_chance
+    assert few_shot(z, y, z_test, y_test, shots=[20])[20][0] == by_chance
 
 
 def test_features_of_any_scale_give_the_same_accuracy():
-    z, y, z_test, y_test = both(apart=0.3)
+    z, y, z_test, y_test = train_and_test(apart=0.3)
     dead = torch.full((400, 1), 0.1)
-    moved, moved_test = (torch.cat([1000 * v + 7000, dead], 1) for v in (z, z_test))
-    ours, theirs = (
-        sgd_probe(*sets)[0] for sets in ((z, y, z_test, y_test), (moved, y, moved_test, y_test))
-    )
-    assert ours == pytest.approx(theirs, abs=0.02)
+    moved = torch.cat([1000 * z + 7000, dead], 1)
+    moved_test = torch.cat([1000 * z_test + 7000, dead], 1)
+    accuracy, _ = sgd_probe(z, y, z_test, y_test)
+    assert sgd_probe(moved, y, moved_test, y_test)[0] == pytest.approx(accuracy, abs=0.02)
 
 
 def test_a_seed_gives_the_same_probe_and_leaves_the_global_one_alone():
-    sets = both(apart=0.3)
+    sets = train_and_test(apart=0.3)
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     for mixup in (0.0, 0.5):
-        histories = [sgd_probe(*sets, seed=seed, mixup=mixup, epochs=3)[1] for seed in (0, 0, 1)]
-        assert histories[0] == histories[1] != histories[2]
+        first, again, other = (
+            sgd_probe(*sets, seed=seed, mixup=mixup, epochs=3)[1] for seed in (0, 0, 1)
+        )
+        assert first == again
+        assert first != other
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_mixup_mixes_features_and_targets_alike(monkeypatch):
-    seen, loss = [], F.cross_entropy
-    monkeypatch.setattr(
-        F, "cross_entropy", lambda logits, target: seen.append(target) or loss(logits, target)
-    )
-    z, y, z_test, y_test = both(apart=1.0)
-    accuracy, _ = sgd_probe(z, y, z_test, y_test, mixup=1.0, epochs=5, batch_size=100)
+def test_mixup_mixes_two_classes_at_most_by_a_new_share_each_batch(monkeypatch):
+    seen = []
+    loss = F.cross_entropy
+
+    def noting_loss(logits, target):
+        seen.append(target)
+        return loss(logits, target)
+
+    monkeypatch.setattr(F, "cross_entropy", noting_loss)
+    sets = train_and_test(apart=1.0)
+    accuracy, _ = sgd_probe(*sets, mixup=1.0, epochs=5, batch_size=100)
     targets = torch.cat(seen)
     torch.testing.assert_close(targets.sum(1), torch.ones(len(targets)))
+    assert ((targets > 1e-6).sum(1) <= 2).all()
     shares = torch.stack([target.masked_fill(target < 1e-6, 2).min() for target in seen])
-    assert (
-        (targets > 1e-6).sum(1) <= 2
-    ).all() and shares.unique().numel() > 10  # two classes at most, a share a batch
+    assert shares.unique().numel() > 10
     assert accuracy > 0.95
 
 
 def test_mixed_features_are_where_their_targets_say():
-    from replearn.pretrain.evaluation import _mixed
-
-    x, rng = torch.eye(6), np.random.default_rng(0)  # features that are their own targets
-    mixed, target = _mixed(x, x.clone(), 1.0, rng)
-    assert torch.equal(mixed, target) and not torch.equal(mixed, x)
-    assert _mixed(x, x, 0.0, rng) == (x, x)
+    x = torch.eye(6)  # features that are their own targets
+    generator = np.random.default_rng(0)
+    mixed, target = _mixed(x, x.clone(), 1.0, generator)
+    assert torch.equal(mixed, target)
+    assert not torch.equal(mixed, x)
+    without = _mixed(x, x, 0.0, generator)
+    assert without[0] is x
+    assert without[1] is x
 
 
 def test_a_class_never_seen_in_training_counts_as_wrong():
-    z, y, z_test, y_test = both()
-    some = y < 2
-    accuracy = sgd_probe(z[some], y[some] + 7, z_test, y_test + 7)[0]
+    z, y, z_test, y_test = train_and_test()
+    seen = y < 2
+    accuracy, _ = sgd_probe(z[seen], y[seen] + 7, z_test, y_test + 7)
     assert 0.4 < accuracy <= 0.5
 
 
@@ -203,46 +216,47 @@ def test_a_class_never_seen_in_training_counts_as_wrong():
 
 
 def test_every_class_is_drawn_exactly_so_often(monkeypatch):
-    drawn, fit = [], probe.LinearProbe.fit
-    monkeypatch.setattr(
-        probe.LinearProbe, "fit", lambda self, z, y: drawn.append((z, y)) or fit(self, z, y)
-    )
-    z, y, z_test, y_test = both(n=403)  # classes of 100 and 101
+    drawn = []
+    fit = probe.LinearProbe.fit
+
+    def noting_fit(self, z, y):
+        drawn.append((z, y))
+        return fit(self, z, y)
+
+    monkeypatch.setattr(probe.LinearProbe, "fit", noting_fit)
+    z, y, z_test, y_test = train_and_test(n=403)  # classes of 100 and 101
     few_shot(z, y + 3, z_test, y_test + 3, shots=(1, 7), draws=3)
-    assert [labels.bincount().tolist() for _, labels in drawn] == [
-        [0, 0, 0] + [n] * 4 for n in (1, 1, 1, 7, 7, 7)
-    ]
-    assert not torch.equal(drawn[0][0], drawn[1][0])  # another draw, other pictures
-    where = {tuple(row.tolist()): int(label) + 3 for row, label in zip(z, y, strict=True)}
+    for (_, labels), n in zip(drawn, (1, 1, 1, 7, 7, 7), strict=True):
+        assert labels.bincount().tolist() == [0, 0, 0, n, n, n, n]
+    assert not torch.equal(drawn[0][0], drawn[1][0])  # another draw, other images
+    label_of = {tuple(row.tolist()): int(label) + 3 for row, label in zip(z, y, strict=True)}
     for rows, labels in drawn:  # each with the label that was its own
-        assert [where[tuple(row.tolist())] for row in rows] == labels.tolist()
+        assert [label_of[tuple(row.tolist())] for row in rows] == labels.tolist()
 
 
-def test_more_labels_are_better_and_the_spread_is_that_of_the_draws():
-    sets = both(apart=0.3, n=800)
-    result = few_shot(*sets, shots=(1, 5, 50), draws=4)
-    assert (
-        list(result) == [1, 5, 50]
-        and result[1][0] < result[5][0] < result[50][0]
-        and result[1][1] > 0
-    )
-    assert (
-        result
-        == few_shot(*sets, shots=(1, 5, 50), draws=4)
-        != few_shot(*sets, shots=(1, 5, 50), draws=4, seed=1)
-    )
-    alone = few_shot(*sets, shots=[5], draws=1)
-    assert alone[5][1] == 0.0
-    whole = few_shot(*sets, shots=[200], draws=2)[200]  # all there are: no two draws differ
-    assert whole == (pytest.approx(probe.linear_probe(*sets)), pytest.approx(0, abs=1e-6))
+def test_more_labels_are_better():
+    result = few_shot(*train_and_test(apart=0.3, n=800), shots=(1, 5, 50), draws=4)
+    assert list(result) == [1, 5, 50]
+    assert result[1][0] < result[5][0] < result[50][0]
 
 
-def test_too_few_pictures_of_a_class_is_an_error():
-    z, y, z_test, y_test = both(n=40)
-    with pytest.raises(
-        ValueError, match="expected at most 10, the pictures of the smallest class, found 11"
-    ):
-        few_shot(z, y, z_test, y_test, shots=(1, 11))
+def test_the_spread_is_that_of_the_draws():
+    sets = train_and_test(apart=0.3, n=800)
+    result = few_shot(*sets, shots=(1, 5), draws=4)
+    assert result[1][1] > 0
+    assert result == few_shot(*sets, shots=(1, 5), draws=4)
+    assert result != few_shot(*sets, shots=(1, 5), draws=4, seed=1)
+    single = few_shot(*sets, shots=[5], draws=1)
+    assert single[5][1] == 0.0
+    mean, std = few_shot(*sets, shots=[200], draws=2)[200]  # all there are: no two draws differ
+    assert mean == pytest.approx(probe.linear_probe(*sets))
+    assert std == pytest.approx(0, abs=1e-6)
+
+
+def test_too_few_images_of_a_class_is_an_error():
+    sentence = "expected at most 10, the pictures of the smallest class, found 11"
+    with pytest.raises(ValueError, match=sentence):
+        few_shot(*train_and_test(n=40), shots=(1, 11))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +286,8 @@ def test_bad_input_is_refused_in_a_sentence(change, options, error):
         z_test=torch.randn(40, 3),
         y_test=torch.arange(40) % 2,
     )
-    function = few_shot if {"shots", "draws"} & set(options) else sgd_probe
+    is_few_shot = "shots" in options or "draws" in options
+    function = few_shot if is_few_shot else sgd_probe
     with pytest.raises(ValueError, match=error):
         function(*(sets | change).values(), **options)
 
@@ -280,134 +295,162 @@ def test_bad_input_is_refused_in_a_sentence(change, options, error):
 # The report
 
 
+class Made:
+    """A report, and what it was made of."""
+
+    def __init__(self, folder):
+        self.path = folder / "report.json"
+        self.train = gray_images(90)
+        self.test = gray_images(60)
+        self.other = (gray_images(45), gray_images(24))
+        self.encoder = Flat().train()
+        self.encoder.norm.eval()
+        self.before = {name: x.clone() for name, x in self.encoder.state_dict().items()}
+        self.report = evaluate(
+            self.encoder,
+            self.train,
+            self.test,
+            supervised=self.encoder,
+            other=self.other,
+            path=self.path,
+        )
+
+
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "report.json"
-    encoder = Flat().train()
-    encoder.norm.eval()
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    other = blank(45), blank(24)
-    made = evaluate(encoder, blank(90), blank(60), supervised=encoder, other=other, path=path)
-    return made, path, encoder, before, other
+def made(tmp_path_factory):
+    return Made(tmp_path_factory.mktemp("report"))
 
 
-def test_a_report_is_its_json(report):
-    made, path, *_ = report
-    assert json.loads(path.read_text()) == made and [p.name for p in path.parent.iterdir()] == [
-        "report.json"
-    ]
-    assert set(made) == set(
-        "linear_sgd probe_history linear knn few_shot cka_supervised transfer audit pictures "
-        "feature_dim seconds".split()
-    )
-    assert made["pictures"] == {"train": 90, "test": 60} and made["feature_dim"] == 8
-    assert list(made["few_shot"]) == ["1", "5", "20"] and len(made["probe_history"]) == 20
+def test_a_report_is_its_json(made):
+    report = made.report
+    assert json.loads(made.path.read_text()) == report
+    assert [path.name for path in made.path.parent.iterdir()] == ["report.json"]
+    assert set(report) == {
+        "linear_sgd",
+        "probe_history",
+        "linear",
+        "knn",
+        "few_shot",
+        "cka_supervised",
+        "transfer",
+        "audit",
+        "pictures",
+        "feature_dim",
+        "seconds",
+    }
+    assert report["pictures"] == {"train": 90, "test": 60}
+    assert report["feature_dim"] == 8
+    assert list(report["few_shot"]) == ["1", "5", "20"]
+    assert len(report["probe_history"]) == 20
 
 
-def test_the_encoder_is_bit_for_bit_what_it_was(report):
-    _, _, encoder, before, _ = report
-    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
-    assert encoder.training and encoder.conv.training and not encoder.norm.training
+def test_the_encoder_is_bit_for_bit_what_it_was(made):
+    for name, value in made.encoder.state_dict().items():
+        assert torch.equal(made.before[name], value)
+    assert made.encoder.training
+    assert made.encoder.conv.training
+    assert not made.encoder.norm.training
 
 
-def test_the_numbers_are_those_of_the_functions(report):
-    made, _, encoder, _, other = report
-    z, z_test, o, o_test = (
-        probe.extract_features(encoder, s.images) for s in (blank(90), blank(60), *other)
-    )
-    sets = z, blank(90).labels, z_test, blank(60).labels
-    assert made["cka_supervised"] == pytest.approx(1)
-    assert made["linear"] == probe.linear_probe(*sets) and made["knn"] == probe.knn_accuracy(*sets)
-    assert (made["linear_sgd"], made["probe_history"]) == sgd_probe(*sets)
-    assert made["few_shot"] == {str(n): list(pair) for n, pair in few_shot(*sets).items()}
-    assert made["transfer"] == probe.linear_probe(o, other[0].labels, o_test, other[1].labels)
-    assert made["audit"]["pictures"] == 60 and made["linear"] > 0.9
+def test_the_numbers_are_those_of_the_functions(made):
+    def features(images):
+        return probe.extract_features(made.encoder, images.images)
+
+    report = made.report
+    sets = (features(made.train), made.train.labels, features(made.test), made.test.labels)
+    fit, test = made.other
+    others = (features(fit), fit.labels, features(test), test.labels)
+    assert report["cka_supervised"] == pytest.approx(1)
+    assert report["linear"] == probe.linear_probe(*sets)
+    assert report["linear"] > 0.9
+    assert report["knn"] == probe.knn_accuracy(*sets)
+    assert (report["linear_sgd"], report["probe_history"]) == sgd_probe(*sets)
+    assert report["few_shot"] == {str(n): list(pair) for n, pair in few_shot(*sets).items()}
+    assert report["transfer"] == probe.linear_probe(*others)
+    assert report["audit"]["pictures"] == 60
 
 
 def test_cka_with_another_encoder_is_below_one():
-    made = evaluate(Flat(), blank(), blank(), supervised=models.small_cnn(4))
-    assert -0.1 < made["cka_supervised"] < 0.999 and "transfer" not in made
+    report = evaluate(Flat(), gray_images(), gray_images(), supervised=models.small_cnn(4))
+    assert -0.1 < report["cka_supervised"] < 0.999
+    assert "transfer" not in report
 
 
 def test_a_small_folder_and_a_collapsed_encoder_give_a_report_too():
-    small = evaluate(
-        Constant(), blank(12), blank(24)
-    )  # four pictures a class; every picture the same features
-    assert list(small["few_shot"]) == ["1"] and small["linear"] == pytest.approx(1 / 3)
-    faint = evaluate(Faint(), blank(12), blank(24))
+    # Four images a class, and every image has the same features.
+    constant = evaluate(Constant(), gray_images(12), gray_images(24))
+    assert list(constant["few_shot"]) == ["1"]
+    assert constant["linear"] == pytest.approx(1 / 3)
+    faint = evaluate(Faint(), gray_images(12), gray_images(24))
     assert min(faint["audit"]["invariance"].values()) == -1e6
-    for report in (small, faint):
+    for report in (constant, faint):
         assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 @pytest.mark.parametrize(
     "change, error, text",
     [
-        (dict(encoder="shapes_simclr"), TypeError, "load_encoder"),
+        (dict(encoder="shapes_simclr"), TypeError, r"models\.load\(name\) gives one"),
         (dict(train=torch.rand(3)), TypeError, "ImageSet"),
-        (dict(other=(blank(),)), TypeError, "a pair"),
-        (dict(test=blank(20)), ValueError, "test: expected 21 pictures"),
-        (dict(train=blank(30, classes=1)), ValueError, "two or more classes"),
+        (dict(other=(gray_images(),)), TypeError, "a pair"),
+        (dict(test=gray_images(20)), ValueError, "test: expected 21 pictures"),
+        (dict(train=gray_images(30, classes=1)), ValueError, "two or more classes"),
         (dict(mixup=-1), ValueError, "mixup"),
     ],
 )
 def test_a_bad_report_is_refused(change, error, text):
-    given = dict(encoder=Flat(), train=blank(30), test=blank(24)) | change
+    arguments = dict(encoder=Flat(), train=gray_images(30), test=gray_images(24)) | change
     with pytest.raises(error, match=text):
-        evaluate(**given)
+        evaluate(**arguments)
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "report.json"
     with pytest.raises(OSError, match="could not write to this folder"):
-        evaluate(Flat(), blank(30), blank(24), path=tmp_path / "file" / "report.json")
+        evaluate(Flat(), gray_images(30), gray_images(24), path=path)
 
 
 def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
-    import os
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
 
     path = tmp_path / "report.json"
     path.write_text("old")
-    monkeypatch.setattr(
-        os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="the disk is full"):
-        evaluate(Flat(), blank(30), blank(24), path=path)
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+        evaluate(Flat(), gray_images(30), gray_images(24), path=path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # Encoders
 
 
-def test_an_untrained_twin_has_the_architecture_and_nothing_else():
+def test_an_untrained_twin_has_the_architecture_and_the_distribution_of_a_new_network():
+    twin = random_like(models.load("shapes_simclr"))
+    assert not twin.training
+    torch.manual_seed(0)
+    for name, value in models.small_cnn(32).state_dict().items():
+        untrained = twin.state_dict()[name]
+        assert untrained.shape == value.shape
+        spread = untrained.float().std(correction=0)
+        expected = value.float().std(correction=0)
+        torch.testing.assert_close(spread, expected, rtol=0.1, atol=1e-6)
+
+
+def test_an_untrained_twin_has_nothing_of_the_trained_weights():
     trained = models.load("shapes_simclr")
     before = {name: value.clone() for name, value in trained.state_dict().items()}
-    twin, again, other = (random_like(trained, seed=seed) for seed in (0, 0, 1))
-    torch.manual_seed(0)
-    fresh = models.small_cnn(32)
-    for (
-        name,
-        value,
-    ) in fresh.state_dict().items():  # the distribution of a new network, not the trained values
-        assert twin.state_dict()[name].shape == value.shape
-        torch.testing.assert_close(
-            twin.state_dict()[name].float().std(correction=0),
-            value.float().std(correction=0),
-            rtol=0.1,
-            atol=1e-6,
-        )
-    assert all(
-        torch.equal(a, b) for a, b in zip(twin.parameters(), again.parameters(), strict=True)
-    )
+    twin = random_like(trained)
+    other = random_like(trained, seed=1)
+    assert same(twin, random_like(trained))
     for name, weight in twin.named_parameters():
         if weight.ndim > 1:
-            assert not torch.equal(weight, before[name]) and not torch.equal(
-                weight, other.get_parameter(name)
-            )
-    assert (
-        all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
-        and not twin.training
-    )
+            assert not torch.equal(weight, before[name])
+            assert not torch.equal(weight, other.get_parameter(name))
+    for name, value in trained.state_dict().items():
+        assert torch.equal(before[name], value)
 
 
 class Token(nn.Module):
@@ -417,40 +460,39 @@ class Token(nn.Module):
 
 
 def test_parameters_without_a_rule_are_shuffled():
-    twin = random_like(Token())
-    assert not torch.equal(twin.token, Token().token) and torch.equal(
-        twin.token.sort().values, Token().token
-    )
+    token = random_like(Token()).token
+    assert not torch.equal(token, Token().token)
+    assert torch.equal(token.sort().values, Token().token)
 
 
 def same(a, b):
-    return all(
-        torch.equal(x, y)
-        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    """Whether two networks have the same weights and buffers."""
+    values = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in values)
 
 
 def test_an_encoder_is_found_by_name_path_and_folder(tmp_path):
     encoder = models.small_cnn(4)
     models.save(encoder, tmp_path / "encoder", architecture=["small_cnn", 4], data="shapes")
     for name in (tmp_path, tmp_path / "encoder", str(tmp_path / "encoder.safetensors")):
-        assert same(load_encoder(name), encoder)
-    assert same(load_encoder("shapes_simclr"), models.load("shapes_simclr"))
+        assert same(models.load(name), encoder)
     with pytest.raises(ValueError, match="no encoder 'nothing'"):
-        load_encoder("nothing")
+        models.load("nothing")
 
 
 def test_a_foreign_or_damaged_encoder_is_refused(tmp_path):
-    models.save(models.small_cnn(4), tmp_path / "encoder", architecture=["small_cnn", 8])
+    encoder = models.small_cnn(4)
+    path = tmp_path / "encoder"
+    models.save(encoder, path, architecture=["small_cnn", 8])
     with pytest.raises(ValueError, match="the card and the weights of one encoder"):
-        load_encoder(tmp_path)
+        models.load(tmp_path)
     (tmp_path / "encoder.json").write_text("{}")
     with pytest.raises(ValueError, match="found KeyError"):
-        load_encoder(tmp_path)
-    models.save(models.small_cnn(4), tmp_path / "encoder", architecture=["small_cnn", 4])
+        models.load(tmp_path)
+    models.save(encoder, path, architecture=["small_cnn", 4])
     (tmp_path / "encoder.safetensors").write_bytes(b"?")
     with pytest.raises(ValueError, match="damaged"):
-        load_encoder(tmp_path)
+        models.load(tmp_path)
 
 
 def test_an_encoder_of_timm_is_found_too(tmp_path):
@@ -460,139 +502,120 @@ def test_an_encoder_of_timm_is_found_too(tmp_path):
     from replearn.pretrain.recipe import SHAPES, networks
 
     recipe = replace(SHAPES, network="timm:resnet10t")
-    encoder = networks(recipe)[0]
-    models.save(
-        encoder, tmp_path / "encoder", architecture=[recipe.network, 1], recipe=asdict(recipe)
-    )
-    assert same(load_encoder(tmp_path), encoder)
+    encoder, _ = networks(recipe)
+    path = tmp_path / "encoder"
+    models.save(encoder, path, architecture=[recipe.network, 1], recipe=asdict(recipe))
+    assert same(models.load(tmp_path), encoder)
     card = tmp_path / "encoder.json"
     card.write_text(card.read_text().replace('"sha256": "', '"sha256": "0'))
     with pytest.raises(ValueError, match="expected SHA-256 0"):
-        load_encoder(tmp_path)
+        models.load(tmp_path)
 
 
 # What a person sees
 
 
-def test_the_table_has_a_row_an_encoder(report):
-    made = report[0] | dict(linear=0.987)
-    bare = {k: v for k, v in made.items() if k not in ("cka_supervised", "transfer")}
+def test_the_table_has_a_row_an_encoder(made):
+    full = made.report | dict(linear=0.987)
+    bare = {k: v for k, v in full.items() if k not in ("cka_supervised", "transfer")}
     bare["few_shot"] = {"1": [0.5, 0.02]}
-    head, line, first, second = compare({"ours": made, "random weights": bare}).splitlines()
-    assert head.split()[:3] == ["encoder", "SGD", "linear"] and "CKA" in head and set(line) == {"-"}
-    assert (
-        len({len(head), len(line), len(first), len(second)}) == 1 and len(head) <= 81
-    )  # as wide as a page
-    assert "98.7" in first and "1.00" in first and "50.0" in second and second.count("–") == 4
+    lines = compare({"ours": full, "random weights": bare}).splitlines()
+    header, rule, first, second = lines
+    assert header.split()[:3] == ["encoder", "SGD", "linear"]
+    assert "CKA" in header
+    assert set(rule) == {"-"}
+    assert len({len(line) for line in lines}) == 1
+    assert len(header) <= 81  # as wide as a page
+    assert "98.7" in first
+    assert "1.00" in first
+    assert "50.0" in second
+    assert second.count("–") == 4
     with pytest.raises(ValueError, match="expected one or more"):
         compare({})
-
-
-class Light(nn.Module):
-    """Brightness in two directions, so that the nearest by cosine are the equally bright ones."""
-
-    def forward(self, x):
-        light = x.mean((1, 2, 3))
-        return torch.stack([light, 0.3 - light], 1)
 
 
 def test_the_gallery_shows_the_nearest_and_never_the_query_itself():
     import matplotlib.pyplot as plt
 
-    pool = blank(60)
-    figure = gallery(Light(), pool.subset([0, 1]), pool, k=3)
-    titles = [ax.get_title() for ax in figure.axes]
-    shown = [ax.images[0].get_array() for ax in figure.axes]
-    assert titles == ["dark"] * 4 + ["gray"] * 4
-    assert all((shown[row] != shown[row + i]).any() for row in (0, 4) for i in (1, 2, 3))
-    dashed = gallery(Light(), pool.subset([0]), pool.subset(pool.labels == 2), k=2)
-    assert [ax.get_title() for ax in dashed.axes] == ["dark", "light", "light"]
+    pool = gray_images(60)
+    axes = gallery(Light(), pool.subset([0, 1]), pool, k=3).axes
+    assert [ax.get_title() for ax in axes] == ["dark"] * 4 + ["gray"] * 4
+    shown = [ax.images[0].get_array() for ax in axes]
+    for query in (0, 4):
+        for neighbor in range(query + 1, query + 4):
+            assert (shown[query] != shown[neighbor]).any()
+    others = gallery(Light(), pool.subset([0]), pool.subset(pool.labels == 2), k=2)
+    assert [ax.get_title() for ax in others.axes] == ["dark", "light", "light"]
     with pytest.raises(ValueError, match="k: expected 1 to 59, the pictures of the pool, found 60"):
         gallery(Light(), pool.subset([0]), pool, k=60)
     plt.close("all")
 
 
-def test_the_curve_has_a_line_an_encoder(report):
+def test_the_curve_has_a_line_an_encoder(made):
     import matplotlib.pyplot as plt
 
-    ax = probe_curve({"ours": report[0], "theirs": report[0]})
+    ax = probe_curve({"ours": made.report, "theirs": made.report})
     assert [line.get_label() for line in ax.lines] == ["ours", "theirs"]
-    assert list(ax.lines[0].get_ydata()) == pytest.approx(
-        [100 * v for v in report[0]["probe_history"]]
-    )
+    expected = [100 * accuracy for accuracy in made.report["probe_history"]]
+    assert list(ax.lines[0].get_ydata()) == pytest.approx(expected)
     plt.close("all")
 
 
-def command(*arguments):
+def command(*words):
+    """Run the command `evaluate` with few shapes."""
     parser = argparse.ArgumentParser()
-    _add_evaluate(parser.add_subparsers())
-    args = parser.parse_args(["evaluate", *map(str, arguments)])
+    add_evaluate(parser.add_subparsers())
+    args = parser.parse_args(["evaluate", *map(str, words)])
     args.run(args)
+
+
+def save_tiny(path, data="shapes"):
+    path.parent.mkdir(exist_ok=True)
+    models.save(models.small_cnn(4), path, architecture=["small_cnn", 4], data=data)
+
+
+FEW = ("--size", 60, "--test-size", 40)
 
 
 def test_the_command_prints_a_table_and_writes_json_and_figures(tmp_path, capsys):
     run = tmp_path / "run"
-    run.mkdir()
-    models.save(
-        models.small_cnn(4), run / "encoder", architecture=["small_cnn", 4], data="shapes: few"
-    )
-    records = [dict(step=k, epoch=k, loss=3 - k, knn=0.1 * k, effective_rank=2.0) for k in (1, 2)]
-    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    models.save(models.small_cnn(4), tmp_path / "labels", architecture=["small_cnn", 4])
-    command(
-        run,
-        "--size",
-        60,
-        "--test-size",
-        40,
-        "--supervised",
-        tmp_path / "labels",
-        "--other",
-        "digits",
-        "--json",
-        tmp_path / "new" / "r.json",
-        "--figure",
-        tmp_path / "figures",
-        "--device",
-        "cpu",
-    )
-    written = json.loads((tmp_path / "new" / "r.json").read_text())
-    assert (
-        list(written["reports"]) == ["run", "labels", "untrained"] and written["data"] == "shapes"
-    )
-    assert written["reports"]["run"]["pictures"] == {"train": 60, "test": 40}
-    assert ["cka_supervised" in r for r in written["reports"].values()] == [True, False, True]
-    assert capsys.readouterr().out.splitlines()[1:] == compare(written["reports"]).splitlines()
-    pictures = {path.name: path.read_bytes()[:4] for path in (tmp_path / "figures").iterdir()}
-    assert pictures == {f"{name}.png": b"\x89PNG" for name in ("audit", "gallery", "log", "probe")}
+    save_tiny(run / "encoder", data="shapes: few")
+    with open(run / "log.jsonl", "w") as log:
+        for k in (1, 2):
+            record = dict(step=k, epoch=k, loss=3 - k, knn=0.1 * k, effective_rank=2.0)
+            log.write(json.dumps(record) + "\n")
+    save_tiny(tmp_path / "labels")
+    json_path = tmp_path / "new" / "r.json"
+    figures = tmp_path / "figures"
+    where = ("--json", json_path, "--figure", figures, "--device", "cpu")
+    command(run, *FEW, "--supervised", tmp_path / "labels", "--other", "digits", *where)
+
+    written = json.loads(json_path.read_text())
+    reports = written["reports"]
+    assert written["data"] == "shapes"
+    assert list(reports) == ["run", "labels", "untrained"]
+    assert reports["run"]["pictures"] == {"train": 60, "test": 40}
+    assert ["cka_supervised" in report for report in reports.values()] == [True, False, True]
+    first_line, *table = capsys.readouterr().out.splitlines()
+    assert first_line == "shapes: 60 training and 40 test pictures"
+    assert table == compare(reports).splitlines()
+    starts = {path.name: path.read_bytes()[:4] for path in figures.iterdir()}
+    assert starts == {f"{name}.png": b"\x89PNG" for name in ("audit", "gallery", "log", "probe")}
 
 
 def test_encoders_whose_names_end_alike_keep_a_row_each(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        models.save(
-            models.small_cnn(4),
-            tmp_path / folder / "encoder",
-            architecture=["small_cnn", 4],
-            data="shapes",
-        )
-    paths = [str(tmp_path / folder / "encoder") for folder in ("a", "b")]
-    command(
-        paths[0],
-        "--size",
-        60,
-        "--test-size",
-        40,
-        "--supervised",
-        paths[1],
-        "--json",
-        tmp_path / "r.json",
-    )
-    assert list(json.loads((tmp_path / "r.json").read_text())["reports"]) == [*paths, "untrained"]
+    one = tmp_path / "a" / "encoder"
+    other = tmp_path / "b" / "encoder"
+    save_tiny(one)
+    save_tiny(other)
+    json_path = tmp_path / "r.json"
+    command(one, *FEW, "--supervised", other, "--json", json_path)
+    reports = json.loads(json_path.read_text())["reports"]
+    assert list(reports) == [str(one), str(other), "untrained"]
 
 
 @pytest.mark.parametrize(
-    "arguments, error",
+    "words, error",
     [
         (["nothing"], "no encoder 'nothing'"),
         (["shapes_simclr", "--device", "abacus"], "device: expected"),
@@ -600,6 +623,6 @@ def test_encoders_whose_names_end_alike_keep_a_row_each(tmp_path):
         (["shapes_simclr", "--size", 40, "--test-size", 5], "test: expected 21 pictures"),
     ],
 )
-def test_the_command_refuses_in_a_sentence(arguments, error):
+def test_the_command_refuses_in_a_sentence(words, error):
     with pytest.raises(ValueError, match=error):
-        command(*arguments)
+        command(*words)
