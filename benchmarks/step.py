@@ -141,7 +141,7 @@ def mean_and_std(views: Iterable[torch.Tensor]) -> list[float]:
 def check(recipe: Recipe, images: torch.Tensor) -> dict[str, Any]:
     """Return how near both sides are; exit unless they do the same."""
     views = engine.make_views(recipe, images[:256])
-    run = engine.begin(recipe, images)
+    run = engine.new_run(recipe, images)
     lightly = LightlySide(run)
     losses = [float(engine.update(run, views, LR)), float(lightly.step_together(views))]
     our_weights = torch.nn.utils.parameters_to_vector(run.online.parameters())
@@ -211,7 +211,7 @@ def measure(
 ) -> dict[str, dict[str, dict]]:
     """Time a step, its views alone and the rest alone at one batch size: `{part: {name: row}}`."""
     print(f"{recipe.network}, batch of {recipe.batch_size}", file=sys.stderr)
-    run = engine.begin(recipe, images)
+    run = engine.new_run(recipe, images)
     lightly = LightlySide(run)
     our_step = partial(engine.update, run, lr=LR)
     our_start = partial(views_of, recipe, images)

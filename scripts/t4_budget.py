@@ -121,7 +121,7 @@ def per_sample_views(recipe):
 def measure(recipe, device, rounds, per_sample, compile):
     """Return the median seconds of each variant of a step, by turns, and what `Count` found in one."""
     images = torch.randint(0, 256, (4 * recipe.batch_size, 3, 32, 32), dtype=torch.uint8).to(device)
-    run = engine.begin(recipe, images, compile=compile)
+    run = engine.new_run(recipe, images, compile=compile)
     fixed = engine.make_views(recipe, images[: recipe.batch_size])
     next_pictures = lambda: run.batches.at(run.step)
     views = {

@@ -34,7 +34,7 @@ from replearn.pretrain import (
 )
 from replearn.pretrain.log import append_log, duration, restart_log
 from replearn.pretrain.recipe import differences, from_json, networks, to_json
-from replearn.pretrain.step import LOSSES, Batches, begin, contrast, make_views, train_step
+from replearn.pretrain.step import LOSSES, Batches, contrast, make_views, new_run, train_step
 
 TINY = replace(SHAPES, width=4, hidden=16, out=8, batch_size=16, epochs=2)
 WEIGHTS = "encoder.safetensors"
@@ -238,7 +238,7 @@ def test_contrast_with_a_queue_is_moco():
 
 
 def test_the_queue_keeps_the_newest_keys():
-    state = begin(replace(TINY, queue=40, out=8), random_images())
+    state = new_run(replace(TINY, queue=40, out=8), random_images())
     state.steps = 2
     before = state.queue.clone()
     train_step(state)
@@ -250,7 +250,7 @@ def test_the_queue_keeps_the_newest_keys():
 
 
 def test_the_mean_of_past_weights_is_what_is_kept():
-    state = begin(replace(TINY, average=0.9), random_images())
+    state = new_run(replace(TINY, average=0.9), random_images())
     state.steps = 100
     online = state.online[0].block1[0].weight
     expected = online.detach().clone()
@@ -261,7 +261,7 @@ def test_the_mean_of_past_weights_is_what_is_kept():
     assert state.kept is state.average
     torch.testing.assert_close(state.average[0].block1[0].weight, expected)
     assert not torch.allclose(expected, online, atol=1e-4)
-    without_average = begin(TINY, random_images())
+    without_average = new_run(TINY, random_images())
     assert without_average.kept is without_average.online
     assert without_average.kept.training
 

@@ -17,7 +17,7 @@ from replearn.pretrain.log import Progress, append_log, restart_log
 from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, measure
 from replearn.pretrain.planning import plan_steps
 from replearn.pretrain.recipe import Recipe
-from replearn.pretrain.step import Run, begin, train_step
+from replearn.pretrain.step import Run, new_run, train_step
 
 
 class Result(NamedTuple):
@@ -97,7 +97,7 @@ def pretrain(
         knn = knn_train.to(device), knn_test.to(device)
     folder = _own_folder(folder)
     with _own_randomness(device):
-        run = begin(recipe, images, compile=compile, dtype=dtype)
+        run = new_run(recipe, images, compile=compile, dtype=dtype)
         run.folder = folder
         resumed = folder is not None and resume and state.resume(run)
         if not resumed:

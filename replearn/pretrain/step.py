@@ -148,7 +148,7 @@ class Run:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
-def begin(
+def new_run(
     recipe: Recipe,
     images: torch.Tensor,
     *,
@@ -170,7 +170,7 @@ def begin(
         >>> from dataclasses import replace
         >>> from replearn.pretrain import SHAPES
         >>> recipe = replace(SHAPES, width=4, batch_size=8)
-        >>> run = begin(recipe, torch.zeros(16, 3, 32, 32, dtype=torch.uint8))
+        >>> run = new_run(recipe, torch.zeros(16, 3, 32, 32, dtype=torch.uint8))
         >>> run.step, run.batches.per_epoch
         (0, 2)
     """
