@@ -1,35 +1,98 @@
-"""Execute lessons on real CIFAR-10 photographs and keep what they measured: JSON and figures in benchmarks/results/.
+"""Execute lessons on real CIFAR-10 photographs and keep what they measured: JSON and figures.
 
-    REPLEARN_DATA=folder-that-holds-cifar10 python -m scripts.photographs 01 06   # no number: every lesson
-    … python -m scripts.photographs --variant "JPEG, about 30 dB PSNR"            # say how your copy differs
+    REPLEARN_DATA=folder-that-holds-cifar10 python -m scripts.photographs 01 06
+    … python -m scripts.photographs --variant "JPEG, about 30 dB PSNR"     # how your copy differs
 
-Writes photographs_NN.json (the claims of the section "On real photographs", with numbers) and photographs_NN_K.png.
+Without a number every lesson is executed. Writes benchmarks/results/photographs_NN.json (the claims
+of the section "On real photographs", with numbers) and photographs_NN_K.png.
 """
 
 import argparse
 import base64
-import json
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import nbformat
 
+from benchmarks.shared import RESULTS
 from replearn import data
-from tools import notebooks as build
+from replearn.files import write_json
+from tools import notebooks
+
+HEADING = "## On real photographs"
 
 
-def section(nb):
-    """The code cells from the heading "On real photographs" to the next heading of its level."""
-    inside, cells = False, []
+def section_cells(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Return the code cells from the heading to the next one of its level."""
+    inside = False
+    cells = []
     for cell in nb.cells:
-        if cell.cell_type == "markdown" and "\n## " in f"\n{cell.source}":
-            inside = "## On real photographs" in cell.source
-        if inside and cell.cell_type == "code":
+        if cell.cell_type == "markdown":
+            headings = [line for line in cell.source.splitlines() if line.startswith("## ")]
+            if headings:
+                inside = any(line.startswith(HEADING) for line in headings)
+        elif cell.cell_type == "code" and inside:
             cells.append(cell)
     return cells
 
 
-def main():
+def printed_by(outputs: list[Mapping[str, Any]]) -> str:
+    """Return all that cells printed."""
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def figures_of(outputs: list[Mapping[str, Any]]) -> list[bytes]:
+    """Return the figures that cells showed, as PNG."""
+    figures = []
+    for output in outputs:
+        content = output.get("data", {})
+        if "image/png" in content:
+            figures.append(base64.b64decode(content["image/png"]))
+    return figures
+
+
+def measure(name: str, variant: str) -> None:
+    """Execute one lesson, print its claims about photographs, and write them and the figures.
+
+    Args:
+        name: The notebook's name without its suffix.
+        variant: How this copy of CIFAR-10 differs from the original.
+
+    Raises:
+        SystemExit: The notebook stopped with an error.
+    """
+    number = name[:2]
+    nb = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", 4)
+    execution = notebooks.execute(nb, name, strict=False)
+    if execution.error:
+        sys.exit(f"{name}: {execution.error}")
+
+    outputs = [output for cell in section_cells(nb) for output in cell.outputs]
+    printed = printed_by(outputs)
+    record = execution.record
+    claims = [claim for claim in record["claims"] if claim["sentence"] in printed]
+    for k, figure in enumerate(figures_of(outputs), 1):
+        (RESULTS / f"photographs_{number}_{k}.png").write_bytes(figure)
+    result = {
+        "command": f"python -m scripts.photographs {number}",
+        "data": f"CIFAR-10 ({variant})",
+        "claims": claims,
+        "profile": record["profile"],
+        "seconds_of_the_notebook": round(execution.seconds),
+        "cpu_count": os.cpu_count(),
+        "versions": record["versions"],
+    }
+    write_json(RESULTS / f"photographs_{number}.json", result)
+    print(name, f"{execution.seconds:.0f} s")
+    for claim in claims:
+        mark = "✓" if claim["holds"] else "✗"
+        print(f"  {mark} {claim['sentence']}")
+
+
+def main() -> None:
+    """Execute the lessons whose numbers were given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,46 +100,13 @@ def main():
     parser.add_argument(
         "--variant",
         default="original",
-        help="how this copy of the pictures differs from the original",
+        help="how this copy of the photographs differs from the original",
     )
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     if not data.available("cifar10"):
         sys.exit("CIFAR-10 is not on this disk: set REPLEARN_DATA to a folder that holds it")
-    for source in build.sources(arguments.lessons):
-        name = source.stem
-        nb = nbformat.read(build.NOTEBOOKS / f"{name}.ipynb", 4)
-        seconds, record, error = build.execute(nb, name, strict=False)
-        if error:
-            sys.exit(f"{name}: {error}")
-        outputs, number = [output for cell in section(nb) for output in cell.outputs], name[:2]
-        printed = "".join(output.get("text", "") for output in outputs)
-        claims = [claim for claim in record["claims"] if claim["sentence"] in printed]
-        pictures = [
-            output["data"]["image/png"]
-            for output in outputs
-            if "image/png" in output.get("data", {})
-        ]
-        for k, picture in enumerate(pictures, 1):
-            (build.RESULTS / f"photographs_{number}_{k}.png").write_bytes(base64.b64decode(picture))
-        report = dict(
-            command=f"python -m scripts.photographs {number}",
-            data=f"CIFAR-10 ({arguments.variant})",
-            claims=claims,
-            profile=record["profile"],
-            seconds_of_the_notebook=round(seconds),
-            cpu_count=os.cpu_count(),
-            versions=record["versions"],
-        )
-        path = build.RESULTS / f"photographs_{number}.json"
-        path.with_suffix(".partial").write_text(
-            json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        )
-        path.with_suffix(".partial").replace(path)
-        print(
-            name,
-            f"{seconds:.0f} s",
-            *(f"\n  {'✓' if c['holds'] else '✗'} {c['sentence']}" for c in claims),
-        )
+    for source in notebooks.sources(args.lessons):
+        measure(source.stem, args.variant)
 
 
 if __name__ == "__main__":
