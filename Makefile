@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab test run bench site slides test-colab
+.PHONY: help lab test test-fast lint run bench site slides test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -18,6 +18,12 @@ lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr)
 
 test: .venv/.test  ## Every check, 25 minutes or less on two cores
 	$(BIN)/python tests/stages.py
+
+test-fast: .venv/.test  ## What most changes break, in two minutes: lint, house rules, core, notebook 01
+	$(BIN)/python tests/stages.py fast
+
+lint: .venv/.test  ## Code style and the house rules of the course, in seconds
+	$(BIN)/python tests/stages.py lint format course
 
 run: .venv/.lab  ## Execute all notebooks, store their outputs, print seconds and claims held
 	$(BIN)/python -m tools.notebooks run

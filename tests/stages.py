@@ -1,67 +1,111 @@
-"""Every check of the project, one stage after the other; `make test` runs it. `python tests/stages.py units` runs one.
+"""Every check of the project, one stage after the other; `make test` runs it.
 
-Streams what each stage prints, then one line a stage with its seconds, then the tests of all stages added up.
-NB_WORKERS (2) notebooks run at a time, each with NB_THREADS (1) threads.
+    python tests/stages.py           all stages
+    python tests/stages.py units     one of them, or several
+    python tests/stages.py fast      in two minutes, what most changes break
+
+Streams what each stage prints, then one line a stage with its seconds, then the tests of all stages
+added up. NB_WORKERS (2) notebooks run at a time, each with NB_THREADS (1) threads.
 """
 
-import glob
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-NOTEBOOKS = sorted(glob.glob("notebooks/[0-9][0-9]_*.ipynb", root_dir=ROOT))
-HOUSE = [
+RUFF = [sys.executable, "-m", "ruff"]
+NOTEBOOKS = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")
+)
+TOOLS = [
     "tests/test_house.py",
-    "tests/test_contract.py",
-    "tests/test_site.py",
-    "tests/test_browser.py",
+    "tests/test_lint_course.py",
+    "tests/test_notebooks.py",
+    "tests/test_npm.py",
+]
+SITE = ["tests/test_site.py", "tests/test_browser.py"]
+CORE = [  # those of the core that take seconds
+    "tests/test_audit.py",
+    "tests/test_augment.py",
+    "tests/test_losses.py",
+    "tests/test_metrics.py",
+    "tests/test_models.py",
+    "tests/test_plot.py",
+    "tests/test_probe.py",
+    "tests/test_shapes.py",
+    "tests/test_train.py",
 ]
 NBVAL = [
     "--nbval-lax",
     "--nbval-current-env",
     "--nbval-sanitize-with",
     "tests/nbval_sanitize.cfg",
-    "--dist",
-    "loadscope",
-    "-n",
-    os.environ.get("NB_WORKERS", "2"),
 ]
-
-STAGES = {  # name: command, variables
-    "lint": ([sys.executable, "-m", "ruff", "check", "."], {}),
-    "units": (
-        [*PYTEST, "tests", *(f"--ignore={path}" for path in HOUSE), "-n", "2"],
-        {"OMP_NUM_THREADS": "1"},
-    ),
-    "colab": (["bash", "tests/colab.sh"], {}),
-    "house": ([*PYTEST, *HOUSE[:2]], {}),
-    "site": ([*PYTEST, *HOUSE[2:]], {}),
-    # The lesson as it is read: on the embedded pictures, strictly, whatever lies in this machine's cache folder.
-    "notebooks": (
-        [*PYTEST, *NBVAL, *NOTEBOOKS],
-        {
-            "OMP_NUM_THREADS": os.environ.get("NB_THREADS", "1"),
-            "REPLEARN_STATIC": "1",
-            "REPLEARN_STRICT": "1",
-            "REPLEARN_PROFILE": "cpu",
-            "REPLEARN_DATA": str(ROOT / "build" / "no-data"),
-        },
-    ),
+WORKERS = os.environ.get("NB_WORKERS", "2")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# The lesson as it is read: on the embedded pictures, strictly, whatever lies in the cache folder of
+# this machine.
+LESSON = {
+    "OMP_NUM_THREADS": os.environ.get("NB_THREADS", "1"),
+    "REPLEARN_STATIC": "1",
+    "REPLEARN_STRICT": "1",
+    "REPLEARN_PROFILE": "cpu",
+    "REPLEARN_DATA": str(ROOT / "build" / "no-data"),
 }
 
 
-def run(command, variables):
-    """Stream a command's output; return its exit code, its seconds and the counts of pytest's closing line."""
-    started, closing = time.perf_counter(), ""
+class Stage(NamedTuple):
+    """A command, and variables of its environment."""
+
+    command: list[str]
+    variables: dict[str, str]
+
+
+class Result(NamedTuple):
+    """What came of a stage: its exit code, its seconds, and how many tests passed and so on."""
+
+    code: int
+    seconds: float
+    counts: dict[str, int]
+
+
+STAGES = {
+    "lint": Stage([*RUFF, "check", "."], {}),
+    "format": Stage([*RUFF, "format", "--check", "."], {}),
+    "course": Stage([sys.executable, "-m", "tools.lint_course"], ONE_THREAD),
+    "units": Stage(
+        [*PYTEST, "tests", *(f"--ignore={path}" for path in (*TOOLS, *SITE)), "-n", "2"],
+        ONE_THREAD,
+    ),
+    "examples": Stage([*PYTEST, "--doctest-modules", "replearn", "-n", "2"], ONE_THREAD),
+    "colab": Stage(["bash", "tests/colab.sh"], {}),
+    "house": Stage([*PYTEST, *TOOLS], {}),
+    "site": Stage([*PYTEST, *SITE], {}),
+    "notebooks": Stage(
+        [*PYTEST, *NBVAL, "--dist", "loadscope", "-n", WORKERS, *NOTEBOOKS],
+        LESSON,
+    ),
+    "core": Stage([*PYTEST, *CORE, "-m", "not slow", "-n", "2"], ONE_THREAD),
+    "notebook": Stage([*PYTEST, *NBVAL, *NOTEBOOKS[:1]], LESSON),
+}
+FAST = ["lint", "format", "course", "core", "notebook"]
+EVERYTHING = [name for name in STAGES if name not in ("core", "notebook")]
+
+
+def run(stage: Stage) -> Result:
+    """Run a stage and stream what it prints; the counts are those of pytest's closing line."""
+    started = time.perf_counter()
+    closing_line = ""
     process = subprocess.Popen(
-        command,
+        stage.command,
         cwd=ROOT,
-        env={**os.environ, **variables},
+        env={**os.environ, **stage.variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,34 +113,39 @@ def run(command, variables):
     for line in process.stdout:
         print(line, end="", flush=True)
         if re.search(r"\b\d+ (passed|failed|errors?|skipped)\b.* in [\d.]+s", line):
-            closing = line
-    counts = {
-        kind: int(number)
-        for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", closing)
-    }
-    return process.wait(), time.perf_counter() - started, counts
+            closing_line = line
+    code = process.wait()
+    counts = dict(passed=0, failed=0, skipped=0)
+    for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", closing_line):
+        counts["failed" if kind == "error" else kind] += int(number)
+    if code != 0 and counts["failed"] == 0:  # no test has failed, but the command
+        counts["failed"] = 1
+    return Result(code, time.perf_counter() - started, counts)
 
 
-def main(names):
-    if unknown := set(names) - set(STAGES):
-        sys.exit(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
-    rows, totals, broken = [], dict(passed=0, failed=0, skipped=0), False
-    for name in names or STAGES:
+def main(names: Sequence[str]) -> int:
+    """Run the stages with these names; return the exit code."""
+    wanted = []
+    for name in names:
+        wanted += FAST if name == "fast" else [name]
+    unknown = sorted(set(wanted) - set(STAGES))
+    if unknown:
+        sys.exit(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}, fast")
+    lines = []
+    totals = dict(passed=0, failed=0, skipped=0)
+    has_failed = False
+    for name in wanted or EVERYTHING:
         print(f"\n=== {name} " + "=" * (70 - len(name)), flush=True)
-        code, seconds, counts = run(*STAGES[name])
-        broken |= code != 0
-        failed = counts.get("failed", 0) + counts.get("error", 0)
-        counts = dict(
-            passed=counts.get("passed", 0),
-            failed=failed or int(code != 0),
-            skipped=counts.get("skipped", 0),
-        )
-        totals = {kind: totals[kind] + counts[kind] for kind in totals}
-        shown = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
-        rows.append(f"{'✗' if code else '✓'} {name:<10} {seconds:6.0f} s   {shown}")
-    print("\n" + "\n".join(rows))
+        result = run(STAGES[name])
+        has_failed = has_failed or result.code != 0
+        for kind, number in result.counts.items():
+            totals[kind] += number
+        told = [f"{number} {kind}" for kind, number in result.counts.items() if number]
+        mark = "✗" if result.code else "✓"
+        lines.append(f"{mark} {name:<10} {result.seconds:6.0f} s   {', '.join(told)}")
+    print("\n" + "\n".join(lines))
     print(f"\n{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
-    return int(broken)
+    return int(has_failed)
 
 
 if __name__ == "__main__":

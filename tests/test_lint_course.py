@@ -1,0 +1,521 @@
+"""The linter of the course: it accepts a lesson without faults and sees each that is planted."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import handout, notebooks, project
+from tools.lint_course import __main__ as command
+from tools.lint_course import course, imports, lesson
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKED = lesson.CHECKED
+NAME = "06_simclr"
+
+
+# --- the notebook ---
+
+
+def notebook_faults(nb):
+    return [fault for rule in lesson.NOTEBOOK_RULES for fault in rule(nb)]
+
+
+def code(source, output="", **metadata):
+    outputs = [new_output("stream", text=output)] if output else []
+    return new_code_cell(source, outputs=outputs, metadata=metadata)
+
+
+@pytest.fixture
+def model():
+    """A notebook with all parts and no fault."""
+    checked = {"tags": [CHECKED]}
+    head = (
+        "# 99 · Sample\n\n<!-- badge -->\n\n**Objectives.**\n\n**Prerequisites.**\n\n**Minutes.**"
+    )
+    figure = code("Frames([])", alt="A slider")
+    figure.outputs = [new_output("display_data", {"image/png": "iVBORw0KGgo="})]
+    cells = [
+        new_markdown_cell(head),
+        code("# Set-up: …", tags=["setup"]),
+        code('lesson = Lesson("99")'),
+        new_markdown_cell("## Predict"),
+        code('lesson.predict("?", ["a", "b"])'),
+        code('lesson.claim("a", True)', "✓ a\n", **checked),
+        figure,
+        new_markdown_cell("## Exercises\n\n<!-- solution f -->"),
+        code('lesson.check("f", f)\n# lesson.hint("f")', "f: not attempted\n", **checked),
+        new_markdown_cell("## On real photographs"),
+        code("photographs = lesson.photographs()", "No photographs here.\n"),
+        new_markdown_cell("## Pitfalls"),
+        new_markdown_cell("## What we have seen, what is still open\n\n## References"),
+        code("lesson.finish()"),
+    ]
+    code_cells = [cell for cell in cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code_cells, 1):
+        cell.execution_count = count
+    return new_notebook(cells=cells)
+
+
+def test_the_model_has_no_fault(model):
+    assert notebook_faults(model) == []
+
+
+def remove_a_bone(nb):
+    nb.cells.pop(3)
+
+
+def move_a_bone(nb):
+    nb.cells.insert(3, nb.cells.pop(7))
+
+
+def stop_what_moves(nb):
+    nb.cells[6].source = "plt.plot([])"
+
+
+def lengthen(nb):
+    for cell in nb.cells:
+        cell.source += "\nx" * 11
+
+
+def change(position, **attributes):
+    """Return a function that plants these attributes in a cell."""
+
+    def plant(nb):
+        for name, value in attributes.items():
+            setattr(nb.cells[position], name, value)
+
+    return plant
+
+
+def stream(text, name="stdout"):
+    return [new_output("stream", text=text, name=name)]
+
+
+ERROR = new_output("error", ename="E", evalue="", traceback=[])
+PLANTED = {  # fault: (what plants it, what the linter says)
+    "a bone is missing": (remove_a_bone, "## Predict is missing"),
+    "bones are out of order": (move_a_bone, "missing, or not after the part before it"),
+    "nothing moves": (stop_what_moves, "nothing moves"),
+    "a cell did not run": (change(5, execution_count=None), "not executed once each"),
+    "cells ran out of order": (change(5, execution_count=9), "not executed once each"),
+    "cells are long": (lengthen, "median code cell has"),
+    "a stored error": (change(4, outputs=[ERROR]), "code cell 3 has stored an error"),
+    "a stored warning": (change(4, outputs=stream("careful", "stderr")), "stored a warning"),
+    "a path of the machine": (change(4, outputs=stream("saved to /home/someone/x")), "/home/some"),
+    "an address in memory": (change(4, outputs=stream("<object at 0x7f7f7f7f7f7f>")), "0x7f7f"),
+    "no alt text": (change(6, metadata={}), "code cell 5 has a figure without words"),
+    "a claim that fails": (change(5, outputs=stream("✗ a\n")), "does not hold"),
+    "a claim without output": (change(5, outputs=[]), "no stored output"),
+    "a claim without a mark": (change(5, outputs=stream("a\n")), "printed no ✓"),
+    "a claim that nbval skips": (change(5, metadata={}), "is not compared"),
+    "a check that nbval skips": (change(8, metadata={}), "is not compared"),
+    "photographs that nbval compares": (change(10, metadata={"tags": [CHECKED]}), "take the tag"),
+    "no solution": (change(7, source="## Exercises"), "add <!-- solution f -->"),
+    "no hint": (change(8, source='lesson.check("f", f)'), re.escape('add hint("f")')),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_planted_in_a_notebook_is_seen(model, fault):
+    plant, message = PLANTED[fault]
+    plant(model)
+    faults = notebook_faults(model)
+    assert [found for found in faults if re.search(message, found)], faults
+
+
+# --- the text, and what belongs to it ---
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A checkout with two of our lessons and what belongs to them."""
+    copied = [
+        "README.md",
+        "environment.yml",
+        "constraints.txt",
+        "site/references.bib",
+        "site/glossary.md",
+        "site/teaching.md",
+        "benchmarks/cka.py",
+        "benchmarks/results/cka.json",
+        "benchmarks/results/photographs_06.json",
+    ]
+    for paper in handout.PAPERS:
+        copied.append(f"site/_static/formulas-{paper}.pdf")
+    for name in ("01_representations", NAME):
+        copied += [f"notebooks/{name}.ipynb", f"notebooks/src/{name}.md"]
+    for name in copied:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("tools/notebooks", "tools/classroom/__main__", "tools/slides/__main__"):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    toc = "root: README\nparts:\n- chapters:\n  - file: notebooks/01_representations\n"
+    (tmp_path / "_toc.yml").write_text(f"{toc}  - file: notebooks/{NAME}\n")
+    # The pair is up to date, whoever works on the exercises meanwhile.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+        notebooks.sync(tmp_path / "notebooks" / "src" / f"{NAME}.md")
+    return tmp_path
+
+
+def replace(tree, name, old, new):
+    """Put other words into a file of the tree."""
+    path = tree / name
+    text = path.read_text("utf-8")
+    assert old in text, (name, old)
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+SOURCE = f"notebooks/src/{NAME}.md"
+NOTEBOOK = f"notebooks/{NAME}.ipynb"
+LESSON_FAULTS = {  # fault: (rule, file, old words, new words, what the linter says)
+    "a solution that is not the package's": (
+        lesson.generated_blocks_are_current,
+        (SOURCE, "z = F.normalize(", "z = F.normalise("),
+        "a generated block is not current: run `python -m tools.notebooks sync",
+    ),
+    "another set-up cell": (
+        lesson.generated_blocks_are_current,
+        (SOURCE, "make lab", "make tea"),
+        "a generated block is not current",
+    ),
+    "no badge": (
+        lesson.generated_blocks_are_current,
+        (SOURCE, "<!-- badge -->", ""),
+        "expected the mark <!-- badge --> once",
+    ),
+    "a notebook that says something else": (
+        lesson.notebook_says_what_its_text_says,
+        (NOTEBOOK, "Can a network learn", "May a network learn"),
+        "its notebook says something else",
+    ),
+    "a notebook that JupyterLab has saved": (
+        lesson.notebook_says_what_its_text_says,
+        (NOTEBOOK, '"nbformat_minor": 5', '"nbformat_minor": 5, "x": 1'),
+        "not stored cleanly",
+    ),
+    "a paper that is not listed": (
+        lesson.papers_are_on_the_reference_page,
+        (SOURCE, "## References", "[a](https://arxiv.org/abs/9999.00001)\n\n## References"),
+        r"the paper 9999\.00001 is not listed: add it to site/references\.bib",
+    ),
+    "a bold term that nobody explains": (
+        lesson.words_are_in_the_glossary,
+        (SOURCE, "## Predict", "A **frobnicated view**.\n\n## Predict"),
+        "“frobnicated view” is not in the glossary",
+    ),
+    "a name that nobody explains": (
+        lesson.words_are_in_the_glossary,
+        (SOURCE, "## Predict", "As in FbNet.\n\n## Predict"),
+        "“FbNet” is not in the glossary",
+    ),
+    "a number that was not measured": (
+        lesson.photographs_quote_the_measurement,
+        (SOURCE, "## On real photographs", "## On real photographs\n\nIt has 99.9 %."),
+        r"99\.9 % of photographs was not measured: see photographs_06\.json",
+    ),
+    "an answer that is missing": (
+        lesson.teachers_have_questions,
+        ("site/teaching.md", "```{dropdown} Answer", "```{dropdown} Anser"),
+        "found 2 exam questions and 0 answers",
+    ),
+    "no question to discuss": (
+        lesson.teachers_have_questions,
+        ("site/teaching.md", "- **06.** ", "- "),
+        "has no question to discuss",
+    ),
+    "no common mistakes": (
+        lesson.teachers_have_questions,
+        ("site/teaching.md", "| 06 `", "| 99 `"),
+        "has no common mistakes",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LESSON_FAULTS)
+def test_a_fault_planted_in_a_text_is_seen(tree, fault):
+    rule, words, message = LESSON_FAULTS[fault]
+    before = set(rule(lesson.Lesson(tree, NAME)))
+    replace(tree, *words)
+    new_faults = set(rule(lesson.Lesson(tree, NAME))) - before
+    assert [found for found in new_faults if re.search(message, found)], new_faults
+
+
+def test_a_heavy_notebook_is_seen(tree):
+    rule = lesson.notebook_is_light
+    assert not list(rule(lesson.Lesson(tree, NAME)))
+    with open(tree / NOTEBOOK, "a") as file:
+        file.write(" " * lesson.LARGEST_BYTES)
+    assert "show fewer pictures" in next(rule(lesson.Lesson(tree, NAME)))
+
+
+def test_too_few_numbers_from_photographs_are_seen(tree):
+    text = "## On real photographs\n\nIt is 10 %.\n\n## Pitfalls\n"
+    (tree / SOURCE).write_text(text, "utf-8")
+    (fault,) = lesson.photographs_quote_the_measurement(lesson.Lesson(tree, NAME))
+    assert fault.startswith("quotes fewer than three numbers")
+
+
+def test_a_percentage_is_known_with_and_without_its_decimal():
+    record = dict(claims=[dict(numbers=dict(a=0.4567, b=[0.5, 0.6]))])
+    assert lesson.measured_percentages(record) == {45.7, 46.0, 50.0, 60.0}
+
+
+# --- files that must agree ---
+
+
+def test_a_lesson_without_its_twin_is_seen(tree):
+    assert not list(course.lessons_are_pairs(tree))
+    (tree / "notebooks" / "src" / "01_representations.md").unlink()
+    (tree / NOTEBOOK).unlink()
+    text_fault, notebook_fault = course.lessons_are_pairs(tree)
+    assert text_fault.startswith("notebooks/01_representations.ipynb: has no text")
+    assert notebook_fault.startswith(f"{SOURCE}: has no notebook")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("- file: notebooks/06_simclr\n", "", "does not list every notebook in order .*06_simclr"),
+        ("notebooks/06_simclr", "notebooks/07_nothing", "lists notebooks/07_nothing, which does"),
+    ],
+)
+def test_a_wrong_table_of_contents_is_seen(tree, old, new, message):
+    assert not list(course.table_of_contents_is_whole(tree))
+    replace(tree, "_toc.yml", old, new)
+    assert re.search(message, next(course.table_of_contents_is_whole(tree)))
+
+
+COURSE_FAULTS = {  # fault: (rule, (file, old words, new words), what the linter says)
+    "another Python": (
+        course.environment_agrees,
+        ("environment.yml", "python>=3.10", "python>=3.9"),
+        "environment.yml: its dependencies differ",
+    ),
+    "another channel": (
+        course.environment_agrees,
+        ("environment.yml", "conda-forge", "defaults"),
+        "environment.yml: has other channels",
+    ),
+    "a package without a version": (
+        course.constraints_pin_what_is_needed,
+        ("constraints.txt", "safetensors==", "safetensors>="),
+        "constraints.txt: “safetensors>=.*” is no pin",
+    ),
+    "a package that is not pinned": (
+        course.constraints_pin_what_is_needed,
+        ("constraints.txt", "\nsafetensors==", "\nunsafetensors=="),
+        "constraints.txt: safetensors is not pinned",
+    ),
+    "a link to a stranger": (
+        course.addresses_are_ours,
+        ("README.md", "# Rep", f"https://{course.STRANGERS[0]}/x\n# Rep"),
+        "README.md: .* is no address of the project",
+    ),
+    "an installation from a stranger": (
+        course.addresses_are_ours,
+        (SOURCE, "import sys\n", f"%pip install {course.STRANGERS[1]}\n"),
+        f"{SOURCE}: .* is no address of the project",
+    ),
+    "a command that is gone": (
+        course.commands_exist,
+        ("site/teaching.md", "python -m tools.classroom", "python -m tools.schoolroom"),
+        "site/teaching.md: there is no module tools.schoolroom",
+    ),
+    "a measurement by a script that is gone": (
+        course.commands_exist,
+        ("benchmarks/results/cka.json", "benchmarks/cka.py", "benchmarks/old.py"),
+        "cka.json: there is no benchmarks/old.py",
+    ),
+    "a measurement by a path of one machine": (
+        course.commands_exist,
+        ("benchmarks/results/cka.json", "python benchmarks/cka.py", "python /home/me/cka.py"),
+        "cka.json: its command has a path of one machine",
+    ),
+    "a glossary that is not sorted": (
+        course.glossary_is_in_order,
+        ("site/glossary.md", "\nalignment\n", "\nzalignment\n"),
+        "is not where the alphabet has it",
+    ),
+    "a term that is explained twice": (
+        course.glossary_is_in_order,
+        ("site/glossary.md", "\nalignment\n", "\nalignment\naugmentation\n"),
+        "“augmentation” is explained twice",
+    ),
+    "a term that its lesson does not use": (
+        course.glossary_is_in_order,
+        ("site/glossary.md", "\nalignment\n", "\nalignment\n: Lesson 06.\n\nalignments of stars\n"),
+        "lesson 06 does not use “alignment",
+    ),
+    "a term that no lesson uses": (
+        course.glossary_is_in_order,
+        ("site/glossary.md", "\nalignment\n", "\nalgae\n: They grow.\n\nalignment\n"),
+        "no lesson uses “algae”",
+    ),
+    "a mistake that the checker does not know": (
+        course.teaching_page_agrees_with_the_exercises,
+        ("site/teaching.md", "| 06 `nt_xent` | ", "| 06 `nt_xent` | un"),
+        "“un.*” is no known mistake of nt_xent",
+    ),
+    "a mistake in an exercise that is gone": (
+        course.teaching_page_agrees_with_the_exercises,
+        ("site/teaching.md", "| 06 `nt_xent` | ", "| 06 `nt_zent` | "),
+        "lesson 06 has no exercise nt_zent",
+    ),
+    "a wrong sum of points": (
+        course.teaching_page_agrees_with_the_exercises,
+        ("site/teaching.md", "points for the twelve", "apples for the twelve"),
+        r"the exercises have \d+ points together",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", COURSE_FAULTS)
+def test_a_fault_planted_in_the_course_is_seen(tree, fault):
+    rule, words, message = COURSE_FAULTS[fault]
+    before = set(rule(tree))
+    replace(tree, *words)
+    new_faults = set(rule(tree)) - before
+    assert [found for found in new_faults if re.search(message, found)], new_faults
+
+
+def test_the_projects_own_address_is_no_fault(tree, tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    address = "https://github.com/somebody/replearn"
+    urls = f'[project]\n[project.urls]\nRepository = "{address}"\n'
+    (home / "pyproject.toml").write_text(urls)
+    (tree / "README.md").write_text(f"See {address}/issues.\n")
+    assert [fault for fault in course.addresses_are_ours(tree) if "README" in fault]
+    monkeypatch.setattr(project, "ROOT", home)
+    assert not [fault for fault in course.addresses_are_ours(tree) if "README" in fault]
+
+
+def test_an_old_handout_is_seen(tree, monkeypatch):
+    assert not list(course.handout_is_current(tree))
+    row = handout.Formula("01", "one", "$x$", "metrics.no_such_function")
+    monkeypatch.setattr(handout, "FORMULAS", [row])
+    *stored, function = course.handout_is_current(tree)
+    assert len(stored) == 2 and all("run `python -m tools.handout`" in fault for fault in stored)
+    assert "there is no metrics.no_such_function" in function
+
+
+# --- imports ---
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A function that writes the modules of a small package: name → source."""
+
+    def write(**sources):
+        for name, source in sources.items():
+            path = tmp_path / "replearn" / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+        for folder in {path.parent for path in tmp_path.rglob("*.py")}:
+            (folder / "__init__.py").touch()
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import replearn.lesson.frames",
+        "from replearn.lesson import frames",
+        "from .lesson import frames",
+        "def draw():\n    from replearn.lesson.frames import Frames",
+    ],
+)
+def test_a_core_that_leans_on_a_lesson_is_seen(package, source):
+    root = package(plot=source, lesson__frames="from replearn import plot\nFrames = 1")
+    (fault,) = imports.core_stands_alone(root)
+    assert fault.startswith("replearn/plot.py: the core imports replearn.lesson.frames")
+
+
+@pytest.mark.parametrize(
+    "sources, circle",
+    [
+        (dict(a="from replearn import b", b="import replearn.a"), "a → replearn.b → replearn.a"),
+        (dict(a="from . import b", b="if True:\n    from .a import x"), "a → replearn.b"),
+        (dict(a="try:\n    from . import b\nexcept OSError: pass", b="from . import a"), "a → "),
+        (dict(p__a="from ..b import x", b="from replearn.p.a import y"), "b → replearn.p.a"),
+    ],
+)
+def test_an_import_circle_is_seen(package, sources, circle):
+    (fault,) = imports.no_import_circles(package(**sources))
+    assert f"import circle replearn.{circle}" in fault
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def late():\n    from replearn import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from replearn import a",
+        "import os",
+    ],
+)
+def test_an_import_that_waits_makes_no_circle(package, source):
+    root = package(a="from replearn import b", b=source)
+    assert not list(imports.no_import_circles(root))
+
+
+def test_a_module_behind_a_function_of_its_name_is_seen(package):
+    root = package(p__evaluate="def evaluate(): ...", p__other="")
+    init = root / "replearn" / "p" / "__init__.py"
+    init.write_text("from replearn.p import other\nfrom replearn.p.evaluate import evaluate\n")
+    (fault,) = imports.no_module_hides_behind_a_function(root)
+    assert "replearn/p/__init__.py: exports evaluate and has a module of that name" in fault
+
+
+# --- the command ---
+
+
+def test_the_command_prints_the_faults_of_one_lesson(tree, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "ROOT", tree)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tree / "notebooks")
+    replace(tree, "_toc.yml", "06_simclr", "06_nothing")  # not of this lesson
+    replace(tree, "site/teaching.md", "- **06.** ", "- ")
+    assert command.main(["6"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{SOURCE}: has no question to discuss: ") for line in printed)
+    assert not any("_toc.yml" in line for line in printed)
+    assert re.fullmatch(r"\d+ faults in 1 lessons", printed[-1])
+
+
+def test_the_command_is_content_with_a_lesson_without_faults(tree, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "ROOT", tree)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tree / "notebooks")
+    assert command.main(["06"]) == 0, capsys.readouterr().out
+    assert capsys.readouterr().out == "no faults in 1 lessons\n"
+
+
+def test_a_missing_notebook_is_one_fault(tree):
+    (tree / NOTEBOOK).unlink()
+    (fault,) = lesson.lesson_faults(lesson.Lesson(tree, NAME))
+    assert fault == f"{NOTEBOOK}: missing: run `python -m tools.notebooks run 06`"
+
+
+def test_every_fault_says_where_and_what_to_do(tree):
+    replace(tree, "_toc.yml", "06_simclr", "06_nothing")
+    replace(tree, "constraints.txt", "safetensors==", "safetensors>=")
+    replace(tree, "site/teaching.md", "- **06.** ", "- ")
+    record = json.loads((tree / "benchmarks/results/cka.json").read_text("utf-8"))
+    record["command"] = "make bench"
+    (tree / "benchmarks/results/cka.json").write_text(json.dumps(record), "utf-8")
+    nb = nbformat.read(tree / NOTEBOOK, as_version=4)
+    nb.cells.pop()
+    nbformat.write(nb, tree / NOTEBOOK)
+    faults = list(command.all_faults(tree, [NAME], lessons_only=False))
+    assert len(faults) >= 5
+    for fault in faults:
+        file, wrong, todo = re.match(r"([\w./-]+): (.+): (.+)$", fault, re.DOTALL).groups()
+        assert (tree / file).exists() or "/" in file, fault
+        assert len(wrong) > 5 and len(todo) > 5, fault
