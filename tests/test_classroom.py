@@ -1,4 +1,4 @@
-"""The class kit: assignments in nbgrader's format, and grading a folder whose notebooks may do anything."""
+"""The class kit: assignments for nbgrader, and grading a folder whose notebooks may do anything."""
 
 import csv
 import json
@@ -16,28 +16,31 @@ import torch
 from replearn.lesson import exercises
 from replearn.lesson.exercises.points import points
 from replearn.lesson.lesson import LESSONS
-from tools import notebooks as build
-from tools.classroom import __main__ as cli
+from tools import notebooks, project
+from tools.classroom import __main__ as command
 from tools.classroom import assignment, grading
-from tools.classroom import course as classroom
-from tools.classroom.cells import parse, read, slice_of
+from tools.classroom.cells import lesson_of, parse, read, slice_of
+from tools.classroom.course import write_course
 from tools.classroom.grading import protocol as wire
 from tools.classroom.grading.fork_server import Nursery
 from tools.classroom.grading.proxy import Proxy
 
 pytest.importorskip("resource", reason="grading needs Linux or macOS")
 
-# --- the course -------------------------------------------------------------------------------------------------------
+# --- the course ---
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
+    """(The folder of a course, points of the exercises of each lesson that has any)."""
     folder = tmp_path_factory.mktemp("course")
-    sources = [source for source in build.sources() if exercises.names(source.stem[:2])]
     # A lesson that is being written may have its exercises, but no section for them yet.
-    return folder, {
-        name: worth for name, count, worth in classroom.course(folder, sources) if count
-    }
+    sources = [source for source in notebooks.sources() if exercises.names(source.stem[:2])]
+    points = {}
+    for lesson in write_course(folder, sources):
+        if lesson.exercises:
+            points[lesson.name] = lesson.points
+    return folder, points
 
 
 def notebook(path):
@@ -55,28 +58,35 @@ def marks(cell):
 def test_the_instructors_cells_are_right_and_worth_their_difficulty(course):
     folder, worth = course
     assert {"01_representations", "02_linear_probing", "06_simclr"} <= worth.keys()
-    for name, points in worth.items():
-        lesson, cells = name[:2], notebook(folder / "source" / name / f"{name}.ipynb")
-        names = [marks(cell)["grade_id"] for cell in cells if marks(cell)]
-        assert len(set(names)) == len(names) and len({cell["id"] for cell in cells}) == len(cells)
+    for name, most in worth.items():
+        lesson = name[:2]
+        names = exercises.names(lesson)
+        cells = notebook(folder / "source" / name / f"{name}.ipynb")
+        grade_ids = [marks(cell)["grade_id"] for cell in cells if marks(cell)]
+        assert len(set(grade_ids)) == len(grade_ids)
+        assert len({cell["id"] for cell in cells}) == len(cells)
+
         answers = [cell for cell in cells if marks(cell).get("solution")]
+        assert [marks(cell)["grade_id"] for cell in answers] == names
         tests = [cell for cell in cells if marks(cell).get("grade")]
-        assert [marks(cell)["grade_id"] for cell in answers] == exercises.names(lesson)
-        assert [marks(cell)["grade_id"] for cell in tests] == [
-            f"{one}-points" for one in exercises.names(lesson)
-        ]
-        assert [marks(cell)["points"] for cell in tests] == [
-            exercises.get(lesson, one).difficulty for one in exercises.names(lesson)
-        ]
-        assert sum(marks(cell)["points"] for cell in tests) == points
+        assert [marks(cell)["grade_id"] for cell in tests] == [f"{one}-points" for one in names]
+        difficulties = [exercises.get(lesson, one).difficulty for one in names]
+        assert [marks(cell)["points"] for cell in tests] == difficulties
+        assert sum(difficulties) == most
         for cell in answers:
-            found = []
-            exec(
-                text(cell),
-                {"lesson": SimpleNamespace(check=lambda *call, found=found: found.append(call))},
-            )
-            ((exercise, fn),) = found
-            assert exercises.check(exercises.get(lesson, exercise), fn).right, exercise
+            ((exercise, function),) = checked_in(text(cell))
+            assert exercises.check(exercises.get(lesson, exercise), function).right, exercise
+
+
+def checked_in(source):
+    """Run a cell; return what it hands to `lesson.check`."""
+    calls = []
+
+    def note(name, function):
+        calls.append((name, function))
+
+    exec(source, {"lesson": SimpleNamespace(check=note)})
+    return calls
 
 
 def test_the_students_version_shows_no_solution_and_runs_unsolved(course):
@@ -89,24 +99,45 @@ def test_the_students_version_shows_no_solution_and_runs_unsolved(course):
             code = exercises.get(name[:2], exercise).source().rsplit('"""', 1)[1].split("\n")
             assert max(code, key=len).strip() not in whole, "the longest line of the solution"
         assert not any(cell.get("outputs") for cell in cells)
-        found, space = {}, {}
+        attempts = {}
+        space = {}
         for cell in cells:
-            if cell["cell_type"] == "code" and "%pip" not in text(cell):
+            if cell["cell_type"] == "code" and marks(cell).get("grade_id") != "setup":
                 exec(text(cell), space)
-            if "lesson" in space:  # the set-up runs alone; from here on, only note what is checked
-                space["lesson"] = SimpleNamespace(
-                    check=found.__setitem__, number=space["lesson"].number
-                )
-        assert space["lesson"].number == name[:2] and list(found) == exercises.names(name[:2])
-        for exercise, fn in found.items():
-            assert exercises.check(exercises.get(name[:2], exercise), fn).text.startswith(
-                "not attempted"
-            )
+            if "lesson" in space:  # from here on, only note what is checked
+                number = space["lesson"].number
+                space["lesson"] = SimpleNamespace(check=attempts.__setitem__, number=number)
+        assert space["lesson"].number == name[:2]
+        assert list(attempts) == exercises.names(name[:2])
+        for exercise, function in attempts.items():
+            verdict = exercises.check(exercises.get(name[:2], exercise), function)
+            assert verdict.text.startswith("not attempted")
+
+
+def test_the_students_cells_are_those_of_nbgraders_marks(course):
+    """The set-up cell and the start are locked: nbgrader restores them before it grades."""
+    folder, worth = course
+    for name in worth:
+        cells = notebook(folder / "student" / f"{name}.ipynb")
+        locked = [marks(cell)["grade_id"] for cell in cells if marks(cell).get("locked")]
+        assert locked[:2] == ["setup", "start"]
+
+
+def test_an_assignment_links_its_lesson_where_there_is_an_address(tmp_path, monkeypatch):
+    (source,) = notebooks.sources(["06"])
+    nb, _ = assignment.instructor(source)
+    assert "the exercises of the lesson 06_simclr." in nb.cells[0].source
+    urls = '[project]\n[project.urls]\nRepository = "https://github.com/somebody/course"\n'
+    (tmp_path / "pyproject.toml").write_text(urls)
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    nb, _ = assignment.instructor(source)
+    assert f"[06_simclr]({project.colab('06_simclr')})" in nb.cells[0].source
 
 
 def test_full_keeps_the_whole_lesson():
-    (source,) = build.sources(["06"])
-    short, whole = (assignment.instructor(source, full=full)[0] for full in (False, True))
+    (source,) = notebooks.sources(["06"])
+    short, _ = assignment.instructor(source)
+    whole, _ = assignment.instructor(source, full=True)
     assert len(whole.cells) > 2 * len(short.cells)
     assert "lesson.claim(" in str(whole) and "lesson.claim(" not in str(short)
     assert "lesson.finish()" in whole.cells[-1].source
@@ -125,19 +156,22 @@ def test_the_test_cell_ends_in_the_points(course, monkeypatch, capfd, answer, ex
     cells = notebook(course[0] / "source" / "06_simclr" / "06_simclr.ipynb")
     (source,) = [text(cell) for cell in cells if marks(cell).get("grade_id") == "nt_xent-points"]
     solution = exercises.get("06", "nt_xent").solution
-    answers = dict(
-        right=noisy(solution),
-        half=lambda a, b, t: solution(a, b, t) / (t > 0.05),
-        nothing=lambda *_: None,
-        endless=lambda *_: time.sleep(60),
-    )
+
+    def half(z1, z2, temperature):
+        return solution(z1, z2, temperature) / (temperature > 0.05)
+
+    def nothing(*_):
+        return None
+
+    def endless(*_):
+        time.sleep(60)
+
+    answers = dict(right=noisy(solution), half=half, nothing=nothing, endless=endless)
     before = dict(sys.modules)
     space = {"nt_xent_exercise": answers[answer], "lesson": None, "points": lambda *_: 99.0}
     try:
-        if answer in (
-            "nothing",
-            "endless",
-        ):  # the limit above is set in the modules that are loaded already
+        if answer in ("nothing", "endless"):
+            # The limit above is set in the modules that are loaded already.
             exec(source.replace("del sys.modules[_]", "pass").rsplit("\npoints(", 1)[0], space)
         else:
             sys.modules["replearn.lesson.exercises.points"] = SimpleNamespace(
@@ -146,23 +180,33 @@ def test_the_test_cell_ends_in_the_points(course, monkeypatch, capfd, answer, ex
             exec(source.rsplit("\npoints(", 1)[0], space)
         call = source.rsplit("\n", 2)[-2]
         capfd.readouterr()
-        assert call.startswith("points(") and eval(call, space) == pytest.approx(expected, abs=1e-3)
+        assert call.startswith("points(")
+        assert eval(call, space) == pytest.approx(expected, abs=1e-3)
         assert capfd.readouterr().err == "", "nbgrader takes anything on stderr for a failure"
     finally:
         sys.modules.clear()
         sys.modules.update(before)
 
 
-@pytest.mark.parametrize(
-    "luck", [lambda a: a.sum() > 0, lambda a: torch.rand(()) > 0.5], ids=["inputs", "own"]
-)
+def luck_with_inputs(z1):
+    return z1.sum() > 0
+
+
+def luck_of_its_own(z1):
+    return torch.rand(()) > 0.5
+
+
+@pytest.mark.parametrize("luck", [luck_with_inputs, luck_of_its_own])
 def test_grades_do_not_depend_on_the_draw(luck):
     exercise = exercises.get("06", "nt_xent")
-    fn = lambda a, b, t: exercise.solution(a, b, t) * (1.0 if luck(a) else 2.0)
-    assert len({points("06", "nt_xent", fn, 2.0) for _ in range(8)}) == 1
-    assert len({exercises.check(exercise, fn).score for _ in range(20)}) > 1, (
-        "a learner's check draws anew"
-    )
+
+    def answer(z1, z2, temperature):
+        right = exercise.solution(z1, z2, temperature)
+        return right if luck(z1) else 2 * right
+
+    assert len({points("06", "nt_xent", answer, 2.0) for _ in range(8)}) == 1
+    drawn_anew = {exercises.check(exercise, answer).score for _ in range(20)}
+    assert len(drawn_anew) > 1, "a learner's check draws anew"
 
 
 def noisy(solution):
@@ -177,14 +221,15 @@ def noisy(solution):
 
 
 def test_stubs_may_name_their_arguments_and_keep_their_comments():
-    stub = 'def mine(s):\n    """Text."""\n    ...  # a copy\n\nlesson.check("mask_self_pairs", mine)\nafter = 1'
-    solved = assignment._with_solution(stub, "06_x", "mask_self_pairs", "mine")
-    assert '"""Text."""\n    # a copy\n    ### BEGIN SOLUTION' in solved and solved.endswith(
-        "after = 1"
+    stub = (
+        'def mine(s):\n    """Text."""\n    ...  # a copy\n\n'
+        'lesson.check("mask_self_pairs", mine)\nafter = 1'
     )
-    space = {"lesson": SimpleNamespace(check=lambda *_: None)}
-    exec(solved, space)
-    assert exercises.check(exercises.get("06", "mask_self_pairs"), space["mine"]).right
+    solved = assignment._with_solution(stub, "06_x", "mask_self_pairs", "mine")
+    assert '"""Text."""\n    # a copy\n    ### BEGIN SOLUTION' in solved
+    assert solved.endswith("after = 1")
+    ((_, function),) = checked_in(solved)
+    assert exercises.check(exercises.get("06", "mask_self_pairs"), function).right
     for faulty in ("def mine(a, b): ...", "mine = 1"):
         with pytest.raises(
             SystemExit, match=r"expected a function mine\(similarity\) in the cell of exercise mask"
@@ -205,14 +250,12 @@ def test_bad_input_is_told(tmp_path, capsys):
         (["grade", "full"], "no notebook"),
     ]:
         with pytest.raises(SystemExit, match=message):
-            cli.main([arguments[0], str(tmp_path / arguments[1]), *arguments[2:]])
-    assert (
-        not (tmp_path / "new").exists()
-        and (tmp_path / "full" / "grades.csv").read_text() == "precious"
-    )
+            command.main([arguments[0], str(tmp_path / arguments[1]), *arguments[2:]])
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "grades.csv").read_text() == "precious"
 
 
-# --- what of a notebook is run ----------------------------------------------------------------------------------------
+# --- what of a notebook is run ---
 
 
 def cells(*sources):
@@ -224,10 +267,8 @@ def test_an_exercise_runs_with_what_it_names_and_without_experiments():
         ("code", "import torch, os\nfrom torch import nn\n%matplotlib inline"),
         ("code", "encoder = train(1000)\nEPS = 1e-8\nOTHER = 2"),
         ("markdown", "text\n## Exercises\nmore"),
-        (
-            "code",
-            "half = torch.tensor(0.5)\ndef helper(x):\n    return x * half + EPS\ndef unused(): pass",
-        ),
+        ("code", "half = torch.tensor(0.5)\ndef helper(x):\n    return x * half + EPS"),
+        ("code", "def unused(): pass"),
         ("code", 'def f(x):\n    return helper(x)\nlesson.check("f", f)\nboom()'),
     ]
     steps, expression, note = slice_of(notebook, "f")
@@ -239,6 +280,20 @@ def test_an_exercise_runs_with_what_it_names_and_without_experiments():
         "def f(x):",
     ]
     assert expression == "f" and note == ""
+
+
+@pytest.mark.parametrize(
+    "name, source, number",
+    [
+        ("x.ipynb", 'Lesson("06")', "06"),
+        ("07_x.ipynb", "Lesson(6)", "06"),
+        ("07_x.ipynb", "", "07"),
+        ("x.ipynb", "", ""),
+        ("x.ipynb", 'Lesson("0")', ""),
+    ],
+)
+def test_the_lesson_is_the_one_that_the_notebook_names(tmp_path, name, source, number):
+    assert lesson_of(tmp_path / name, cells(source)) == number
 
 
 def test_of_several_cells_the_last_one_counts():
@@ -279,7 +334,7 @@ def test_no_notebook_at_all(tmp_path, content):
     assert found == [] and fault.startswith("not a notebook: ")
 
 
-# --- values between the processes -------------------------------------------------------------------------------------
+# --- values between the processes ---
 
 
 def test_values_survive_the_wire():
@@ -354,7 +409,7 @@ def test_a_message_may_be_short_long_or_late():
         wire.receive(mine, time.monotonic() + 0.05)
 
 
-# --- a class that may do anything -------------------------------------------------------------------------------------
+# --- a class that may do anything ---
 
 RIGHT = """\
 def m(s):
@@ -504,7 +559,7 @@ def graded(tmp_path_factory, nursery):
             grading, "Nursery", lambda: nullcontext(nursery)
         )  # torch is imported once for all these tests
         for place, seconds in ((folder, "20"), (endless, "1")):
-            assert cli.main(["grade", str(place), "--seconds", seconds, "--memory", "500"]) == 0
+            assert command.main(["grade", str(place), "--seconds", seconds, "--memory", "500"]) == 0
             with open(place / "grades.csv", encoding="utf-8", newline="") as file:
                 rows += csv.DictReader(file)
     return folder, rows
@@ -533,7 +588,7 @@ def test_the_table_is_whole(graded):
         "not a notebook"
     )
     assert found["13"] == "no exercises in lesson 13" and found["'=1+1"].startswith("missing")
-    assert not list(folder.glob(".*.part"))
+    assert not list(folder.glob(".*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -542,7 +597,8 @@ def test_the_table_is_whole(graded):
 def test_every_exercise_through_the_processes(nursery, lesson, name):
     """The solution is accepted within two seconds, and a mistake is told as in the notebook."""
     exercise = exercises.get(lesson, name)
-    where = f"sys.modules['replearn.lesson.exercises.ex{lesson}'].EXERCISES[{exercises.names(lesson).index(name)}]"
+    module = f"sys.modules['replearn.lesson.exercises.ex{lesson}']"
+    where = f"{module}.EXERCISES[{exercises.names(lesson).index(name)}]"
 
     def graded(steps, expression):
         proxy = Proxy(nursery, seconds=20, memory=1024)
@@ -552,9 +608,8 @@ def test_every_exercise_through_the_processes(nursery, lesson, name):
             proxy.close()
 
     seconds = []
-    while (
-        min(seconds, default=9) >= 2 and len(seconds) < 3
-    ):  # on a busy machine the first try may have to wait
+    # On a busy machine the first try may have to wait.
+    while min(seconds, default=9) >= 2 and len(seconds) < 3:
         started = time.perf_counter()
         assert graded([exercise.source()], name)[0] == 1.0
         seconds.append(time.perf_counter() - started)

@@ -388,7 +388,7 @@ def test_a_fault_planted_in_the_course_is_seen(tree, fault):
 
 def test_the_projects_own_address_is_no_fault(tree, tmp_path_factory, monkeypatch):
     home = tmp_path_factory.mktemp("home")
-    address = "https://github.com/somebody/replearn"
+    address = f"https://github.com/somebody/{course.NAME}"
     urls = f'[project]\n[project.urls]\nRepository = "{address}"\n'
     (home / "pyproject.toml").write_text(urls)
     (tree / "README.md").write_text(f"See {address}/issues.\n")

@@ -22,6 +22,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tools import project
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
 import course  # noqa: E402
@@ -156,10 +158,12 @@ def test_no_math_is_left_raw(site):
 
 
 def test_colab_buttons_open_existing_notebooks(site):
+    """Where the project has an address; else no page leads to Colab."""
     for page in sorted((site / "notebooks").glob("*.html")):
         links = {attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"}
         colab = {link for link in links if "colab.research.google.com" in link}
-        assert {link.split("/blob/main/")[1] for link in colab} == {f"notebooks/{page.stem}.ipynb"}
+        opened = {link.split("/blob/main/")[1] for link in colab}
+        assert opened == ({f"notebooks/{page.stem}.ipynb"} if project.colab("") else set())
         assert (ROOT / "notebooks" / f"{page.stem}.ipynb").exists()
 
 
@@ -189,6 +193,21 @@ def test_every_figure_has_alt_text(site):
         assert not [
             f["src"] for f in figures if not f["alt"] or re.search(r"\.(png|jpe?g|svg)$", f["alt"])
         ], page.name
+
+
+@pytest.mark.parametrize("address", [None, "https://github.com/somebody/course"])
+def test_pages_have_buttons_for_a_repository_if_there_is_one(monkeypatch, tmp_path, address):
+    urls = f'[project.urls]\nRepository = "{address}"\n' if address else ""
+    (tmp_path / "pyproject.toml").write_text(f"[project]\n{urls}")
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    monkeypatch.setattr(course, "EXTRA", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = SimpleNamespace(html_theme_options={}, html_extra_path=[], mathjax_path="the default")
+    course.configure(None, config)
+    options = config.html_theme_options
+    assert options["use_download_button"]
+    assert options.get("repository_url") == address
+    assert ("use_repository_button" in options) == ("launch_buttons" in options) == bool(address)
 
 
 def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
@@ -359,78 +378,6 @@ def test_every_icon_of_the_pages_is_in_the_reduced_script(site):
 
 
 # --- what the pages say ---
-
-
-def prose(path):
-    """A lesson's text without code, formulas, addresses and references."""
-    text = path.read_text("utf-8").split("\n## References")[0]
-    return re.sub(
-        r"```.*?```|<!--.*?-->|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)",
-        " ",
-        text,
-        flags=re.DOTALL,
-    )
-
-
-# Bold for its own sake (factors, rows of a table, whole statements), and what everybody calls a thing.
-PLAIN = {
-    *"pixels random supervised color background size rotation near far linear nonlinear crop p50 p95".split(),
-    *"CPU CPUs GPU GPUs MB JPEG JSON NaN PyTorch ReLU ReLUs OpenCLIP PneumoniaMNIST McAllester SIGKILL".split(),
-    "sum of all squared covariances",
-    "the directions with",
-    "identifiable up to",
-    "no blur",
-    "linear (SGD)",
-    "kNN accuracy",
-}
-
-
-def test_glossary_explains_every_term_of_the_lessons():
-    known = {term.lower() for term in course.terms()}
-    words = {word for term in known for word in re.split("[- ]", term)}
-    for path in SOURCES:
-        text = prose(path)
-        bold = {" ".join(phrase.split()) for phrase in re.findall(r"\*\*([^*]+)\*\*", text)}
-        bold = {
-            phrase
-            for phrase in bold
-            if phrase[0].islower() and len(phrase.split()) <= 4 and phrase[-1] != "."
-        }
-        names = set(
-            re.findall(r"\b[a-z]?[A-Z][a-z]?[A-Z][A-Za-z]*\b", text)
-        )  # kNN, VAE, SimCLR, InfoNCE
-        unknown = {name for name in bold if name.lower() not in known}
-        unknown |= {
-            name
-            for name in names
-            if name.lower().rstrip("s") not in words and name.lower() not in words
-        }
-        assert names and not unknown - PLAIN, (
-            f"{path.name}: explain in site/glossary.md: {sorted(unknown - PLAIN)}"
-        )
-
-
-def test_glossary_names_lessons_that_use_the_term():
-    texts = {
-        path.name[:2]: " ".join(path.read_text("utf-8").replace("*", "").split()).lower()
-        for path in SOURCES
-    }
-    block = (ROOT / "site" / "glossary.md").read_text("utf-8").split("```")[1]
-    entries = [
-        re.findall(r"^\w.+", entry, re.MULTILINE) for entry in block.split("\n", 1)[1].split("\n\n")
-    ]
-    heads = [entry[0].lower() for entry in entries]
-    assert len(entries) > 100 and len({term.lower() for entry in entries for term in entry}) == sum(
-        map(len, entries)
-    )
-    assert heads == sorted(heads)
-    for entry, text in zip(entries, block.split("\n", 1)[1].split("\n\n"), strict=True):
-        named = re.findall(r"\d\d", " ".join(re.findall(r"Lessons? \d\d(?:, \d\d)*", text)))
-        for number in named or ["any"]:  # a lesson that is not on the site yet is passed over
-            used = (
-                " ".join(texts.values()) if number == "any" else texts.get(number, entry[0].lower())
-            )
-            assert any(term.lower() in used for term in entry), (number, entry)
 
 
 def test_lessons_lead_to_the_glossary_and_back(site):

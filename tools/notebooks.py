@@ -58,7 +58,7 @@ if not (find_spec("replearn") and find_spec("replearn.lesson")):
         "--no-deps .`), run `%pip install --no-deps replearn-*.whl`, then this cell again")"""
 
 
-# --- the text of a lesson -------------------------------------------------------------------------
+# --- the text of a lesson ---
 
 
 def setup_source() -> str:
@@ -137,7 +137,7 @@ def _solution(lesson: str, exercise: str) -> str:
     return f"<details><summary>Solution</summary>\n\n{code}\n\n</details>"
 
 
-# --- its notebook ---------------------------------------------------------------------------------
+# --- its notebook ---
 
 
 def notebook_text(nb: "NotebookNode") -> str:
@@ -216,7 +216,7 @@ def sync(source: Path) -> "NotebookNode":
     return nb
 
 
-# --- running it -----------------------------------------------------------------------------------
+# --- running it ---
 
 
 class Execution(NamedTuple):
@@ -304,7 +304,7 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-# --- the command line -----------------------------------------------------------------------------
+# --- the command line ---
 
 
 class Outcome(NamedTuple):

@@ -112,7 +112,7 @@ def student(nb: "NotebookNode") -> "NotebookNode":
     return nb
 
 
-# --- which cells ----------------------------------------------------------------------------------
+# --- which cells ---
 
 
 def _opening(cells: list["NotebookNode"], name: str) -> list["NotebookNode"]:
@@ -179,7 +179,7 @@ def _exercise(cell: "NotebookNode") -> Exercise | None:
     return calls[0] if calls else None
 
 
-# --- the solution in its cell ---------------------------------------------------------------------
+# --- the solution in its cell ---
 
 
 def _with_solution(text: str, stem: str, name: str, function: str) -> str:
@@ -242,7 +242,7 @@ def _arguments(function: ast.AST | None) -> list[str]:
     return [argument.arg for argument in arguments]
 
 
-# --- cells ----------------------------------------------------------------------------------------
+# --- cells ---
 
 
 def _code_cell(source: str) -> "NotebookNode":

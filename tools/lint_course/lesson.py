@@ -104,7 +104,7 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
             yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
 
 
-# --- rules for the notebook -----------------------------------------------------------------------
+# --- rules for the notebook ---
 
 
 def bones_in_order(nb: NotebookNode) -> Iterator[str]:
@@ -249,7 +249,7 @@ def _printed_text(cell: NotebookNode) -> str:
     return re.sub(r"base64,[\w+/=]+", "", json.dumps(kept, ensure_ascii=False))
 
 
-# --- rules for the text, and for what belongs to it -----------------------------------------------
+# --- rules for the text, and for what belongs to it ---
 
 
 def notebook_is_light(lesson: Lesson) -> Iterator[str]:

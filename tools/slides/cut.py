@@ -98,7 +98,7 @@ def title_of(nb: NotebookNode) -> str:
     return re.search(r"^# (.+)", nb.cells[0].source, re.MULTILINE)[1].strip()
 
 
-# --- blocks onto slides ---------------------------------------------------------------------------
+# --- blocks onto slides ---
 
 
 def pack(blocks: Iterable[Block]) -> list[Slide]:
@@ -142,7 +142,7 @@ def least_height(blocks: Iterable[Block]) -> float:
     return sum(block.height - block.spare for block in blocks)
 
 
-# --- cells into blocks ----------------------------------------------------------------------------
+# --- cells into blocks ---
 
 
 def blocks(cells: Iterable[NotebookNode]) -> Iterator[Block]:
@@ -230,7 +230,7 @@ def _code_block(cell: NotebookNode, section: str) -> Block | None:
     return Block(cell, height, figure=figure, spare=spare)
 
 
-# --- heights --------------------------------------------------------------------------------------
+# --- heights ---
 
 
 def _text_height(source: str, kind: str) -> float:
