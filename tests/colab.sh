@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The lesson layer and three notebooks with the package versions of Colab (2026-08): ipywidgets 7.7.1, IPython 7.34,
-# matplotlib 3.10.
-# An environment of its own, .venv-colab; torch is the release of .venv, from uv's cache: seconds on the second use.
+# The lesson layer and three notebooks with the package versions of Colab (2026-08): ipywidgets 7.7.1,
+# IPython 7.34, matplotlib 3.10.
+# It runs in an environment of its own, .venv-colab; torch is the release of .venv, from uv's cache:
+# seconds on the second use.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +10,9 @@ main=.venv/bin/python
 colab=.venv-colab/bin/python
 uv=$(command -v uv || echo .venv-uv/bin/uv)
 pins="ipywidgets==7.7.1 ipython==7.34.0 ipykernel==6.17.1 traitlets==5.7.1 jupyter-client==7.4.9 tornado==6.4.2 matplotlib==3.10.0"
-torch=$("$main" -c 'from importlib.metadata import version as v; print("torch==" + v("torch"), "torchvision==" + v("torchvision"))')
+torch=$("$main" -c '
+from importlib.metadata import version
+print(*(f"{name}=={version(name)}" for name in ("torch", "torchvision")))')
 
 export UV_LINK_MODE=hardlink  # torch is 5 GB
 
@@ -21,9 +24,13 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch" ]; then
 fi
 
 export OMP_NUM_THREADS=1
-"$colab" -c 'import sys, IPython, ipywidgets, matplotlib, torch
-print("Python", sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (IPython, ipywidgets, matplotlib, torch)))'
-"$colab" -m pytest -q --disable-warnings -p no:cacheprovider tests/test_lesson.py tests/test_frames.py tests/test_exercises.py "$@"
+"$colab" -c '
+import sys, IPython, ipywidgets, matplotlib, torch
+print("Python", sys.version.split()[0])
+for module in (IPython, ipywidgets, matplotlib, torch):
+    print(module.__name__, module.__version__)'
+tests="tests/test_lesson.py tests/test_frames.py tests/test_exercises.py"
+"$colab" -m pytest -q --disable-warnings -p no:cacheprovider $tests "$@"
 
 unset OMP_NUM_THREADS
 export REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu REPLEARN_DATA="$PWD/build/no-data"
