@@ -1,241 +1,381 @@
-"""The table and the picture of what `recipes.py` measured. Run: python -m scripts.recipes_table (prints the table)
+"""The tables and the figure of what `recipes.py` measured.
 
-Recipes are compared seed by seed: seeds share weights, order and augmentation as far as the recipes allow. Two or three
-seeds say little about the spread of one recipe, so one standard deviation is estimated for all runs of a group, from
-what is left of each after the effects of its recipe and its seed (two-way analysis of variance). Behind each difference
-stands the half-width of its 95 % interval, by the t distribution.
+Run: python -m scripts.recipes_table (prints a table)
+
+Recipes are compared seed by seed: seeds share weights, order and augmentation as far as the recipes
+allow. Two or three seeds say little about the spread of one recipe, so one standard deviation is
+estimated for all runs of a group, from what is left of each after the effects of its recipe and its
+seed (two-way analysis of variance). Behind each difference stands the half-width of its 95 %
+interval, by the t distribution.
+
+A run is the record of one recipe at one seed. A group holds runs that can be compared, as
+`{name of the recipe: {seed: run}}`. The site's page takes its parts from here.
 """
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipes"
-ABOUT = ("network", "width", "views", "variant", "bf16")
-PROBES = "knn", "linear"
-SHOWN = "#0072b2", "#d55e00"  # to lightly's, to ours
+ABOUT = ("network", "width", "views", "variant", "bf16")  # what the runs of a group share
+PROBES = ("knn", "linear")
+LIGHTLY = "lightly"  # recipes that others are compared with
+COURSE = "course"
+COLORS = {LIGHTLY: "#0072b2", COURSE: "#d55e00"}  # of differences to these
+IN_CURVES = (COURSE, "lightly_1_temperature", "source", LIGHTLY)
+
+Run = dict[str, Any]
+Group = dict[str, dict[int, Run]]
 
 
-def results():
-    """Return {(network, width, views, variant, bf16): {name: {seed: record}}} of all stored runs."""
-    found = {}
+def results() -> dict[tuple, Group]:
+    """Return all stored groups that have lightly's recipe.
+
+    Returns:
+        `{(network, width, views, variant, bf16): group}`.
+    """
+    groups: dict[tuple, Group] = {}
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
-        record = {"bf16": False, **record["recipe"], **record}
-        group = found.setdefault(tuple(record[key] for key in ABOUT), {})
-        group.setdefault(record["name"], {})[record["seed"]] = record
-    return {about: group for about, group in found.items() if "lightly" in group}
+        run = {"bf16": False, **record["recipe"], **record}
+        about = tuple(run[key] for key in ABOUT)
+        group = groups.setdefault(about, {})
+        group.setdefault(run["name"], {})[run["seed"]] = run
+    return {about: group for about, group in groups.items() if LIGHTLY in group}
 
 
-def differences(runs, base, key):
-    """Return the differences in points, one a seed that both have."""
-    return [100 * (runs[seed][key] - base[seed][key]) for seed in sorted(runs.keys() & base.keys())]
+def title(about: tuple) -> tuple[str, str]:
+    """Return a group's heading, and what its images are."""
+    network, width, views, variant, bf16 = about
+    network = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
+    heading = f"{network} of width {width}, {views:,.0f} views"
+    if bf16:
+        heading += ", in bfloat16"
+    return heading, f"CIFAR-10, {variant}"
 
 
-def base_of(name):
-    """Return the recipe that a recipe is compared with: a change of ours with ours, all others with lightly's."""
-    return "course" if name.startswith("course_") else "lightly"
+# --- what a recipe is compared with ---------------------------------------------------------------
 
 
-def way(group):
+def base_of(name: str) -> str:
+    """Return the recipe that a recipe is compared with.
+
+    A change of ours is compared with ours, all others with lightly's.
+    """
+    return COURSE if name.startswith(f"{COURSE}_") else LIGHTLY
+
+
+def steps_of(group: Group) -> list[str]:
     """Return the recipes from lightly's to ours in the order of the steps."""
-    names = (name for name in group if base_of(name) == "lightly" and name != "source")
-    return sorted(names, key=lambda name: (name == "course", name))
+    names = [name for name in group if base_of(name) == LIGHTLY and name != "source"]
+    if COURSE in names:  # "lightly_1_...", "lightly_2_...", and ours at last
+        names.remove(COURSE)
+        return [*sorted(names), COURSE]
+    return sorted(names)
 
 
-def words(name, group):
-    """Return what sets a recipe apart: a step on the way to ours from the step before it, others from their base."""
-    one = lambda which: next(iter(group[which].values()))["recipe"]
-    if name == "lightly":
+def step_before(group: Group) -> dict[str, str]:
+    """Return the step before each; nothing where there are no steps between the two recipes."""
+    steps = steps_of(group)
+    if len(steps) <= 2:
+        return {}
+    return dict(zip(steps[1:], steps[:-1], strict=True))
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def words(name: str, group: Group) -> str:
+    """Return what sets a recipe apart: a step from the step before it, others from their base."""
+    if name == LIGHTLY:
         return "as published"
-    if base_of(name) == "course":
-        return changed(one(name), one("course")) if "course" in group else ""
-    steps = way(group)
-    last = "lightly" if name == "source" else steps[steps.index(name) - 1]
-    return ("and " if last != "lightly" else "") + changed(one(name), one(last))
+    if base_of(name) == COURSE:
+        return changes(name, COURSE, group) if COURSE in group else ""
+    if name == "source":
+        return changes(name, LIGHTLY, group)
+    steps = steps_of(group)
+    before = steps[steps.index(name) - 1]
+    text = changes(name, before, group)
+    return text if before == LIGHTLY else f"and {text}"
 
 
-def changed(recipe, base):
+def recipe_of(name: str, group: Group) -> dict[str, Any]:
+    """Return the recipe of any of its runs; they differ in the seed only."""
+    first_run = next(iter(group[name].values()))
+    return first_run["recipe"]
+
+
+def changes(name: str, base_name: str, group: Group) -> str:
     """Return in words what differs between two recipes."""
-    skip = {"epochs", "seed", "momentum" if not recipe["queue"] else ""}
-    pairs = (
-        (k.replace("_", " "), base[k], v)
-        for k, v in recipe.items()
-        if k not in skip and base.get(k, v) != v
-    )
-    return ", ".join(f"{name} {short(old)} → {short(new)}" for name, old, new in pairs)
+    recipe = recipe_of(name, group)
+    base = recipe_of(base_name, group)
+    skip = {"epochs", "seed"}
+    if not recipe["queue"]:
+        skip.add("momentum")  # of the key network, which a queue has
+    parts = []
+    for key, value in recipe.items():
+        old = base.get(key, value)
+        if key not in skip and old != value:
+            parts.append(f"{key.replace('_', ' ')} {short(old)} → {short(value)}")
+    return ", ".join(parts)
 
 
-def short(value):
-    """A value of a recipe, as short as it can be."""
-    text = f"({', '.join(f'{v:g}' for v in value)})" if isinstance(value, list) else value
-    return f"{text:g}" if isinstance(text, int | float) else str(text).replace("_", " ")
+def short(value: Any) -> str:
+    """Return a value of a recipe, as short as it can be."""
+    if isinstance(value, list):
+        return f"({', '.join(f'{number:g}' for number in value)})"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return str(value).replace("_", " ")
 
 
-def noise(group, key):
-    """Return the 97.5 % quantile of the difference of two runs, in points: t times sqrt(2) times the standard deviation
-    of what is left of a run after the effects of its recipe and its seed; nan if nothing is left."""
+def spaced(name: str) -> str:
+    """Return a recipe's name as words."""
+    return name.replace("_", " ")
+
+
+# --- numbers, in percent and points ---------------------------------------------------------------
+
+
+def differences(runs: dict[int, Run], base: dict[int, Run], key: str) -> list[float]:
+    """Return the differences in points, one a seed that both have."""
+    seeds = sorted(runs.keys() & base.keys())
+    return [100 * (runs[seed][key] - base[seed][key]) for seed in seeds]
+
+
+def noise(group: Group, key: str) -> float:
+    """Return the 97.5 % quantile of the difference of two runs, in points.
+
+    This is t times sqrt(2) times the standard deviation of what is left of a run after the effects
+    of its recipe and its seed; nan if nothing is left.
+    """
     import numpy as np
     from scipy.stats import t
 
-    runs = [
-        (name, seed, 100 * record[key])
-        for name, records in group.items()
-        for seed, record in records.items()
-    ]
-    recipes, seeds, y = zip(*runs, strict=True)
-    design = np.array(
-        [
-            [*(name == other for other in group), *(seed == other for other in set(seeds))]
-            for name, seed in zip(recipes, seeds, strict=True)
-        ],
-        float,
-    )
-    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    freedom = len(y) - np.linalg.matrix_rank(design)
-    return (
-        float(t.ppf(0.975, freedom) * (2 * left @ left / freedom) ** 0.5) if freedom else math.nan
-    )
+    all_seeds = {seed for runs in group.values() for seed in runs}
+    design = []
+    accuracies = []
+    for name, runs in group.items():
+        for seed, run in runs.items():
+            is_recipe = [name == other for other in group]
+            is_seed = [seed == other for other in all_seeds]
+            design.append([*is_recipe, *is_seed])
+            accuracies.append(100 * run[key])
+    x = np.array(design, float)
+    y = np.array(accuracies)
+    effects, *_ = np.linalg.lstsq(x, y, rcond=None)
+    residual = y - x @ effects
+    degrees_of_freedom = len(y) - np.linalg.matrix_rank(x)
+    if degrees_of_freedom == 0:
+        return math.nan
+    variance = residual @ residual / degrees_of_freedom
+    return float(t.ppf(0.975, degrees_of_freedom) * (2 * variance) ** 0.5)
 
 
-def rows(group):
-    """Return one dict a recipe: name, base, change in words, seeds, knn and linear (mean, %), and for both keys
-    `knn_gain` and `linear_gain`: (mean difference to the base in points, half-width of its 95 % interval); for a step
-    from lightly's recipe to ours also `knn_step` and `linear_step`, the difference to the step before."""
-    found = [
-        dict(name=name, base=base_of(name), change=words(name, group), seeds=len(runs))
-        for name, runs in group.items()
-    ]
-    steps = way(group)
-    before = dict(zip(steps[1:], steps, strict=False)) if len(steps) > 2 else {}
-    for key in PROBES:
-        half = noise(group, key)
-        for row in found:
-            runs = group[row["name"]]
-            row[key] = 100 * sum(record[key] for record in runs.values()) / len(runs)
-            for what, base in (("gain", row["base"]), ("step", before.get(row["name"]))):
-                gain = differences(runs, group.get(base, {}), key)
-                if gain and row["name"] != base:
-                    row[f"{key}_{what}"] = sum(gain) / len(gain), half / len(gain) ** 0.5
-    places = {name: place for place, name in enumerate([*steps, "source"])}
-    return sorted(found, key=lambda row: (places.get(row["name"], len(group)), -row["knn"]))
+def rows(group: Group) -> list[dict[str, Any]]:
+    """Return one dict a recipe, in the order of the tables.
+
+    Returns:
+        Each has name, base, change in words, seeds, `knn` and `linear` (mean, %), and for both keys
+        `knn_gain` and `linear_gain`: mean difference to the base in points, and half-width of its
+        95 % interval. A step from lightly's recipe to ours also has `knn_step` and `linear_step`,
+        the difference to the step before.
+    """
+    before = step_before(group)
+    noise_of = {key: noise(group, key) for key in PROBES}
+    recipe_rows = []
+    for name, runs in group.items():
+        row = {
+            "name": name,
+            "base": base_of(name),
+            "change": words(name, group),
+            "seeds": len(runs),
+        }
+        for key in PROBES:
+            row[key] = 100 * sum(run[key] for run in runs.values()) / len(runs)
+            for what, base in (("gain", row["base"]), ("step", before.get(name))):
+                gains = differences(runs, group.get(base, {}), key)
+                if gains and name != base:
+                    half_width = noise_of[key] / len(gains) ** 0.5
+                    row[f"{key}_{what}"] = (sum(gains) / len(gains), half_width)
+        recipe_rows.append(row)
+
+    first = [*steps_of(group), "source"]
+
+    def order(row: dict[str, Any]) -> tuple[int, float]:
+        """The steps, the source's recipe, and then the others, the best first."""
+        place = first.index(row["name"]) if row["name"] in first else len(group)
+        return place, -row["knn"]
+
+    return sorted(recipe_rows, key=order)
 
 
-def growth(group):
-    """Return {name: [(views, mean, lowest, highest)]}, kNN accuracy in % while training, of those recipes that have a
-    name of their own and of the first step from lightly's to ours."""
-    found = {}
-    for name in ("course", "lightly_1_temperature", "source", "lightly"):
+def growth(group: Group) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Return how kNN accuracy grew in training, for a few recipes that have a name of their own.
+
+    Returns:
+        `{name: [(views, mean, lowest, highest)]}`, accuracy in %.
+    """
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name in IN_CURVES:
         runs = list(group.get(name, {}).values())
-        for points in zip(*(run["knn_over_time"] for run in runs), strict=True):
-            views = points[0][0] * (2 + runs[0]["recipe"]["n_small"]) * runs[0]["pictures"]
-            knn = [100 * accuracy for _, accuracy in points]
-            found.setdefault(name, []).append((views, sum(knn) / len(knn), min(knn), max(knn)))
-    return found
+        if not runs:
+            continue
+        views_an_epoch = (2 + runs[0]["recipe"]["n_small"]) * runs[0]["pictures"]
+        curve = []
+        for points_of_seeds in zip(*(run["knn_over_time"] for run in runs), strict=True):
+            epoch, _ = points_of_seeds[0]
+            knn = [100 * accuracy for _, accuracy in points_of_seeds]
+            curve.append((epoch * views_an_epoch, sum(knn) / len(knn), min(knn), max(knn)))
+        if curve:
+            curves[name] = curve
+    return curves
 
 
-def title(about):
-    """Return a group's heading, and what its pictures are."""
-    network, width, views, variant, bf16 = about
-    kind = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
-    return (
-        f"{kind} of width {width}, {views:,.0f} views{', in bfloat16' * bf16}",
-        f"CIFAR-10, {variant}",
-    )
-
-
-def gain(row, key, what="gain"):
-    """Return a difference as text: to the base, or with what="step" to the step before."""
-    mean, half = row.get(f"{key}_{what}", (math.nan, math.nan))
-    return (
-        ""
-        if math.isnan(mean)
-        else points(mean)
-        if math.isnan(half)
-        else f"{points(mean)} ± {half:.1f}"
-    )
-
-
-def points(difference):
-    """A difference with its sign, never -0.0."""
+def signed(difference: float) -> str:
+    """Return points with their sign, never -0.0."""
     return f"{round(difference, 1) + 0.0:+.1f}"
 
 
-def picture(found):
-    """Return the kNN differences with their intervals as SVG: to lightly's recipe above, to ours below."""
-    shown = [row for row in found if not math.isnan(row.get("knn_gain", (0, math.nan))[1])]
+def gain(row: dict[str, Any], key: str, what: str = "gain") -> str:
+    """Return a difference as text: to the base, or with what="step" to the step before."""
+    if f"{key}_{what}" not in row:
+        return ""
+    mean, half_width = row[f"{key}_{what}"]
+    if math.isnan(half_width):
+        return signed(mean)
+    return f"{signed(mean)} ± {half_width:.1f}"
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+
+class Scale(NamedTuple):
+    """Where points stand in the figure."""
+
+    low: float
+    high: float
+
+    def x(self, points: float) -> float:
+        """Return the place of a difference, in pixels from the left."""
+        return 250 + 420 * (points - self.low) / (self.high - self.low)
+
+
+def figure(recipe_rows: Sequence[dict[str, Any]]) -> str:
+    """Return the kNN differences with their intervals as SVG: to lightly's above, to ours below.
+
+    Args:
+        recipe_rows: What `rows` returned.
+
+    Returns:
+        The figure, or nothing where no difference has an interval.
+    """
+    shown = []
+    ends = [0.0]
+    for row in recipe_rows:
+        mean, half_width = row.get("knn_gain", (0, math.nan))
+        if not math.isnan(half_width):
+            shown.append(row)
+            ends += [mean - half_width, mean + half_width]
     if not shown:
         return ""
-    ends = [
-        mean + sign * half for mean, half in (row["knn_gain"] for row in shown) for sign in (-1, 1)
-    ] + [0]
-    low, high = min(ends), max(ends)
-    x = lambda points: 250 + 420 * (points - low) / (high - low)
-    lines, y, base = [], 0, None
+    scale = Scale(min(ends), max(ends))
     heads = {
-        "lightly": "kNN accuracy, points above or below lightly's recipe",
-        "course": "ours with a change, to ours",
+        LIGHTLY: "kNN accuracy, points above or below lightly's recipe",
+        COURSE: "ours with a change, to ours",
     }
+    lines = []
+    y = 0
+    base = None
     for row in shown:
         if row["base"] != base:
-            base, y = row["base"], y + 30
+            base = row["base"]
+            y += 30
             lines.append(f'<text x="250" y="{y}" font-weight="bold">{heads[base]}</text>')
         y += 22
-        mean, half = row["knn_gain"]
-        color = SHOWN[base == "course"]
-        lines += [
-            f'<text x="240" y="{y + 4}" text-anchor="end">{row["name"].replace("_", " ")}</text>',
-            f'<path d="M{x(mean - half):.1f} {y}H{x(mean + half):.1f}" stroke="{color}" stroke-width="2"/>',
-            f'<circle cx="{x(mean):.1f}" cy="{y}" r="4" fill="{color}"/>',
-            f'<text x="685" y="{y + 4}">{points(mean)}</text>',
-        ]
-    zero = f'<path d="M{x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
-    alt = "; ".join(f"{row['name'].replace('_', ' ')} {gain(row, 'knn')}" for row in shown)
+        lines += interval(row, scale, y)
+    zero = f'<path d="M{scale.x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
+    alt = "; ".join(f"{spaced(row['name'])} {gain(row, 'knn')}" for row in shown)
     return (
-        f'<svg viewBox="0 0 740 {y + 20}" role="img" aria-label="Differences in kNN accuracy: {alt}" '
-        'style="width:100%;min-width:560px;max-width:740px;background:#fff;color:#000" font-family="sans-serif" '
-        f'font-size="13">{zero}{"".join(lines)}</svg>'
+        f'<svg viewBox="0 0 740 {y + 20}" role="img" '
+        f'aria-label="Differences in kNN accuracy: {alt}" '
+        'style="width:100%;min-width:560px;max-width:740px;background:#fff;color:#000" '
+        f'font-family="sans-serif" font-size="13">{zero}{"".join(lines)}</svg>'
     )
 
 
-def table(found):
-    """Return the rows as Markdown tables: from lightly's recipe to ours, its single steps, ours with one change."""
-    head = f"| Recipe | kNN (%) | Difference | Linear (%) | Difference | Seeds | What is changed |\n{'| --- ' * 7}|"
-    parts = []
-    for base, of in dict(lightly="lightly's", course="ours").items():
-        lines = [
-            f"| {row['name'].replace('_', ' ')} | {row['knn']:.1f} | {gain(row, 'knn')} | {row['linear']:.1f} | "
-            f"{gain(row, 'linear')} | {row['seeds']} | {row['change']} |"
-            for row in found
-            if row["base"] == base
-        ]
-        parts += [f"Differences to {of}:\n\n{head}\n" + "\n".join(lines)] if lines else []
-        lines = [
-            "| {} | {} | {} |".format(
-                row["change"].removeprefix("and "), *(gain(row, k, "step") for k in PROBES)
-            )
-            for row in found
-            if row["base"] == base and "knn_step" in row
-        ]
-        parts += (
-            [
-                "Each step on that way to the one before:\n\n| Step | kNN | Linear |\n| --- | --- | --- |\n"
-                + "\n".join(lines)
-            ]
-            if lines
-            else []
-        )
-    return "\n\n".join(parts)
+def interval(row: dict[str, Any], scale: Scale, y: int) -> list[str]:
+    """Return one difference of the figure: name, interval, mean, number."""
+    mean, half_width = row["knn_gain"]
+    left = scale.x(mean - half_width)
+    right = scale.x(mean + half_width)
+    color = COLORS[row["base"]]
+    return [
+        f'<text x="240" y="{y + 4}" text-anchor="end">{spaced(row["name"])}</text>',
+        f'<path d="M{left:.1f} {y}H{right:.1f}" stroke="{color}" stroke-width="2"/>',
+        f'<circle cx="{scale.x(mean):.1f}" cy="{y}" r="4" fill="{color}"/>',
+        f'<text x="685" y="{y + 4}">{signed(mean)}</text>',
+    ]
 
 
-def main():
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def markdown_tables(recipe_rows: Sequence[dict[str, Any]]) -> str:
+    """Return Markdown tables: from lightly's recipe to ours, its single steps, changes of ours.
+
+    Args:
+        recipe_rows: What `rows` returned.
+    """
+    tables = []
+    for base, owner in ((LIGHTLY, "lightly's"), (COURSE, "ours")):
+        of_base = [row for row in recipe_rows if row["base"] == base]
+        if of_base:
+            tables.append(f"Differences to {owner}:\n\n{recipe_table(of_base)}")
+        steps = [row for row in of_base if "knn_step" in row]
+        if steps:
+            tables.append(f"Each step on that way to the one before:\n\n{step_table(steps)}")
+    return "\n\n".join(tables)
+
+
+def recipe_table(recipe_rows: Sequence[dict[str, Any]]) -> str:
+    """Return the accuracies of recipes with their differences to one base."""
+    columns = "Recipe | kNN (%) | Difference | Linear (%) | Difference | Seeds | What is changed"
+    lines = [f"| {columns} |", "| --- " * 7 + "|"]
+    for row in recipe_rows:
+        cells = [
+            spaced(row["name"]),
+            f"{row['knn']:.1f}",
+            gain(row, "knn"),
+            f"{row['linear']:.1f}",
+            gain(row, "linear"),
+            str(row["seeds"]),
+            row["change"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def step_table(recipe_rows: Sequence[dict[str, Any]]) -> str:
+    """Return what each step adds to the one before."""
+    lines = ["| Step | kNN | Linear |", "| --- | --- | --- |"]
+    for row in recipe_rows:
+        change = row["change"].removeprefix("and ")
+        lines.append(f"| {change} | {gain(row, 'knn', 'step')} | {gain(row, 'linear', 'step')} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
     """Print every group of comparable runs."""
     for about, group in results().items():
-        print("\n{}; {}".format(*title(about)))
+        heading, images = title(about)
+        print(f"\n{heading}; {images}")
         for row in rows(group):
-            step = f"this step {gain(row, 'knn', 'step')}, {gain(row, 'linear', 'step')}: " * (
-                "knn_step" in row
-            )
+            step = ""
+            if "knn_step" in row:
+                step = f"this step {gain(row, 'knn', 'step')}, {gain(row, 'linear', 'step')}: "
             print(
                 f"  {row['name']:26} {row['seeds']}  kNN {row['knn']:.1f} {gain(row, 'knn'):12}  "
                 f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {step}{row['change']}"

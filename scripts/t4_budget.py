@@ -1,14 +1,16 @@
-"""Seconds an epoch takes on the machine at hand, the floor computed from operations and bytes, and the ratio.
+"""Seconds an epoch takes on the machine at hand, the floor from operations and bytes, the ratio.
 
-Run: python -m scripts.t4_budget      (a minute; writes benchmarks/results/t4_budget_<device>_<network>.json)
-On a GPU the recipe `course` with CIFAR-10's 50,000 pictures, on a CPU `shapes` with 10,000, on one thread; --recipe and
-the fields --network, --width, --batch-size change that. The floor: every convolution and matrix product of a step,
-backward included, at the larger of operations / peak and bytes / bandwidth, both peaks measured here (a large matrix
-product, a large copy); augmentation, BatchNorm and optimizer count nothing. A second floor is a T4's by its data sheet,
-65 Tflop/s in float16 and 320 GB/s. Beside the whole step, in turns: the same step on views made before, and with
-torchvision's transforms (on PIL images, their quickest way), one picture after the other (--per-sample, meant for a
-small network: --width 8). Exits with an error if the throughput is below 0.9 of the step on views made before, with
---per-sample instead if it is below 5 times that of the per-sample route.
+Run: python -m scripts.t4_budget   (a minute; writes results/t4_budget_<device>_<network>.json)
+On a GPU the recipe `course` with CIFAR-10's 50,000 images, on a CPU `shapes` with 10,000, on one
+thread; --recipe and the fields --network, --width, --batch-size change that. The floor: every
+convolution and matrix product of a step, backward included, at the larger of operations / peak and
+bytes / bandwidth, both peaks measured here (a large matrix product, a large copy); augmentation,
+BatchNorm and optimizer count nothing. A second floor is a T4's by its data sheet, 65 Tflop/s in
+float16 and 320 GB/s. Beside the whole step, in turns: the same step on views made before, and with
+torchvision's transforms (on PIL images, their quickest way), one image after the other
+(--per-sample, meant for a small network: --width 8). Exits with an error if the throughput is below
+0.9 of the step on views made before, with --per-sample instead if it is below 5 times that of the
+per-sample route.
 """
 
 import argparse
@@ -17,49 +19,115 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from replearn.pretrain import NAMED
+from benchmarks.shared import RESULTS
+from replearn.files import write_json
+from replearn.pretrain import NAMED, Recipe
 from replearn.pretrain import step as engine
 from replearn.train import amp_dtype
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-T4 = dict(flops=65e12, bytes=320e9, size=2)
+WARM_UP = 3  # rounds that do not count
+TINY_LR = 1e-6
+WHOLE = "whole"
+FIXED = "views made before"
+PER_SAMPLE = "per sample"
+
+Views = list[torch.Tensor]
 
 
-class Count(TorchDispatchMode):
-    """Collects (operations, numbers read and written) of every convolution and matrix product."""
+# --- the floor
+# -------------------------------------------------------------------------------------
 
-    def __init__(self):
+
+class Operation(NamedTuple):
+    """One convolution or matrix product."""
+
+    flops: int
+    numbers: int  # read and written
+
+
+class Peak(NamedTuple):
+    """What a device can do in a second at best."""
+
+    flops: float
+    bytes: float
+    bytes_a_number: int
+
+
+T4 = Peak(flops=65e12, bytes=320e9, bytes_a_number=2)
+
+
+class OperationCounter(TorchDispatchMode):
+    """Collects every convolution and matrix product inside a with block."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.found = []
+        self.operations: list[Operation] = []
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        if (rule := flop_registry.get(function.overloadpacket)) is not None:
-            tensors = [
-                x
-                for x in (*args, *(out if isinstance(out, tuple | list) else (out,)))
-                if isinstance(x, torch.Tensor)
-            ]
-            self.found.append(
-                (rule(*args, **(kwargs or {}), out_val=out), sum(x.numel() for x in tensors))
-            )
-        return out
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
+        """Run an operation of PyTorch, and count it if it is one of these."""
+        kwargs = kwargs or {}
+        output = function(*args, **kwargs)
+        count_flops = flop_registry.get(function.overloadpacket)
+        if count_flops is not None:
+            outputs = output if isinstance(output, tuple | list) else (output,)
+            tensors = [x for x in (*args, *outputs) if isinstance(x, torch.Tensor)]
+            flops = count_flops(*args, **kwargs, out_val=output)
+            self.operations.append(Operation(flops, sum(x.numel() for x in tensors)))
+        return output
 
 
-def wait(device):
+def measured_peak(device: torch.device, dtype: torch.dtype) -> Peak:
+    """Time a large matrix product and a large copy."""
+    on_gpu = device.type == "cuda"
+    side = 8192 if on_gpu else 1024
+    copied_bytes = 2**28 if on_gpu else 2**25
+    a, b = torch.randn((2, side, side), device=device, dtype=dtype)
+    source = torch.zeros(copied_bytes // 4, device=device)
+    target = torch.empty_like(source)
+
+    def multiply() -> torch.Tensor:
+        return a @ b
+
+    def copy() -> torch.Tensor:
+        return target.copy_(source)
+
+    least_seconds(multiply, device, repeats=3)  # warms up
+    return Peak(
+        flops=2 * side**3 / least_seconds(multiply, device, repeats=10),
+        bytes=2 * copied_bytes / least_seconds(copy, device, repeats=10),
+        bytes_a_number=a.element_size(),
+    )
+
+
+def floor_seconds(operations: Sequence[Operation], peak: Peak) -> float:
+    """Return the seconds that operations take at least."""
+    total = 0.0
+    for operation in operations:
+        computing = operation.flops / peak.flops
+        moving = operation.numbers * peak.bytes_a_number / peak.bytes
+        total += max(computing, moving)
+    return total
+
+
+# --- the step
+# --------------------------------------------------------------------------------------
+
+
+def wait(device: torch.device) -> None:
     """Wait until the device has done what it was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def seconds(function, device, repeats=5):
+def least_seconds(function: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
     """Return the least time of a few calls."""
     times = []
     for _ in range(repeats):
@@ -71,30 +139,8 @@ def seconds(function, device, repeats=5):
     return min(times)
 
 
-def peaks(device, dtype):
-    """Measure operations a second in a large matrix product and bytes a second in a large copy."""
-    n, big = (8192, 2**28) if device.type == "cuda" else (1024, 2**25)
-    a, b = torch.randn((2, n, n), device=device, dtype=dtype)
-    x = torch.zeros(big // 4, device=device)
-    y = torch.empty_like(x)
-    seconds(lambda: a @ b, device, 3)
-    return dict(
-        flops=2 * n**3 / seconds(lambda: a @ b, device, 10),
-        size=a.element_size(),
-        bytes=2 * big / seconds(lambda: y.copy_(x), device, 10),
-    )
-
-
-def floor(found, peak):
-    """Return the seconds that one step takes at least."""
-    return sum(
-        max(flops / peak["flops"], numbers * peak["size"] / peak["bytes"])
-        for flops, numbers in found
-    )
-
-
-def per_sample_views(recipe):
-    """Return a function that makes two views with torchvision's transforms, one picture after the other."""
+def per_sample_views(recipe: Recipe) -> Callable[[torch.Tensor], Views]:
+    """Return a function that makes two views with torchvision, one image after the other."""
     from torchvision import transforms as v1
 
     transform = v1.Compose(
@@ -109,44 +155,119 @@ def per_sample_views(recipe):
         ]
     )
 
-    def views(pictures):
-        device, pictures = pictures.device, pictures.cpu()
-        return [
-            torch.stack([transform(picture) for picture in pictures]).to(device) for _ in range(2)
-        ]
+    def views(images: torch.Tensor) -> Views:
+        on_cpu = images.cpu()
+
+        def one_view() -> torch.Tensor:
+            return torch.stack([transform(image) for image in on_cpu]).to(images.device)
+
+        return [one_view(), one_view()]
 
     return views
 
 
-def measure(recipe, device, rounds, per_sample, compile):
-    """Return the median seconds of each variant of a step, by turns, and what `Count` found in one."""
-    images = torch.randint(0, 256, (4 * recipe.batch_size, 3, 32, 32), dtype=torch.uint8).to(device)
-    run = engine.new_run(recipe, images, compile=compile)
-    fixed = engine.make_views(recipe, images[: recipe.batch_size])
-    next_pictures = lambda: run.batches.at(run.step)
-    views = {
-        "whole": lambda: engine.make_views(recipe, next_pictures()),
-        "views made before": lambda: fixed,
-    }
+def measure(
+    recipe: Recipe, device: torch.device, rounds: int, per_sample: bool, compile: bool
+) -> tuple[dict[str, float], list[Operation]]:
+    """Time each variant of a step, by turns.
+
+    Returns:
+        The median seconds of each, and the operations of one step.
+    """
+    shape = (4 * recipe.batch_size, 3, 32, 32)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+    run = engine.begin(recipe, images, compile=compile)
+    fixed_views = engine.make_views(recipe, images[: recipe.batch_size])
+
+    def whole_step() -> None:
+        views = engine.make_views(recipe, run.batches.at(run.step))
+        engine.update(run, views, TINY_LR)
+
+    def step_on_fixed_views() -> None:
+        engine.update(run, fixed_views, TINY_LR)
+
+    variants = {WHOLE: whole_step, FIXED: step_on_fixed_views}
     if per_sample:
-        one_by_one = per_sample_views(recipe)
-        views["per sample"] = lambda: one_by_one(next_pictures())
-    with Count() as count:
-        engine.update(run, fixed, 1e-6)
-    times = {name: [] for name in views}
-    for turn in range(rounds + 3):  # three to warm up
-        for name, make in views.items():
-            if turn or name != "per sample":
-                taken = seconds(
-                    lambda make=make: engine.update(run, make(), 1e-6), device, 1
-                )
-                times[name] += [taken] if turn >= 3 else []
+        make_views = per_sample_views(recipe)
+
+        def per_sample_step() -> None:
+            engine.update(run, make_views(run.batches.at(run.step)), TINY_LR)
+
+        variants[PER_SAMPLE] = per_sample_step
+
+    with OperationCounter() as counter:
+        step_on_fixed_views()
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(WARM_UP + rounds):
+        for name, variant in variants.items():
+            if turn == 0 and name == PER_SAMPLE:
+                run.step += 1  # slow, and one warm-up less is enough
+                continue
+            seconds = least_seconds(variant, device, repeats=1)
+            if turn >= WARM_UP:
+                times[name].append(seconds)
             run.step += 1
-    return {name: statistics.median(values) for name, values in times.items()}, count.found
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    return medians, counter.operations
 
 
-def main():
-    """Run the benchmark, print and write the result."""
+# --- the result
+# ------------------------------------------------------------------------------------
+
+
+def result_of(
+    recipe: Recipe,
+    device: torch.device,
+    images: int,
+    seconds: dict[str, float],
+    operations: Sequence[Operation],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Return the record; `images`: in the set."""
+    dtype = amp_dtype(device) or torch.float32
+    peak = measured_peak(device, dtype)
+    steps = images // recipe.batch_size
+    floor = floor_seconds(operations, peak)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    result = {
+        "device": name,
+        "threads": args.threads,
+        "network": f"{recipe.network}, width {recipe.width}",
+        "batch_size": recipe.batch_size,
+        "pictures": images,
+        "compile": args.compile,
+        "dtype": str(dtype),
+        "seconds_an_epoch": seconds[WHOLE] * steps,
+        "floor_seconds_an_epoch": floor * steps,
+        "ratio_to_floor": seconds[WHOLE] / floor,
+        "floor_on_a_t4_seconds_an_epoch": floor_seconds(operations, T4) * steps,
+        "gflop_a_step": sum(operation.flops for operation in operations) / 1e9,
+        "peak_tflops": peak.flops / 1e12,
+        "peak_gb_a_second": peak.bytes / 1e9,
+        "pictures_a_second": {name: recipe.batch_size / s for name, s in seconds.items()},
+        "throughput_of_views_made_before": seconds[FIXED] / seconds[WHOLE],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if args.per_sample:
+        result["times_the_per_sample_route"] = seconds[PER_SAMPLE] / seconds[WHOLE]
+    return result
+
+
+def is_good(result: dict[str, Any]) -> bool:
+    """Return whether the goal was reached."""
+    if "times_the_per_sample_route" in result:
+        return result["times_the_per_sample_route"] >= 5
+    return result["throughput_of_views_made_before"] >= 0.9
+
+
+def four_digits(text: str) -> float:
+    """Return a fraction of a JSON text, rounded."""
+    return float(f"{float(text):.4g}")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -160,49 +281,29 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--per-sample", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    args = arguments()
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device, 0) if args.device == "cuda" else torch.device(args.device)
     torch.backends.cudnn.benchmark = True
-    changes = {
-        name: getattr(args, name)
-        for name in ("network", "width", "batch_size")
-        if getattr(args, name)
-    }
-    recipe = replace(
-        NAMED[args.recipe or ("course" if device.type == "cuda" else "shapes")], **changes
-    )
-    pictures = args.pictures or (50_000 if device.type == "cuda" else 10_000)
-    times, found = measure(recipe, device, args.rounds, args.per_sample, args.compile)
-    peak, steps = peaks(device, amp_dtype(device) or torch.float32), pictures // recipe.batch_size
-    ratio = times["views made before"] / times["whole"]
-    result = dict(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        threads=args.threads,
-        network=f"{recipe.network}, width {recipe.width}",
-        batch_size=recipe.batch_size,
-        pictures=pictures,
-        compile=args.compile,
-        dtype=str(amp_dtype(device) or torch.float32),
-        seconds_an_epoch=times["whole"] * steps,
-        floor_seconds_an_epoch=floor(found, peak) * steps,
-        ratio_to_floor=times["whole"] / floor(found, peak),
-        floor_on_a_t4_seconds_an_epoch=floor(found, T4) * steps,
-        gflop_a_step=sum(f for f, _ in found) / 1e9,
-        peak_tflops=peak["flops"] / 1e12,
-        peak_gb_a_second=peak["bytes"] / 1e9,
-        pictures_a_second={name: recipe.batch_size / t for name, t in times.items()},
-        throughput_of_views_made_before=ratio,
-        torch=torch.__version__,
-        python=platform.python_version(),
-    )
-    good = ratio >= 0.9
-    if args.per_sample:
-        result["times_the_per_sample_route"] = times["per sample"] / times["whole"]
-        good = result["times_the_per_sample_route"] >= 5
-    result = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.4g}"))
-    name = f"t4_budget_{device.type}_{recipe.network}-{recipe.width}{'_per_sample' * args.per_sample}.json"
-    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+    on_gpu = args.device == "cuda"
+    device = torch.device("cuda", 0) if on_gpu else torch.device(args.device)
+    recipe = NAMED[args.recipe or ("course" if on_gpu else "shapes")]
+    for name in ("network", "width", "batch_size"):
+        if value := getattr(args, name):
+            recipe = replace(recipe, **{name: value})
+    images = args.pictures or (50_000 if on_gpu else 10_000)
+
+    seconds, operations = measure(recipe, device, args.rounds, args.per_sample, args.compile)
+    result = result_of(recipe, device, images, seconds, operations, args)
+    good = is_good(result)
+    result = json.loads(json.dumps(result), parse_float=four_digits)
+    suffix = "_per_sample" if args.per_sample else ""
+    name = f"t4_budget_{device.type}_{recipe.network}-{recipe.width}{suffix}.json"
+    write_json(RESULTS / name, result)
     print(json.dumps(result, indent=1))
     sys.exit(not good)
 
