@@ -1,4 +1,8 @@
-"""The lesson layer: what a notebook needs around the science (`Lesson`), and figures that move (`Frames`, `live`)."""
+"""The lesson layer: what a notebook needs around the science.
+
+`Lesson` is a notebook's header, budgets, predictions, claims and exercises; `Frames` and `live` are
+figures that move.
+"""
 
 from replearn.lesson.display import live
 from replearn.lesson.frames import Frames

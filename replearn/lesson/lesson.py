@@ -1,22 +1,27 @@
-"""`Lesson`: the header, the budgets, the predictions, the measured claims and the exercises of one notebook."""
+"""`Lesson`: what one notebook needs around the science.
+
+That is its header, budgets, predictions, measured claims, exercises and summary.
+"""
 
 import html
 import itertools
-import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 
 from replearn import __version__
+from replearn.files import write_json
 from replearn.lesson import exercises
-from replearn.lesson import formatting as plain
 from replearn.lesson.display import KEEP_KEYS, is_static, show
+from replearn.lesson.formatting import has_nan, json_ready, to_plain, to_text
 
 LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "01": ("What is a representation?", "shapes", 2),
@@ -33,20 +38,46 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "12": ("Build it: mini-SimCLR on a T4", "shapes", 2),
 }
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
+_ADVICE = "To get them, use a GPU, or put CIFAR-10 into the folder that $REPLEARN_DATA names."
 
 
 class ClaimError(AssertionError):
-    """A claim of the notebook does not hold, and `REPLEARN_STRICT=1` says that this must stop the run."""
+    """A claim of the notebook does not hold, and `REPLEARN_STRICT=1` makes that an error."""
 
 
 class Lesson:
-    """One notebook's lesson: shows title, device, data and minutes to expect; seeds torch with `$REPLEARN_SEED` (0).
+    """One notebook's lesson.
 
-    Attributes: number ("03"), title, device, profile_name ("cpu" or "gpu"), seed, claims (list of dicts).
-    Environment: REPLEARN_PROFILE, REPLEARN_SEED, REPLEARN_STRICT=1, REPLEARN_STATIC=1, REPLEARN_RESULTS=folder.
+    Making it shows title, device, data and the minutes to expect, and seeds torch with
+    `$REPLEARN_SEED` (0 if it is not set). `$REPLEARN_PROFILE` (cpu or gpu) chooses the budgets, in
+    place of the machine.
+
+    Args:
+        number: "01" to "12", or the number.
+
+    Attributes:
+        number (str): Two digits, "03".
+        title (str): Of the lesson.
+        data (str): The data sets, in words.
+        device (torch.device): The GPU if there is one, else the CPU.
+        profile_name (str): "cpu" or "gpu".
+        seed (int): That torch was seeded with.
+        claims (list): A dict with `sentence`, `holds` and `numbers` for each claim so far.
+
+    Raises:
+        ValueError: There is no such lesson, or no such profile.
+
+    Example:
+        >>> lesson = Lesson("03")  # doctest: +ELLIPSIS
+        Lesson 03 · Comparing representations: CKA
+        Device: ...
+        Data: shapes
+        Time: ...
+        >>> lesson.claim("two is more than one", 2 > 1, two=2)
+        ✓ two is more than one (two 2)
     """
 
-    def __init__(self, number):
+    def __init__(self, number: str | int):
         self.number = f"{int(number):02d}" if str(number).isdigit() else str(number)
         if self.number not in LESSONS:
             raise ValueError(
@@ -54,121 +85,175 @@ class Lesson:
             )
         self.title, self.data, minutes = LESSONS[self.number]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.profile_name = os.environ.get("REPLEARN_PROFILE") or (
-            "gpu" if self.device.type == "cuda" else "cpu"
-        )
+        self.profile_name = os.environ.get("REPLEARN_PROFILE") or _profile_of(self.device)
         if self.profile_name not in ("cpu", "gpu"):
             raise ValueError(f"REPLEARN_PROFILE: expected cpu or gpu, found {self.profile_name!r}")
         self.seed = int(os.environ.get("REPLEARN_SEED") or 0)
         torch.manual_seed(self.seed)
-        self.claims, self._hints, self._questions = [], {}, itertools.count(1)
+        self.claims = []
+        self._hints_given = {}  # name of the exercise: how many
+        self._question_numbers = itertools.count(1)
         self._started = time.perf_counter()
         _style_plots()
-        threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-        hardware = torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {threads}"
-        facts = {
-            "Device": f"{hardware} ({self.profile_name} profile)",
-            "Data": self.data,
-            "Time": f"about {minutes} minutes for all cells"
-            if self.profile_name == "cpu"
-            else "more pictures and steps than on a CPU; not timed yet on a GPU",
-        }
-        rows = "<br>".join(f"<b>{name}</b> {_safe(fact)}" for name, fact in facts.items())
-        heading = f"Lesson {self.number} · {self.title}"
-        show(
-            f'<div style="{_BOX}"><b style="font-size:1.15em">{_safe(heading)}</b><br>{rows}</div>',
-            "\n".join([heading, *(f"{name}: {fact}" for name, fact in facts.items())]),
-        )
+        self._show_header(minutes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Lesson({self.number!r})"
 
-    def profile(self, *, cpu, gpu):
-        """The budgets for this machine as a namespace; `$REPLEARN_PROFILE` (cpu or gpu) overrides the choice."""
+    def _show_header(self, minutes: int) -> None:
+        if self.profile_name == "cpu":
+            duration = f"about {minutes} minutes for all cells"
+        else:
+            duration = "more pictures and steps than on a CPU; not timed yet on a GPU"
+        facts = {
+            "Device": f"{_hardware(self.device)} ({self.profile_name} profile)",
+            "Data": self.data,
+            "Time": duration,
+        }
+        heading = f"Lesson {self.number} · {self.title}"
+        rows = "<br>".join(f"<b>{name}</b> {_safe(fact)}" for name, fact in facts.items())
+        page = (
+            f'<div style="{_BOX}"><b style="font-size:1.15em">{_safe(heading)}</b><br>{rows}</div>'
+        )
+        lines = [heading] + [f"{name}: {fact}" for name, fact in facts.items()]
+        show(page, "\n".join(lines))
+
+    def profile(self, *, cpu: dict[str, Any], gpu: dict[str, Any]) -> SimpleNamespace:
+        """Return the budgets of this machine; `$REPLEARN_PROFILE` overrides the choice.
+
+        Args:
+            cpu: Every budget of the notebook, for a machine without a GPU.
+            gpu: The same names, for one with a GPU.
+
+        Returns:
+            A namespace: `P = lesson.profile(...)`, then `P.steps`.
+
+        Raises:
+            ValueError: A name is in one of the two only.
+        """
         if cpu.keys() != gpu.keys():
             alone = sorted(cpu.keys() ^ gpu.keys())
             raise ValueError(
-                f"profile: expected the same names in cpu and gpu, found {alone} in one of them only"
+                f"profile: expected the same names in cpu and gpu, found {alone} in one of them "
+                "only"
             )
-        return SimpleNamespace(**(gpu if self.profile_name == "gpu" else cpu))
+        budgets = gpu if self.profile_name == "gpu" else cpu
+        return SimpleNamespace(**budgets)
 
-    def photographs(self, *, train=None, test=None, name="cifar10"):
-        """Two ImageSets (train, test) of real photographs, or None after one sentence that says why and what to do.
+    def photographs(
+        self, *, train: int | None = None, test: int | None = None, name: str = "cifar10"
+    ) -> tuple | None:
+        """Return two sets of real photographs, or None where there are none.
 
-        train, test: how many pictures (None: all). name: "cifar10", or the path of your own folder of images.
+        None comes after one printed sentence, which says why, and what to do. Nothing is
+        downloaded in the cpu profile.
+
+        Args:
+            train: How many photographs to train on; None is all.
+            test: How many to test on; None is all.
+            name: "cifar10", or the path of your own folder of images.
+
+        Returns:
+            Two `ImageSet`, train and test, or None.
         """
         from replearn import data
 
-        advice = (
-            "To get them, use a GPU, or put CIFAR-10 into the folder that $REPLEARN_DATA names."
-        )
         if name == "cifar10" and self.profile_name == "cpu" and not data.available(name):
             print(
-                f"No photographs: CIFAR-10 is not on this disk, and without a GPU it is not downloaded. {advice}"
+                "No photographs: CIFAR-10 is not on this disk, and without a GPU it is not "
+                f"downloaded. {_ADVICE}"
             )
             return None
         try:
-            sets = [
-                data.load(name, split=split, size=size, seed=self.seed)
-                for split, size in (("train", train), ("test", test))
-            ]
-        except (
-            Exception
-        ) as error:  # offline, no space, a broken file: the lesson goes on without photographs
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"No photographs: {reason} {advice}")
+            train_set = data.load(name, split="train", size=train, seed=self.seed)
+            test_set = data.load(name, split="test", size=test, seed=self.seed)
+        except Exception as error:
+            # Offline, no space, a broken file: the lesson goes on without photographs.
+            lines = str(error).splitlines() or [type(error).__name__]
+            print(f"No photographs: {lines[0]} {_ADVICE}")
             return None
         self.data = f"{LESSONS[self.number][1]} and {name}"
-        return tuple(sets)
+        return train_set, test_set
 
-    def predict(self, question, options, *, answer=None):
-        """Show a question with options to commit to before the measurement; never waits for an answer."""
-        name = f"predict-{self.number}-{next(self._questions)}"
+    def predict(self, question: str, options: Sequence[Any], *, answer: str | None = None) -> None:
+        """Show a question to commit to before the measurement; it never waits for an answer.
+
+        Args:
+            question: What will happen?
+            options: The answers to choose from.
+            answer: Shown on a click, if it is given.
+        """
+        name = f"predict-{self.number}-{next(self._question_numbers)}"  # one on the whole page
         page = [
-            f'<fieldset id="{name}" style="{_BOX}" {KEEP_KEYS}><legend><b>Predict</b></legend>{_safe(question)}'
+            f'<fieldset id="{name}" style="{_BOX}" {KEEP_KEYS}>'
+            f"<legend><b>Predict</b></legend>{_safe(question)}"
         ]
         for i, option in enumerate(options, 1):
             page.append(
-                f'<label style="display:block;padding:2px 0"><input type="radio" name="{name}" id="{name}-{i}" '
-                f'value="{i}" autocomplete="off"> {_safe(option)}</label>'
+                '<label style="display:block;padding:2px 0">'
+                f'<input type="radio" name="{name}" id="{name}-{i}" value="{i}" '
+                f'autocomplete="off"> {_safe(option)}</label>'
             )
         if answer is not None:
             page.append(
-                f'<details style="margin-top:.4em"><summary>Answer</summary>{_safe(answer)}</details>'
+                '<details style="margin-top:.4em"><summary>Answer</summary>'
+                f"{_safe(answer)}</details>"
             )
-        text = [f"Predict: {question}", *(f"  ( ) {option}" for option in options)]
-        show("".join([*page, "</fieldset>"]), "\n".join(text))
+        page.append("</fieldset>")
+        lines = [f"Predict: {question}"] + [f"  ( ) {option}" for option in options]
+        show("".join(page), "\n".join(lines))
 
-    def claim(self, sentence, holds, **numbers):
-        """Print ✓ or ✗, the sentence and its numbers; with `REPLEARN_STRICT=1` a ✗ raises ClaimError.
+    def claim(self, sentence: str, holds: Any, **numbers: Any) -> None:
+        """Print ✓ or ✗, the sentence and its numbers.
 
-        holds: one True or False (Python, numpy or torch). numbers: shown with 3 digits; a pair (0.81, "%") is shown as
-        81 %, a pair (3.2, "s") as 3.2 s. A NaN among the numbers means that the claim does not hold.
+        A claim that is made again replaces the one with the same sentence. A NaN among the numbers
+        means that it does not hold.
+
+        Args:
+            sentence: What is claimed.
+            holds: One True or False (Python, NumPy or torch).
+            **numbers: What it rests on, shown with three digits. A pair (0.81, "%") is shown as
+                81 %, a pair (3.2, "s") as 3.2 s.
+
+        Raises:
+            TypeError: `holds` is not one True or False.
+            ClaimError: The claim does not hold, and `REPLEARN_STRICT` is 1.
         """
-        if np.shape(holds) != () or "bool" not in str(getattr(holds, "dtype", type(holds))):
+        kind = str(getattr(holds, "dtype", type(holds)))
+        if np.shape(holds) != () or "bool" not in kind:
             raise TypeError(
                 f"claim: expected one True or False, found {holds!r}; compare first, or use .all()"
             )
-        pairs = {
-            name: value if isinstance(value, tuple) and isinstance(value[-1], str) else (value, "")
-            for name, value in numbers.items()
-        }
-        values = {name: plain.plain(value) for name, (value, _) in pairs.items()}
-        holds = bool(holds) and not any(map(plain.has_nan, values.values()))
-        shown = ", ".join(
-            f"{name.replace('_', ' ')} {plain.text(values[name], pairs[name][1])}"
-            for name in values
-        )
-        text = f"{'✓' if holds else '✗'} {sentence}" + (f" ({shown})" if shown else "")
+        values = {}
+        shown = []
+        for name, number in numbers.items():
+            value, unit = _with_unit(number)
+            values[name] = to_plain(value)
+            shown.append(f"{name.replace('_', ' ')} {to_text(values[name], unit)}")
+        holds = bool(holds) and not any(has_nan(value) for value in values.values())
+
+        text = f"{'✓' if holds else '✗'} {sentence}"
+        if shown:
+            text += f" ({', '.join(shown)})"
         print(text)
-        # A cell that runs twice replaces its claim.
         self.claims = [claim for claim in self.claims if claim["sentence"] != sentence]
         self.claims.append(dict(sentence=sentence, holds=holds, numbers=values))
         if not holds and os.environ.get("REPLEARN_STRICT") == "1":
             raise ClaimError(text)
 
-    def check(self, name, fn):
-        """Test a learner's function: prints not attempted, ✗ wrong (expected, found, on which input) or ✓ right."""
+    def check(self, name: str, fn: Callable) -> exercises.Result:
+        """Test a learner's function on fresh inputs and print what came out; it never raises.
+
+        Printed is "not attempted", "✗ wrong" (what was expected, what was found, on which input)
+        or "✓ right".
+
+        Args:
+            name: Of the exercise.
+            fn: The learner's function.
+
+        Returns:
+            The text, the share of inputs answered right, and the first input that was not.
+        """
         try:
             result = exercises.check(exercises.get(self.number, name), fn)
         except ValueError as error:
@@ -176,81 +261,109 @@ class Lesson:
         print(result.text)
         return result
 
-    def hint(self, name):
+    def hint(self, name: str) -> None:
         """Print the next hint of an exercise."""
         hints = exercises.get(self.number, name).hints
-        given = self._hints[name] = self._hints.get(name, 0) + 1
-        if given <= len(hints):
-            print(f"Hint {given} of {len(hints)}: {hints[given - 1]}")
+        number = self._hints_given.get(name, 0) + 1
+        self._hints_given[name] = number
+        if number <= len(hints):
+            print(f"Hint {number} of {len(hints)}: {hints[number - 1]}")
         else:
             print(f'No more hints. lesson.solution("{name}") shows the solution.')
 
-    def solution(self, name):
-        """Show a reference solution, folded until it is clicked."""
+    def solution(self, name: str) -> None:
+        """Show the solution of an exercise, folded until it is clicked."""
         source = exercises.get(self.number, name).source()
-        page = f"<details><summary>Solution: {_safe(name)}</summary><pre><code>{_safe(source)}</code></pre></details>"
+        page = (
+            f"<details><summary>Solution: {_safe(name)}</summary>"
+            f"<pre><code>{_safe(source)}</code></pre></details>"
+        )
         show(page, source)
 
-    def progress(self, steps, text=""):
-        """Iterate over `steps` (an iterable or a number) under a bar with the time left; silent in stored outputs."""
-        steps = range(steps) if isinstance(steps, int) else steps
+    def progress(self, steps: Iterable | int, text: str = "") -> Iterable:
+        """Iterate over steps under a bar that tells the time left; silent in stored outputs.
+
+        Args:
+            steps: What to iterate over, or how often.
+            text: Stands before the bar.
+
+        Returns:
+            A tqdm bar: `bar.set_postfix(loss=0.5)` shows a number behind it.
+        """
+        if isinstance(steps, int):
+            steps = range(steps)
+        options = dict(desc=text, leave=False, file=sys.stdout)
         if is_static():
             from tqdm import tqdm
 
-            return tqdm(
-                steps, desc=text, leave=False, file=sys.stdout, disable=not sys.stdout.isatty()
-            )
+            return tqdm(steps, disable=not sys.stdout.isatty(), **options)
         try:
-            import ipywidgets  # noqa: F401
+            import ipywidgets  # noqa: F401  (tqdm's bar in a notebook needs it)
             from tqdm.notebook import tqdm
         except ImportError:
             from tqdm import tqdm
-        return tqdm(steps, desc=text, leave=False, file=sys.stdout)
+        return tqdm(steps, **options)
 
-    def finish(self):
-        """Print the summary of the lesson; `$REPLEARN_RESULTS` names a folder that gets it as `<number>.json`."""
-        held, seconds = (
-            sum(claim["holds"] for claim in self.claims),
-            time.perf_counter() - self._started,
-        )
+    def finish(self) -> None:
+        """Print how many claims held; `$REPLEARN_RESULTS` names a folder for `<number>.json`."""
+        held = sum(claim["holds"] for claim in self.claims)
+        seconds = time.perf_counter() - self._started
         print(
-            f"Lesson {self.number}: {held} of {len(self.claims)} claims held, {seconds / 60:.1f} minutes, "
-            f"{self.profile_name} profile, seed {self.seed}."
+            f"Lesson {self.number}: {held} of {len(self.claims)} claims held, "
+            f"{seconds / 60:.1f} minutes, {self.profile_name} profile, seed {self.seed}."
         )
-        if folder := os.environ.get("REPLEARN_RESULTS"):
-            versions = dict(
-                replearn=__version__,
-                python=platform.python_version(),
-                torch=torch.__version__,
-                numpy=np.__version__,
-            )
-            record = dict(
-                lesson=self.number,
-                title=self.title,
-                profile=self.profile_name,
-                device=str(self.device),
-                data=self.data,
-                seed=self.seed,
-                seconds=round(seconds, 2),
-                held=held,
-                claims=self.claims,
-                versions=versions,
-            )
-            path = Path(folder) / f"{self.number}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(
-                json.dumps(plain.json_ready(record), ensure_ascii=False, indent=1) + "\n",
-                encoding="utf-8",
-            )
-            os.replace(part, path)  # whole or not at all
+        folder = os.environ.get("REPLEARN_RESULTS")
+        if folder:
+            record = self._record(held, seconds)
+            write_json(Path(folder) / f"{self.number}.json", json_ready(record))
+
+    def _record(self, held: int, seconds: float) -> dict[str, Any]:
+        """Return what is stored of a run."""
+        versions = dict(
+            replearn=__version__,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+        )
+        return dict(
+            lesson=self.number,
+            title=self.title,
+            profile=self.profile_name,
+            device=str(self.device),
+            data=self.data,
+            seed=self.seed,
+            seconds=round(seconds, 2),
+            held=held,
+            claims=self.claims,
+            versions=versions,
+        )
 
 
-def _safe(value):
+def _safe(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _style_plots():
+def _profile_of(device: torch.device) -> str:
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+def _hardware(device: torch.device) -> str:
+    """Return the GPU's name, or the CPU's number of threads, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread" if threads == 1 else f"CPU, {threads} threads"
+
+
+def _with_unit(number: Any) -> tuple[Any, str]:
+    """Return a number and its unit; a pair with a text at its end has one, all others have none."""
+    if isinstance(number, tuple) and isinstance(number[-1], str):
+        value, unit = number
+        return value, unit
+    return number, ""
+
+
+def _style_plots() -> None:
     from replearn import plot  # matplotlib loads with the first lesson, not with the package
 
     plot.style()

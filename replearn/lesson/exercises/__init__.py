@@ -1,6 +1,7 @@
-"""The exercises of the lessons: those of lesson NN stand in `exNN.py`, in a list `EXERCISES = [Exercise(...), ...]`.
+"""The exercises of the lessons: those of lesson NN stand in `exNN.py`, in a list `EXERCISES`.
 
-`check` runs a learner's function beside the solution on fresh random inputs and says in one sentence what is wrong.
+`check` runs a learner's function beside the solution on fresh random inputs, and says in one
+sentence what is wrong.
 """
 
 import importlib
@@ -10,6 +11,8 @@ import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from replearn.lesson.exercises.checker import Result, check
 
@@ -18,12 +21,22 @@ __all__ = ["Exercise", "Result", "check", "get", "names"]
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise; its name is the name of `solution`, whose docstring is the task.
+    """One exercise. Its name is the name of its solution, whose docstring is the task.
 
-    cases(generator) -> {label: arguments}: fresh inputs; the label completes "on …". gradient_of: positions of the
-    arguments whose gradients are compared too, except in the cases `no_gradient`. tolerance: of the largest value.
-    judge(found, expected, *arguments) -> None or a sentence: replaces the comparison where several answers are right.
-    wrong: {name: function} usual mistakes, 3 or more; alternatives: 2 or more other right ways (both for the tests).
+    Attributes:
+        solution (Callable): The reference solution.
+        cases (Callable): Called with a generator, returns fresh inputs as {label: arguments}. The
+            label completes the words "on ...".
+        hints (tuple): Two or three, each one telling more.
+        wrong (dict): Usual mistakes, {name: function}, three or more; for the tests.
+        alternatives (tuple): Other right ways to write it, two or more; for the tests.
+        difficulty (int): 1 to 3.
+        minutes (int): That it takes.
+        gradient_of (tuple): Positions of the arguments whose gradients are compared too.
+        no_gradient (tuple): Labels of cases in which no gradients are compared.
+        tolerance (float): Of values, as a fraction of the largest one.
+        judge (Callable or None): judge(answer, expected, *arguments) returns None or a sentence. It
+            replaces the comparison where several answers are right.
     """
 
     solution: Callable
@@ -31,46 +44,83 @@ class Exercise:
     hints: tuple
     wrong: dict
     alternatives: tuple
-    difficulty: int = 1  # of 3
+    difficulty: int = 1
     minutes: int = 10
     gradient_of: tuple = ()
     no_gradient: tuple = ()
     tolerance: float = 1e-4
-    judge: Callable | None = None
+    judge: Callable[..., str | None] | None = None
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The name of the solution, by which learners call the exercise."""
         return self.solution.__name__
 
-    def source(self):
-        """The reference solution as text, with the imports it needs."""
-        body = textwrap.dedent(inspect.getsource(self.solution))
-        lines = inspect.getsource(inspect.getmodule(self.solution)).splitlines()
-        imports = [
-            line
-            for line in lines
-            if re.match(r"(import|from) (?!replearn)", line)
-            and re.search(rf"\b{re.escape(line.split()[-1])}\b", body)
-        ]
-        return "\n".join(imports) + "\n\n\n" * bool(imports) + body.rstrip() + "\n"
+    def source(self) -> str:
+        """Return the solution as text, with the imports that it needs.
+
+        Example:
+            >>> print(get("09", "infonce_bound").source().split("def ")[0].strip())
+            import math
+            import torch
+            import torch.nn.functional as F
+        """
+        body = textwrap.dedent(inspect.getsource(self.solution)).rstrip() + "\n"
+        imports = _imports_for(body, inspect.getmodule(self.solution))
+        if not imports:
+            return body
+        return "\n".join(imports) + "\n\n\n" + body
 
 
-def names(lesson):
-    """Names of the exercises of a lesson ("06"), in the order of the notebook."""
+def _imports_for(body: str, module: ModuleType) -> list[str]:
+    """Return the import lines of a module whose names a piece of its source uses.
+
+    Imports of this package are left out: a solution does without.
+    """
+    imports = []
+    for line in inspect.getsource(module).splitlines():
+        if re.match(r"(import|from) (?!replearn)", line):
+            name = line.split()[-1]
+            if re.search(rf"\b{re.escape(name)}\b", body):
+                imports.append(line)
+    return imports
+
+
+def names(lesson: str) -> list[str]:
+    """Return the names of a lesson's exercises, in the order of the notebook.
+
+    Args:
+        lesson: Its number in two digits.
+
+    Example:
+        >>> names("06")
+        ['nt_xent', 'mask_self_pairs', 'ema_update']
+    """
     return list(_exercises(lesson))
 
 
-def get(lesson, name):
-    """One exercise; ValueError names those that exist."""
-    found = _exercises(lesson)
-    if name not in found:
-        raise ValueError(
-            f"no exercise {name!r} in lesson {lesson}; expected one of: {', '.join(found) or 'none yet'}"
-        )
-    return found[name]
+def get(lesson: str, name: str) -> Exercise:
+    """Return one exercise.
+
+    Args:
+        lesson: Its number in two digits.
+        name: Of the exercise.
+
+    Raises:
+        ValueError: There is none of this name; the message names those that there are.
+
+    Example:
+        >>> get("06", "ema_update").difficulty
+        1
+    """
+    exercises = _exercises(lesson)
+    if name not in exercises:
+        known = ", ".join(exercises) or "none yet"
+        raise ValueError(f"no exercise {name!r} in lesson {lesson}; expected one of: {known}")
+    return exercises[name]
 
 
-def _exercises(lesson):
+def _exercises(lesson: str) -> dict[str, Any]:
     module = f"{__name__}.ex{lesson}"
     if importlib.util.find_spec(module) is None:
         return {}

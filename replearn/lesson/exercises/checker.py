@@ -1,200 +1,284 @@
-"""`check`: a learner's function on trial, with a sentence for everything that can go wrong with it."""
+"""`check`: a learner's function beside the solution, and a sentence for whatever goes wrong."""
 
 import inspect
 import os
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from replearn.lesson.exercises import limits as guard
+from replearn.lesson.exercises import limits
 from replearn.lesson.exercises.compare import difference, inputs_text, kind
 
-GRADING_SEED = 0  # grades: everybody gets the same inputs, and the same points a second time
+if TYPE_CHECKING:
+    from replearn.lesson.exercises import Exercise
+
+GRADING_SEED = 0  # for grades: everybody gets the same inputs, and the same points a second time
+LONGEST_MESSAGE = 160  # characters of an error's text that are shown
+LONGEST_LINE = 80  # characters of the line that raised it
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `check` found: text (one sentence), score (share of inputs answered right), inputs of the first failure."""
+    """What `check` says of a function.
+
+    Attributes:
+        text (str): One sentence.
+        score (float): The share of inputs answered right, from 0 to 1.
+        inputs (tuple): The arguments that were answered wrong first, to try them again.
+    """
 
     text: str
     score: float = 0.0
     inputs: tuple = field(default=(), repr=False)
 
     @property
-    def right(self):
+    def right(self) -> bool:
+        """Whether every input was answered right."""
         return self.score == 1.0
 
-    def _ipython_display_(self):
-        """Nothing: `lesson.check` has printed the text, and a notebook must not show it twice."""
+    def _ipython_display_(self) -> None:
+        """Show nothing: `lesson.check` has printed the text, and a cell must not show it twice."""
 
 
-def check(exercise, fn, *, seed=None):
-    """Run `fn` on fresh inputs (a new seed each call) beside the solution; never raises, never writes to stderr."""
+class _NotAttempted(Exception):
+    """The function is an empty stub."""
+
+
+@dataclass
+class _Progress:
+    """How far a check has come: it may be cut off at any moment."""
+
+    total: int = 1
+    passed: int = 0
+    complaint: str | None = None  # the first one
+    inputs: tuple = ()  # what it is about, or the case that is being tried
+
+    def complain(self, sentence: str) -> None:
+        if self.complaint is None:
+            self.complaint = sentence
+
+
+def check(exercise: "Exercise", fn: Callable, *, seed: int | None = None) -> Result:
+    """Run a function beside the solution, on fresh inputs.
+
+    It never raises, prints nothing, and leaves torch's random stream as it was.
+
+    Args:
+        exercise: What the function is an answer to.
+        fn: A learner's function.
+        seed: Of the inputs; None draws a new one for each call.
+
+    Returns:
+        The sentence "✓ right", "✗ wrong" or "not attempted", and the share of right answers.
+
+    Example:
+        >>> from replearn.lesson import exercises
+        >>> exercise = exercises.get("06", "mask_self_pairs")
+        >>> check(exercise, exercise.solution).text
+        '✓ right: mask_self_pairs (4 of 4 checks)'
+    """
     if not callable(fn):
-        return Result(
-            f"✗ wrong: expected a function {_signature(exercise)}, found {type(fn).__name__}"
-        )
-    generator = torch.Generator().manual_seed(
-        int.from_bytes(os.urandom(4), "big") if seed is None else seed
-    )
-    passed, total, complaint, failed = 0, 1, None, ()
+        task = f"{exercise.name}{inspect.signature(exercise.solution)}"
+        return Result(f"✗ wrong: expected a function {task}, found {type(fn).__name__}")
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "big")
+    progress = _Progress()
     try:
         # The notebook's own random stream must not depend on whether an exercise was solved.
         with (
             torch.random.fork_rng(devices=[]),
             torch.enable_grad(),
-            guard.silence(),
-            guard.time_limit(),
+            limits.silence(),
+            limits.time_limit(),
         ):
-            torch.manual_seed(generator.initial_seed())
-            cases = exercise.cases(generator)
-            total = len(cases)
-            for label, arguments in cases.items():
-                failed = arguments if complaint is None else failed
-                sentence = _try(exercise, fn, label, arguments, generator)
-                if sentence == "":
-                    return Result(_not_attempted(exercise))
-                passed += sentence is None
-                if sentence and complaint is None:
-                    complaint = (
-                        f"{sentence}, on {label}: {inputs_text(exercise.solution, arguments)}"
-                    )
-    except guard.TimeUp:
-        complaint = (
-            complaint or f"it does not come to an end: stopped after {guard.LIMIT:.0f} seconds"
-        )
+            _try_all(exercise, fn, seed, progress)
+    except _NotAttempted:
+        return Result(_not_attempted(exercise))
+    except limits.TimeUp:
+        progress.complain(f"it does not come to an end: stopped after {limits.LIMIT:.0f} seconds")
     except KeyboardInterrupt:
-        complaint = complaint or "stopped before the end"
+        progress.complain("stopped before the end")
     except Exception as error:  # a fault of the exercise must not stop a learner's notebook
-        complaint = complaint or f"the check itself failed ({type(error).__name__}: {error})"
-    if complaint is None:
+        progress.complain(f"the check itself failed ({type(error).__name__}: {error})")
+
+    total = progress.total
+    passed = progress.passed
+    if progress.complaint is None:
         return Result(f"✓ right: {exercise.name} ({total} of {total} checks)", 1.0)
-    return Result(
-        f"✗ wrong: {complaint} ({passed} of {total} checks right)", passed / total, failed
-    )
+    text = f"✗ wrong: {progress.complaint} ({passed} of {total} checks right)"
+    return Result(text, passed / total, progress.inputs)
 
 
-def _try(exercise, fn, label, arguments, generator):
-    """None if `fn` answers one case like the solution, "" if it is an empty stub, else a sentence."""
+def _try_all(exercise: "Exercise", fn: Callable, seed: int, progress: _Progress) -> None:
+    """Try all cases, and write down in `progress` what comes out."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(generator.initial_seed())
+    cases = exercise.cases(generator)
+    progress.total = len(cases)
+    for label, arguments in cases.items():
+        if progress.complaint is None:
+            progress.inputs = arguments
+        sentence = _try(exercise, fn, label, arguments, generator)
+        if sentence is None:
+            progress.passed += 1
+        else:
+            inputs = inputs_text(exercise.solution, arguments)
+            progress.complain(f"{sentence}, on {label}: {inputs}")
+
+
+def _try(
+    exercise: "Exercise",
+    fn: Callable,
+    label: str,
+    arguments: tuple,
+    generator: torch.Generator,
+) -> str | None:
+    """Return None if `fn` answers one case as the solution does, else a sentence."""
     inputs = _copy(arguments)
     expected = exercise.solution(*_copy(arguments))
     try:
-        found = _call(exercise, fn, inputs)
+        answer = _call(exercise, fn, inputs)
     except (Exception, SystemExit) as error:
         # torch, too, raises NotImplementedError: "mean" not implemented for 'Long'.
-        stub = isinstance(error, NotImplementedError) and "not implemented for" not in str(error)
-        return "" if stub else _crash(error, fn)
-    if _is_stub(found):
-        return ""
-    if sentence := _judge(exercise, found, expected, arguments):
+        if isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
+            raise _NotAttempted from None
+        return _crash(error, fn)
+    if _is_empty(answer):
+        raise _NotAttempted
+    sentence = _judge(exercise, answer, expected, arguments)
+    if sentence:
         return sentence
     if difference(arguments, inputs, 0.0):
-        return "it changes its input: expected the arguments as they were, found one modified in place (work on a copy)"
+        return (
+            "it changes its input: expected the arguments as they were, found one modified in "
+            "place (work on a copy)"
+        )
     return _try_again(exercise, fn, label, arguments, generator)
 
 
-def _try_again(exercise, fn, label, arguments, generator):
-    """A second call: the same answer, and the same gradients where the exercise compares them."""
-    wanted = exercise.gradient_of if label not in exercise.no_gradient else ()
-    mine, theirs = _copy(arguments, wanted), _copy(arguments, wanted)
-    expected = exercise.solution(*mine)
+def _try_again(
+    exercise: "Exercise",
+    fn: Callable,
+    label: str,
+    arguments: tuple,
+    generator: torch.Generator,
+) -> str | None:
+    """Return None if a second call gives the same answer and the right gradients."""
+    positions = exercise.gradient_of if label not in exercise.no_gradient else ()
+    solution_inputs = _copy(arguments, positions)
+    learner_inputs = _copy(arguments, positions)
+    expected = exercise.solution(*solution_inputs)
     try:
-        found = _call(exercise, fn, theirs)
-        if _judge(exercise, found, expected, arguments):
+        answer = _call(exercise, fn, learner_inputs)
+        if _judge(exercise, answer, expected, arguments):
             return (
                 "expected the same answer for the same input, found another one at the second call"
             )
-        if not wanted:
+        if not positions:
             return None
-        if not getattr(found, "requires_grad", False):
+        if not getattr(answer, "requires_grad", False):
             return (
-                "the value is right, but expected a tensor that carries gradients, found one that does not "
-                "(.item(), .detach(), numpy and torch.no_grad() cut them)"
+                "the value is right, but expected a tensor that carries gradients, found one that "
+                "does not (.item(), .detach(), numpy and torch.no_grad() cut them)"
             )
-        # Entries of -inf (masked logits) get no weight: no gradient passes through them later. A weighted sum, because
-        # the first call of autograd.grad with grad_outputs imports for a second and a half.
-        weights = torch.randn(expected.shape, generator=generator) * torch.isfinite(
-            expected.detach()
-        )
-        found = torch.autograd.grad(
-            (found * weights).sum(), [theirs[i] for i in wanted], allow_unused=True
-        )
+        # Entries of -inf (masked logits) get no weight: no gradient passes through them later. A
+        # weighted sum, because the first call of autograd.grad with grad_outputs imports for a
+        # second and a half.
+        finite = torch.isfinite(expected.detach())
+        weights = torch.randn(expected.shape, generator=generator) * finite
+        answered = _gradients((answer * weights).sum(), learner_inputs, positions)
     except (Exception, SystemExit) as error:
         return _crash(error, fn)
-    expected = torch.autograd.grad(
-        (expected * weights).sum(), [mine[i] for i in wanted], allow_unused=True
-    )
-    for position, right, mine_too in zip(wanted, expected, found, strict=True):
-        right, mine_too = (
-            torch.zeros_like(mine[position]) if g is None else g for g in (right, mine_too)
-        )
-        if sentence := difference(right, mine_too, 10 * exercise.tolerance):
-            name = list(inspect.signature(exercise.solution).parameters)[position]
-            return f"the value is right, but its gradient with respect to {name} is not: {sentence}"
+    wanted = _gradients((expected * weights).sum(), solution_inputs, positions)
+    parameters = list(inspect.signature(exercise.solution).parameters)
+    for i, position in enumerate(positions):
+        sentence = difference(wanted[i], answered[i], 10 * exercise.tolerance)
+        if sentence:
+            return (
+                "the value is right, but its gradient with respect to "
+                f"{parameters[position]} is not: {sentence}"
+            )
     return None
 
 
-def _judge(exercise, found, expected, arguments):
+def _gradients(
+    value: torch.Tensor, arguments: Sequence, positions: Sequence[int]
+) -> list[torch.Tensor]:
+    """Return the gradient of one number for each argument at these positions, zero without one."""
+    inputs = [arguments[position] for position in positions]
+    gradients = torch.autograd.grad(value, inputs, allow_unused=True)
+    filled = []
+    for argument, gradient in zip(inputs, gradients, strict=True):
+        filled.append(torch.zeros_like(argument) if gradient is None else gradient)
+    return filled
+
+
+def _judge(exercise: "Exercise", answer: Any, expected: Any, arguments: tuple) -> str | None:
+    """Return None for a right value, else a sentence."""
     try:
         if exercise.judge:
-            return exercise.judge(found, expected, *_copy(arguments))
-        return difference(expected, found, exercise.tolerance)
+            return exercise.judge(answer, expected, *_copy(arguments))
+        return difference(expected, answer, exercise.tolerance)
     except Exception:  # an answer so odd that it cannot even be compared
-        return f"expected {kind(expected)}, found {kind(found)}"
+        return f"expected {kind(expected)}, found {kind(answer)}"
 
 
-def _call(exercise, fn, arguments):
+def _call(exercise: "Exercise", fn: Callable, arguments: Sequence) -> Any:
+    """Call a function by position, or by name if its arguments are keyword-only."""
     try:
         inspect.signature(fn).bind(*arguments)
-    except TypeError:  # perhaps keyword-only arguments
-        return fn(
-            **dict(zip(inspect.signature(exercise.solution).parameters, arguments, strict=True))
-        )
-    except ValueError:  # no signature: a built-in
+    except TypeError:
+        names = inspect.signature(exercise.solution).parameters
+        return fn(**dict(zip(names, arguments, strict=True)))
+    except ValueError:  # a built-in, which has no signature
         pass
     return fn(*arguments)
 
 
-def _is_stub(found):
-    if isinstance(found, (tuple, list)) and found:
-        return all(_is_stub(item) for item in found)
-    return found is None or found is ...
+def _is_empty(answer: Any) -> bool:
+    """Return whether an answer is None, `...`, or several of these."""
+    if isinstance(answer, (tuple, list)) and answer:
+        return all(_is_empty(item) for item in answer)
+    return answer is None or answer is ...
 
 
-def _copy(value, wanted=()):
-    """Arguments whose tensors are copies; those at the positions `wanted` require a gradient."""
+def _copy(value: Any, gradient_of: Sequence[int] = ()) -> Any:
+    """Return arguments whose tensors are copies.
+
+    Args:
+        value: A tuple of arguments, or one of them.
+        gradient_of: Positions of the arguments that get to require a gradient.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
     if isinstance(value, dict):
         return {key: _copy(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         items = [_copy(item) for item in value]
-        return type(value)(
-            item.requires_grad_() if i in wanted else item for i, item in enumerate(items)
-        )
+        for position in gradient_of:
+            items[position].requires_grad_()
+        return type(value)(items)
     return value
 
 
-def _crash(error, fn):
+def _crash(error: BaseException, fn: Callable) -> str:
+    """Return a sentence about an error, with the last line of the learner's own that led to it."""
     filename = getattr(getattr(fn, "__code__", None), "co_filename", None)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == filename and frame.line
-    ]
-    where = f" in the line `{frames[-1].line[:80]}`" if frames else ""
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == filename and frame.line:
+            where = f" in the line `{frame.line[:LONGEST_LINE]}`"
     message = " ".join(str(error).split())
-    message = message if len(message) <= 160 else message[:160] + "…"
-    return f"expected a result, found {type(error).__name__}{where}" + (
-        f" ({message})" if message else ""
-    )
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE] + "…"
+    if message:
+        message = f" ({message})"
+    return f"expected a result, found {type(error).__name__}{where}{message}"
 
 
-def _not_attempted(exercise):
+def _not_attempted(exercise: "Exercise") -> str:
     effort = f"difficulty {exercise.difficulty} of 3, about {exercise.minutes} minutes"
     return f'not attempted: {exercise.name} ({effort}; lesson.hint("{exercise.name}") helps)'
-
-
-def _signature(exercise):
-    return f"{exercise.name}{inspect.signature(exercise.solution)}"

@@ -1,119 +1,173 @@
-"""Compare a learner's result with the expected one, and say the difference in words."""
+"""Compare a learner's answer with the expected one, and say the difference in words."""
 
 import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
 
+NUMBERS = (torch.Tensor, np.ndarray, np.generic, bool, int, float)
 
-def difference(expected, found, tolerance=1e-4):
-    """None if `found` equals `expected` within `tolerance` (relative to the largest value), else "expected …, found …".
 
-    Accepts a numpy array for a tensor, any floating-point precision, a list for a tuple, a number for a 0-d tensor.
+def difference(expected: Any, answer: Any, tolerance: float = 1e-4) -> str | None:
+    """Return None if two values are equal, else "expected ..., found ...".
+
+    An answer may be a NumPy array for a tensor, in any floating-point precision, a list for a
+    tuple, or a number for a tensor without dimensions.
+
+    Args:
+        expected: Numbers, texts, or lists, tuples and dicts of them.
+        answer: Whatever a learner's function gave.
+        tolerance: Of numbers, as a fraction of the largest one.
+
+    Example:
+        >>> difference((1, 0.5), [1, 0.6])
+        'value 2 of 2: expected 0.5, found 0.6'
     """
     if isinstance(expected, dict):
-        if not isinstance(found, dict) or expected.keys() != found.keys():
-            return f"expected a dict with {sorted(map(str, expected))}, found {kind(found)}"
-        return _first(((f"at {key!r}", expected[key], found[key]) for key in expected), tolerance)
+        return _dicts(expected, answer, tolerance)
     if isinstance(expected, (list, tuple)):
-        if not isinstance(found, (list, tuple)) or len(found) != len(expected):
-            size = f" of {len(found)}" if isinstance(found, (list, tuple)) else ""
-            return f"expected {len(expected)} values (a {type(expected).__name__}), found {kind(found)}{size}"
-        pairs = enumerate(zip(expected, found, strict=True), 1)
-        return _first(((f"value {i} of {len(expected)}", *pair) for i, pair in pairs), tolerance)
-    if not isinstance(expected, (torch.Tensor, np.ndarray, np.generic, bool, int, float)):
-        return (
-            None
-            if expected is found or expected == found
-            else f"expected {expected!r}, found {kind(found)}"
-        )
-    if not isinstance(found, (torch.Tensor, np.ndarray, np.generic, bool, int, float)):
-        return f"expected {kind(expected)}, found {kind(found)}"
-    return _numbers(expected, found, tolerance)
+        return _sequences(expected, answer, tolerance)
+    if isinstance(expected, NUMBERS):
+        if isinstance(answer, NUMBERS):
+            return _numbers(expected, answer, tolerance)
+        return f"expected {kind(expected)}, found {kind(answer)}"
+    if expected is answer or expected == answer:
+        return None
+    return f"expected {expected!r}, found {kind(answer)}"
 
 
-def inputs_text(fn, arguments):
-    """The arguments of a call in a few words: "x (12, 3), k = 3"."""
+def inputs_text(fn: Callable, arguments: Iterable) -> str:
+    """Return the arguments of a call in a few words.
+
+    Args:
+        fn: Whose parameters name the arguments.
+        arguments: In the order of its parameters. Functions and networks are left out.
+
+    Example:
+        >>> def nearest(x, k):
+        ...     pass
+        >>> inputs_text(nearest, (torch.zeros(12, 3), 3))
+        'x (12, 3), k = 3'
+    """
     shown = []
     for name, value in zip(inspect.signature(fn).parameters, arguments, strict=True):
-        if isinstance(value, torch.Tensor) and value.ndim:
+        if isinstance(value, torch.Tensor) and value.ndim > 0:
             shown.append(f"{name} {tuple(value.shape)}")
-        elif isinstance(value, (int, float, str)) or isinstance(value, torch.Tensor):
-            shown.append(f"{name} = {value if isinstance(value, str) else _digits(float(value))}")
+        elif isinstance(value, str):
+            shown.append(f"{name} = {value}")
+        elif isinstance(value, (int, float, torch.Tensor)):
+            shown.append(f"{name} = {_digits(float(value))}")
         elif isinstance(value, (list, tuple, dict)):
             shown.append(f"{name} ({len(value)} entries)")
     return ", ".join(shown)
 
 
-def _first(triples, tolerance):
-    for where, expected, found in triples:
-        if sentence := difference(expected, found, tolerance):
-            return f"{where}: {sentence}"
+def kind(value: Any) -> str:
+    """Return what a value is, in a few words.
+
+    Example:
+        >>> kind(torch.zeros(3, 2)), kind([1]), kind("red")
+        ('a Tensor of shape (3, 2)', 'a list', "'red'")
+    """
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return f"a {type(value).__name__} of {_shape(value)}"
+    if isinstance(value, (str, bool, int, float)):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def _dicts(expected: dict, answer: Any, tolerance: float) -> str | None:
+    if not isinstance(answer, dict) or expected.keys() != answer.keys():
+        return f"expected a dict with {sorted(map(str, expected))}, found {kind(answer)}"
+    for key in expected:
+        sentence = difference(expected[key], answer[key], tolerance)
+        if sentence:
+            return f"at {key!r}: {sentence}"
     return None
 
 
-def _numbers(expected, found, tolerance):
-    python_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    expected, found = (torch.as_tensor(value).detach().cpu() for value in (expected, found))
-    if found.shape != expected.shape:
-        return f"expected {_shape(expected)}, found {_shape(found)}"
-    if _family(expected) != _family(found) and not (
-        python_number and _family(expected) == "floating-point"
-    ):
-        return f"expected {_family(expected)} numbers ({expected.dtype}), found {found.dtype}"
-    expected, found = expected.double(), found.double()
-    if (found.isnan() & ~expected.isnan()).any():
-        return f"expected {'finite numbers' if expected.isfinite().all() else 'numbers'}, found NaN"
+def _sequences(expected: list | tuple, answer: Any, tolerance: float) -> str | None:
+    count = len(expected)
+    wanted = f"{count} values (a {type(expected).__name__})"
+    if not isinstance(answer, (list, tuple)):
+        return f"expected {wanted}, found {kind(answer)}"
+    if len(answer) != count:
+        return f"expected {wanted}, found {kind(answer)} of {len(answer)}"
+    for i in range(count):
+        sentence = difference(expected[i], answer[i], tolerance)
+        if sentence:
+            return f"value {i + 1} of {count}: {sentence}"
+    return None
+
+
+def _numbers(expected: Any, answer: Any, tolerance: float) -> str | None:
+    is_python_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
+    expected = torch.as_tensor(expected).detach().cpu()
+    answer = torch.as_tensor(answer).detach().cpu()
+    if answer.shape != expected.shape:
+        return f"expected {_shape(expected)}, found {_shape(answer)}"
+    family = _family(expected)
+    # A Python number may be whole where a floating-point one is expected: 1 for 1.0.
+    may_be_whole = is_python_number and family == "floating-point"
+    if family != _family(answer) and not may_be_whole:
+        return f"expected {family} numbers ({expected.dtype}), found {answer.dtype}"
+
+    expected = expected.double()
+    answer = answer.double()
+    if (answer.isnan() & ~expected.isnan()).any():
+        numbers = "finite numbers" if expected.isfinite().all() else "numbers"
+        return f"expected {numbers}, found NaN"
     finite = expected[expected.isfinite()].abs()
-    # Zeros are compared with a small absolute tolerance: a gradient of 1e-9 is a right answer for 0.
-    margin = tolerance * max(finite.max().item() if len(finite) else 0.0, 0.01)
-    close = (
-        (expected == found)
-        | ((expected - found).abs() <= margin)
-        | (expected.isnan() & found.isnan())
-    )
+    largest = finite.max().item() if len(finite) else 0.0
+    # Zeros are compared with a small absolute tolerance: a gradient of 1e-9 is a right answer
+    # for 0.
+    margin = tolerance * max(largest, 0.01)
+    error = (expected - answer).abs()
+    both_nan = expected.isnan() & answer.isnan()
+    close = (expected == answer) | (error <= margin) | both_nan
     if close.all():
         return None
     if expected.ndim == 0:
-        return f"expected {_digits(expected.item(), found.item())}, found {_digits(found.item(), expected.item())}"
-    error = torch.where(close, -1.0, (expected - found).abs().nan_to_num(posinf=float("inf")))
-    where = np.unravel_index(
-        int(error.argmax()), error.shape
-    )  # torch's own would import sympy first
-    right, mine = expected[where].item(), found[where].item()
-    wrong = (~close).sum().item()
+        right = expected.item()
+        wrong = answer.item()
+        return f"expected {_digits(right, wrong)}, found {_digits(wrong, right)}"
+    return _worst_place(expected, answer, error, close)
+
+
+def _worst_place(
+    expected: torch.Tensor, answer: torch.Tensor, error: torch.Tensor, close: torch.Tensor
+) -> str:
+    """Return a sentence about the entry that is farthest off."""
+    error = torch.where(close, -1.0, error.nan_to_num(posinf=float("inf")))
+    # NumPy's unravel_index: torch's own would import sympy first.
+    place = np.unravel_index(int(error.argmax()), error.shape)
+    right = expected[place].item()
+    wrong = answer[place].item()
+    count = (~close).sum().item()
     return (
-        f"expected {_digits(right, mine)} at {[int(i) for i in where]}, found {_digits(mine, right)} "
-        f"({wrong} of {close.numel()} values differ)"
+        f"expected {_digits(right, wrong)} at {[int(i) for i in place]}, "
+        f"found {_digits(wrong, right)} ({count} of {close.numel()} values differ)"
     )
 
 
-def _digits(value, other=None):
-    """Three digits, or as many as it takes to tell the two numbers apart."""
+def _digits(value: float, other: float | None = None) -> str:
+    """Return three digits, or as many as it takes to tell two numbers apart, at most eight."""
     for digits in range(3, 9):
-        if other is None or f"{value:.{digits}g}" != f"{other:.{digits}g}":
+        text = f"{value:.{digits}g}"
+        if other is None or text != f"{other:.{digits}g}":
             break
-    return f"{value:.{digits}g}"
+    return text
 
 
-def _family(tensor):
-    return (
-        "boolean"
-        if tensor.dtype == torch.bool
-        else "floating-point"
-        if tensor.is_floating_point()
-        else "whole"
-    )
+def _family(tensor: torch.Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "boolean"
+    if tensor.is_floating_point():
+        return "floating-point"
+    return "whole"
 
 
-def _shape(tensor):
-    return f"shape {tuple(tensor.shape)}" if tensor.ndim else "a single number"
-
-
-def kind(value):
-    """What a value is, in a few words: "a Tensor of shape (3, 2)", "a list", "'red'"."""
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        return f"a {type(value).__name__} of {_shape(value)}"
-    return (
-        repr(value) if isinstance(value, (str, bool, int, float)) else f"a {type(value).__name__}"
-    )
+def _shape(array: torch.Tensor | np.ndarray) -> str:
+    return f"shape {tuple(array.shape)}" if array.ndim else "a single number"

@@ -1,4 +1,4 @@
-"""Guards around a learner's function: nothing it prints is shown, and it is cut off if it never ends."""
+"""Limits on a learner's function: what it prints is dropped, and it is cut off if it never ends."""
 
 import contextlib
 import io
@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 
 LIMIT = 5.0  # seconds a learner's function gets for all its inputs together
 
@@ -15,8 +17,13 @@ class TimeUp(BaseException):
 
 
 @contextlib.contextmanager
-def silence():
-    """Drop what is printed or warned."""
+def silence() -> Iterator[None]:
+    """Drop what is printed or warned inside the block.
+
+    Example:
+        >>> with silence():
+        ...     print("debug")
+    """
     nowhere = io.StringIO()
     with (
         warnings.catch_warnings(),
@@ -28,30 +35,30 @@ def silence():
 
 
 @contextlib.contextmanager
-def time_limit():
-    """Raise TimeUp after LIMIT seconds, where the system can (main thread, not Windows)."""
-    if (
-        not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
+def time_limit() -> Iterator[None]:
+    """Cut the block off after LIMIT seconds, where the system can (main thread, not Windows).
+
+    On a busy machine the block may hardly have run by then: it gets up to four times as long.
+
+    Raises:
+        TimeUp: The time is up.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not in_main_thread:
         yield
         return
 
-    wall, processor = time.perf_counter(), time.process_time()
+    wall_start = time.perf_counter()
+    processor_start = time.process_time()
 
-    def stop(_, frame):
-        # On a busy machine the function may hardly have run yet: then it gets up to four times as long.
-        if time.process_time() - processor < LIMIT / 2 and time.perf_counter() - wall < 4 * LIMIT:
+    def stop(_: int, frame: FrameType | None) -> None:
+        hardly_ran = time.process_time() - processor_start < LIMIT / 2
+        if hardly_ran and time.perf_counter() - wall_start < 4 * LIMIT:
             signal.setitimer(signal.ITIMER_REAL, LIMIT / 2)
-            return
-        while frame is not None:
-            if (
-                "importlib._bootstrap" in frame.f_code.co_filename
-            ):  # an import cut in two would break the kernel: wait
-                signal.setitimer(signal.ITIMER_REAL, 0.2)
-                return
-            frame = frame.f_back
-        raise TimeUp
+        elif _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+        else:
+            raise TimeUp
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
@@ -60,3 +67,12 @@ def time_limit():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether an import is under way: one that is cut in two would break the kernel."""
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False

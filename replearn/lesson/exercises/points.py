@@ -3,31 +3,59 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 from replearn.lesson import exercises
 
 
-def points(lesson, name, fn, maximum):
-    """The points of a learner's function: `maximum` times the share of the checks that it passes.
+def points(lesson: str, name: str, fn: Callable, maximum: float) -> float:
+    """Return the points of a learner's function, and print the sentence about it.
 
-    A float as the last value of a test cell is nbgrader's partial credit; anything on stderr would count as 0.
+    A float as the last value of a test cell is nbgrader's partial credit; anything on stderr would
+    count as 0.
+
+    Args:
+        lesson: Its number in two digits.
+        name: Of the exercise.
+        fn: The learner's function.
+        maximum: The points of a right answer.
+
+    Returns:
+        `maximum` times the share of the checks that it passes; 0 if it never ends.
+
+    Raises:
+        ValueError: There is no such exercise.
+
+    Example:
+        >>> solution = exercises.get("06", "ema_update").solution
+        >>> points("06", "ema_update", solution, 2)
+        ✓ right: ema_update (5 of 5 checks)
+        2.0
     """
-    with _no_descriptors():
-        result = exercises.check(exercises.get(lesson, name), fn, seed=exercises.checker.GRADING_SEED)
-    endless = "it does not come to an end" in result.text
+    exercise = exercises.get(lesson, name)
+    with _descriptors_silenced():
+        result = exercises.check(exercise, fn, seed=exercises.checker.GRADING_SEED)
     print(result.text)
-    return 0.0 if endless else round(maximum * result.score, 4)
+    if "it does not come to an end" in result.text:
+        return 0.0
+    return round(maximum * result.score, 4)
 
 
 @contextlib.contextmanager
-def _no_descriptors():
-    """Drop what is written past Python, as torch's C++ warnings are; `check` itself drops the rest."""
-    sys.stdout.flush(), sys.stderr.flush()
-    nowhere, kept = os.open(os.devnull, os.O_WRONLY), [os.dup(1), os.dup(2)]
+def _descriptors_silenced() -> Iterator[None]:
+    """Drop what is written past Python, as torch's C++ warnings are; `check` drops the rest."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    kept_stdout = os.dup(1)
+    kept_stderr = os.dup(2)
     try:
-        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept[0], 1), os.dup2(kept[1], 2)
-        for descriptor in (nowhere, *kept):
-            os.close(descriptor)
+        os.dup2(kept_stdout, 1)
+        os.dup2(kept_stderr, 2)
+        os.close(nowhere)
+        os.close(kept_stdout)
+        os.close(kept_stderr)
