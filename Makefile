@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab test test-fast lint run bench site slides test-colab
+.PHONY: help lab test test-fast test-slow lint run bench site slides test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -22,13 +22,16 @@ test: .venv/.test  ## Every check, 25 minutes or less on two cores
 test-fast: .venv/.test  ## What most changes break, in two minutes: lint, house rules, core, notebook 01
 	$(BIN)/python tests/stages.py fast
 
+test-slow: .venv/.test  ## Kills, faults, mutants, two minutes of load: half an hour (REPLEARN_RECORD=1 stores results)
+	$(BIN)/python -m pytest -q -p no:cacheprovider -m slow tests
+
 lint: .venv/.test  ## Code style and the house rules of the course, in seconds
 	$(BIN)/python tests/stages.py lint format course
 
 run: .venv/.lab  ## Execute all notebooks, store their outputs, print seconds and claims held
 	$(BIN)/python -m tools.notebooks run
 
-bench: .venv/.test  ## Measure again what suits this machine (three quarters of an hour; leave it alone)
+bench: .venv/.test  ## Measure again what suits this machine (half an hour; leave it alone)
 	$(BIN)/python benchmarks/run.py
 
 site: .venv/.site  ## Build the site from the stored outputs into _build/html

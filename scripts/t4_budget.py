@@ -176,7 +176,7 @@ def measure(
     """
     shape = (4 * recipe.batch_size, 3, 32, 32)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
-    run = engine.begin(recipe, images, compile=compile)
+    run = engine.new_run(recipe, images, compile=compile)
     fixed_views = engine.make_views(recipe, images[: recipe.batch_size])
 
     def whole_step() -> None:

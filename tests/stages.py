@@ -91,7 +91,7 @@ STAGES = {
         [*PYTEST, *NBVAL, "--dist", "loadscope", "-n", WORKERS, *NOTEBOOKS],
         LESSON,
     ),
-    "core": Stage([*PYTEST, *CORE, "-m", "not slow", "-n", "2"], ONE_THREAD),
+    "core": Stage([*PYTEST, *CORE, "-m", "not seconds and not slow", "-n", "2"], ONE_THREAD),
     "notebook": Stage([*PYTEST, *NBVAL, *NOTEBOOKS[:1]], LESSON),
 }
 FAST = ["lint", "format", "course", "core", "notebook"]

@@ -508,7 +508,7 @@ def edit(browser, cell, text):
     ).perform()
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_notebook_01_in_jupyterlab(lab, browser):
     from selenium.webdriver.common.keys import Keys
 

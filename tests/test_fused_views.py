@@ -67,7 +67,7 @@ def test_every_order_of_the_adjustments_has_its_slots():
     check(images, crop=(1.0, 1.0), jitter=2, grayscale=0, blur=0)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")),
     reason="torch.compile needs a C++ compiler",

@@ -39,7 +39,7 @@ def test_import_is_light():
     assert statistics.median(seconds) < 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_the_wheel_has_what_works_from_a_wheel(tmp_path):
     """The package with its weights, and nothing that only a checkout can do."""
     pytest.importorskip("setuptools", minversion="77")

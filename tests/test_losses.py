@@ -223,7 +223,7 @@ def two_batches():
     return z1, z2
 
 
-@pytest.mark.slow  # imports of several seconds
+@pytest.mark.seconds  # imports of several seconds
 def test_nt_xent_equals_pytorch_metric_learning():
     metric_losses = pytest.importorskip("pytorch_metric_learning.losses")
     z1, z2 = two_batches()
@@ -232,7 +232,7 @@ def test_nt_xent_equals_pytorch_metric_learning():
     torch.testing.assert_close(theirs, losses.nt_xent(z1, z2, temperature=0.3))
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_contrastive_losses_equal_lightly():
     lightly = pytest.importorskip("lightly.loss")
     z1, z2 = two_batches()
@@ -242,7 +242,7 @@ def test_contrastive_losses_equal_lightly():
     torch.testing.assert_close(theirs, losses.decoupled_contrastive(z1, z2, temperature=0.3))
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_losses_without_negatives_equal_lightly():
     lightly = pytest.importorskip("lightly.loss")
     z1, z2 = two_batches()
@@ -252,7 +252,7 @@ def test_losses_without_negatives_equal_lightly():
     torch.testing.assert_close(theirs, losses.barlow_twins(z1, z2))
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_vicreg_with_half_the_variance_term_equals_lightly():
     """Lightly follows the authors' code, which halves the variance term. The paper does not."""
     lightly = pytest.importorskip("lightly.loss")
@@ -264,7 +264,7 @@ def test_vicreg_with_half_the_variance_term_equals_lightly():
     assert abs(theirs - losses.vicreg(z1, z2)) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_dino_both_ways_equals_lightly():
     lightly = pytest.importorskip("lightly.loss")
     student, teacher = two_batches()
@@ -279,7 +279,7 @@ def test_dino_both_ways_equals_lightly():
     torch.testing.assert_close(value, (one_way + other_way) / 2)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 def test_clip_loss_equals_open_clip():
     open_clip = pytest.importorskip("open_clip.loss")
     image_z, text_z = two_batches()

@@ -94,7 +94,7 @@ def test_cka_of_many_rows_adds_up_over_blocks():
     assert metrics.linear_cka(x, y) == pytest.approx(expected.item(), rel=1e-10)
 
 
-@pytest.mark.slow  # an import of several seconds
+@pytest.mark.seconds  # an import of several seconds
 @pytest.mark.parametrize("debiased", [False, True])
 def test_cka_equals_ckatorch(debiased):
     cka_base = pytest.importorskip("ckatorch.core").cka_base
