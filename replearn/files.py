@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,7 +36,8 @@ def replacing(
 
     Args:
         path: The file to write. Its folder must exist.
-        previous: A second path; the file that is replaced is kept under it.
+        previous: A second path; the file that is replaced is kept under it. Between the two
+            renames there is a moment in which the old file exists only there.
 
     Yields:
         The new file, open for writing bytes.
@@ -45,7 +46,6 @@ def replacing(
         OSError: The disk is full, or the folder cannot be written to. The old file is still there.
 
     Example:
-        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "note.txt") as file:
         ...         _ = file.write(b"kept")
@@ -60,8 +60,9 @@ def replacing(
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            os.replace(path, previous)
+        if previous is not None:
+            with suppress(FileNotFoundError):  # there may be no file yet that could be kept
+                os.replace(path, previous)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -85,7 +86,6 @@ def write_atomically(
         OSError: The disk is full, or the folder cannot be written to. The old file is still there.
 
     Example:
-        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_atomically(Path(folder) / "note.txt", "kept").read_text()
         'kept'
@@ -111,6 +111,12 @@ def write_json(path: str | os.PathLike, record: Any, *, indent: int = 1) -> Path
         ValueError: The record holds NaN or infinity.
         TypeError: The record holds something else that JSON does not know.
         OSError: The disk is full, or the folder cannot be written to.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write_json(Path(folder) / "new" / "scores.json", {"knn": 0.61})
+        ...     json.loads(path.read_text())
+        {'knn': 0.61}
     """
     path = Path(path)
     text = json.dumps(record, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
@@ -128,6 +134,13 @@ def explained(folder: str | os.PathLike, what: str = "write") -> Iterator[None]:
 
     Raises:
         OSError: With that sentence.
+
+    Example:
+        >>> with explained("/no/such/folder", "save the run"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        OSError: /no/such/folder: could not save the run: the disk is full; what was saved before \
+is kept: make room or choose another folder, then run the same again to go on from there
     """
     try:
         yield
@@ -150,6 +163,11 @@ def writable_folder(folder: str | os.PathLike) -> Path:
 
     Raises:
         OSError: It cannot be made or written to.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writable_folder(Path(folder) / "runs" / "first").is_dir()
+        True
     """
     folder = Path(folder).expanduser()
     with explained(folder, "write to this folder"):
@@ -161,6 +179,7 @@ def writable_folder(folder: str | os.PathLike) -> Path:
 
 
 def _free_space(folder: str | os.PathLike) -> str:
+    """Say how much room a folder has, or nothing where it does not exist."""
     try:
         return f" ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
     except OSError:

@@ -1,168 +1,328 @@
+"""Networks give features of the right shape; encoders survive being written and read."""
+
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from replearn import models
+from replearn import data, models, probe
+
+SHIPPED = sorted(path.stem for path in models.SHIPPED.glob("*.json"))
+CIFAR10 = ["cifar10_collapsed", "cifar10_simclr", "cifar10_supervised"]
+
+
+def same_weights(a, b):
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+# --- networks ---
 
 
 @pytest.mark.parametrize(
-    ("encoder", "dim"), [(lambda: models.small_cnn(16), 256), (lambda: models.resnet18(16), 128)]
+    ("network", "width", "dim"), [("small_cnn", 16, 256), ("resnet18", 16, 128)]
 )
-def test_encoder_maps_pictures_to_features(encoder, dim):
-    encoder = encoder()
+def test_encoder_maps_images_to_features(network, width, dim):
+    encoder = models.build_encoder(network, width)
     assert encoder(torch.rand(4, 3, 32, 32)).shape == (4, dim)
     assert models.feature_dim(encoder) == dim
     assert encoder.training  # looking does not switch to eval mode
 
 
+@pytest.mark.parametrize("network", ["small_cnn", "resnet18"])
+def test_the_builder_builds_what_the_functions_build(network):
+    torch.manual_seed(0)
+    built = models.build_encoder(network, 8)
+    torch.manual_seed(0)
+    assert same_weights(built, getattr(models, network)(8))
+
+
+@pytest.mark.parametrize("network", ["vgg11", "", "timm", "__import__", None])
+def test_an_unknown_network_is_refused(network):
+    with pytest.raises(ValueError, match="network: expected small_cnn or resnet18 or timm:NAME"):
+        models.build_encoder(network, 8)
+
+
+def test_a_network_of_timm_takes_images_in_zero_one():
+    pytest.importorskip("timm")
+    encoder = models.build_encoder("timm:resnet10t", 1)
+    assert isinstance(encoder.center, models.Center)
+    assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, 512)
+
+
+def test_a_transformer_of_timm_is_told_the_side():
+    pytest.importorskip("timm")
+    encoder = models.build_encoder("timm:vit_tiny_patch16_224", 1, side=64)
+    assert models.feature_dim(encoder, side=64) == 192
+
+
+def test_an_unknown_network_of_timm_is_refused():
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="network timm:nothing: no such network in timm"):
+        models.build_encoder("timm:nothing", 1)
+
+
+def test_a_missing_timm_is_an_error_that_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"timm:resnet10t: expected timm .* run pip install timm"):
+        models.build_encoder("timm:resnet10t", 1)
+
+
 def test_width_64_is_torchvisions_resnet_with_the_cifar_stem():
     from torchvision.models import resnet18
 
-    ours, theirs = models.resnet18(64).net, resnet18()
-    shapes = lambda net: {
-        k: v.shape for k, v in net.state_dict().items() if not k.startswith(("conv1", "fc"))
-    }
-    assert shapes(ours) == shapes(theirs)
-    assert (
-        ours.conv1.weight.shape == (64, 3, 3, 3)
-        and ours.conv1.stride == (1, 1)
-        and ours.conv1.padding == (1, 1)
-    )
+    def shapes(net):
+        """Shapes of all weights but those of the stem and the head."""
+        return {
+            name: weight.shape
+            for name, weight in net.state_dict().items()
+            if not name.startswith(("conv1", "fc"))
+        }
+
+    ours = models.resnet18(64).net
+    assert shapes(ours) == shapes(resnet18())
+    assert ours.conv1.weight.shape == (64, 3, 3, 3)
+    assert ours.conv1.stride == (1, 1)
+    assert ours.conv1.padding == (1, 1)
     assert isinstance(ours.maxpool, torch.nn.Identity)
 
 
 def test_cifar_stem_keeps_the_resolution():
-    seen = []
-    net = models.resnet18(8)
-    net.net.layer1.register_forward_hook(
-        lambda module, inputs, output: seen.append(tuple(output.shape[2:]))
-    )
-    net(torch.rand(2, 3, 32, 32))
-    assert seen == [(32, 32)]
+    sides = []
 
+    def record(module, inputs, output):
+        sides.append(tuple(output.shape[2:]))
 
-def test_signal_keeps_its_scale_through_a_random_encoder():
-    torch.manual_seed(0)
-    net = models.small_cnn(32).eval()
-    scale = net(torch.rand(64, 3, 32, 32)).square().mean().sqrt()
-    assert 0.1 < scale < 10  # PyTorch's default initialization gives 0.01
-
-
-def test_projector_and_decoder_shapes():
-    assert models.projector(8, hidden=16, out_dim=5)(torch.rand(4, 8)).shape == (4, 5)
-    assert len(models.projector(8, layers=1)) == 1
-    assert models.decoder(6, width=8)(torch.rand(2, 6)).shape == (2, 3, 32, 32)
-
-
-def test_save_and_load_give_the_same_features(tmp_path):
-    encoder = models.small_cnn(8)
-    encoder(torch.rand(16, 3, 32, 32))  # moves the running statistics
-    models.save(encoder, tmp_path / "mine", architecture=["small_cnn", 8], data="noise", seed=0)
-    x = torch.rand(4, 3, 32, 32)
-    assert torch.equal(models.load(tmp_path / "mine")(x), encoder.eval()(x))
-    assert models.card(tmp_path / "mine")["data"] == "noise"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.json", "mine.safetensors"]
-
-
-def test_damaged_weights_are_refused(tmp_path):
-    models.save(models.small_cnn(8), tmp_path / "mine", architecture=["small_cnn", 8])
-    path = tmp_path / "mine.safetensors"
-    path.write_bytes(path.read_bytes()[:-4] + b"oops")
-    with pytest.raises(ValueError, match="damaged"):
-        models.load(tmp_path / "mine")
-
-
-def test_foreign_architecture_is_refused(tmp_path):
-    models.save(models.small_cnn(8), tmp_path / "mine", architecture=["small_cnn", 8])
-    card = json.loads((tmp_path / "mine.json").read_text())
-    (tmp_path / "mine.json").write_text(json.dumps({**card, "architecture": ["os", "system"]}))
-    with pytest.raises(ValueError, match="expected small_cnn or resnet18"):
-        models.load(tmp_path / "mine")
-
-
-def test_unknown_name_lists_what_there_is():
-    with pytest.raises(ValueError, match="shapes_simclr"):
-        models.load("no_such_encoder")
-
-
-@pytest.mark.parametrize("name", [p.stem for p in sorted(models.SHIPPED.glob("*.json"))])
-def test_shipped_encoder_is_what_its_card_says(name):
-    from replearn import data, probe
-
-    card = models.card(name)
-    assert {
-        "architecture",
-        "data",
-        "recipe",
-        "seed",
-        "scores",
-        "sha256",
-        "license",
-        "command",
-    } <= set(card)
-    encoder = models.load(name)
-    assert not encoder.training
-    if "shapes" in name:  # kNN on a small part: well above chance, and near the card's figure
-        train, test = data.load("shapes", size=2000), data.load("shapes", split="test", size=500)
-        z, z_test = (probe.extract_features(encoder, s.images) for s in (train, test))
-        assert (
-            probe.knn_accuracy(z, train.labels, z_test, test.labels) > card["scores"]["knn"] - 0.15
-        )
-
-
-def test_half_precision_weights_load_as_float32(tmp_path):
     encoder = models.resnet18(8)
-    encoder(torch.rand(16, 3, 32, 32))
-    models.save(encoder.half(), tmp_path / "mine", architecture=["resnet18", 8])
-    found = models.load(tmp_path / "mine")
-    assert {p.dtype for p in found.parameters()} == {torch.float32}
-    x = torch.rand(4, 3, 32, 32)
-    assert torch.equal(found(x), encoder.float().eval()(x))
-
-
-CIFAR = ["cifar10_collapsed", "cifar10_simclr", "cifar10_supervised"]
-
-
-@pytest.mark.parametrize("name", CIFAR)
-def test_cifar10_encoder_says_how_it_was_trained(name):
-    card = models.card(name)
-    assert {"views", "minutes", "device", "versions", "weights"} <= set(card)
-    assert "CIFAR-10 (" in card["data"] and "50,000 training pictures" in card["data"]
-    assert "GPU" in card["note"] or (
-        "trained for" in card["note"] and "CPU. A narrow network" in card["note"]
-    )
-    assert {"linear_probe", "knn", "effective_rank"} <= set(card["scores"])
-    kind, width = card["architecture"]
-    assert kind == "resnet18" and models.feature_dim(models.load(name)) == 8 * width
-    assert card["weights"] == "float16" or Path(card["path"]).stat().st_size < 3e6
-
-
-def test_cifar10_cards_rank_as_the_lessons_say():
-    collapsed, simclr, supervised = (models.card(name)["scores"] for name in CIFAR)
-    assert collapsed["linear_probe"] < simclr["linear_probe"] < supervised["linear_probe"]
-    assert collapsed["mean_cosine"] > 0.99 > simclr["mean_cosine"]
-
-
-@pytest.mark.parametrize("name", CIFAR)
-def test_cifar10_encoder_scores_what_its_card_says(name):
-    from replearn import data, probe
-
-    if not data.available("cifar10"):
-        pytest.skip("CIFAR-10 is not on this disk")
-    train, test = data.load("cifar10", size=2000), data.load("cifar10", split="test", size=500)
-    z, z_test = (probe.extract_features(models.load(name), s.images) for s in (train, test))
-    assert (
-        abs(
-            probe.knn_accuracy(z, train.labels, z_test, test.labels)
-            - models.card(name)["scores"]["knn"]
-        )
-        < 0.15
-    )
+    encoder.net.layer1.register_forward_hook(record)
+    encoder(torch.rand(2, 3, 32, 32))
+    assert sides == [(32, 32)]
 
 
 @pytest.mark.parametrize("width", [0, 7, 12])
 def test_bad_width(width):
     with pytest.raises(ValueError, match="multiple of 8"):
         models.resnet18(width)
+
+
+def test_signal_keeps_its_scale_through_a_random_encoder():
+    torch.manual_seed(0)
+    encoder = models.small_cnn(32).eval()
+    scale = encoder(torch.rand(64, 3, 32, 32)).square().mean().sqrt()
+    assert 0.1 < scale < 10  # PyTorch's default initialization gives 0.01
+
+
+def test_projector_and_decoder_shapes():
+    assert models.projector(8, hidden=16, out_dim=5)(torch.rand(4, 8)).shape == (4, 5)
+    assert len(models.projector(8, layers=1)) == 1
+    assert len(models.projector(8, layers=3)) == 7
+    assert models.decoder(6, width=8)(torch.rand(2, 6)).shape == (2, 3, 32, 32)
+
+
+# --- encoders as files ---
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """An encoder with statistics of its own, written to `mine` in a folder."""
+    encoder = models.small_cnn(8)
+    encoder(torch.rand(16, 3, 32, 32))  # moves the running statistics
+    models.save(encoder, tmp_path / "mine", architecture=["small_cnn", 8], data="noise", seed=0)
+    return encoder.eval()
+
+
+def test_save_and_load_give_the_same_features(tmp_path, saved):
+    x = torch.rand(4, 3, 32, 32)
+    loaded = models.load(tmp_path / "mine")
+    assert torch.equal(loaded(x), saved(x))
+    assert not loaded.training
+    assert models.card(tmp_path / "mine")["data"] == "noise"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.json", "mine.safetensors"]
+
+
+def test_an_encoder_is_loaded_by_its_path_with_or_without_suffix(tmp_path, saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    stem = tmp_path / "mine"
+    for name in (stem, str(stem), f"{stem}.safetensors", "~/mine", "mine", "./mine.safetensors"):
+        assert same_weights(models.load(name), saved)
+        assert models.card(name)["seed"] == 0
+        assert Path(models.card(name)["path"]).samefile(tmp_path / "mine.safetensors")
+
+
+def test_an_encoder_is_loaded_by_the_folder_of_its_pretraining(tmp_path, saved):
+    run = tmp_path / "run"
+    run.mkdir()
+    models.save(saved, run / "encoder", architecture=["small_cnn", 8], data="noise")
+    assert same_weights(models.load(run), saved)
+    assert same_weights(models.load(f"{run}/"), saved)
+    assert models.card(run)["path"] == str(run / "encoder.safetensors")
+
+
+def test_a_shipped_name_is_the_shipped_encoder_whatever_lies_around(tmp_path, saved, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models.save(saved, "shapes_vae", architecture=["small_cnn", 8])
+    assert models.card("shapes_vae")["architecture"] == ["small_cnn", 32]
+    assert models.card("./shapes_vae")["architecture"] == ["small_cnn", 8]
+
+
+def test_save_takes_the_paths_that_load_takes(tmp_path, saved, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    models.save(saved, "~/other.safetensors", architecture=["small_cnn", 8])
+    assert (tmp_path / "other.json").exists()
+    assert same_weights(models.load("~/other.safetensors"), saved)
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path, saved):
+    models.save(saved, tmp_path / "mine.v2", architecture=["small_cnn", 8])
+    assert (tmp_path / "mine.v2.safetensors").exists()
+    assert models.card(tmp_path / "mine.v2")["path"] == str(tmp_path / "mine.v2.safetensors")
+    assert same_weights(models.load(tmp_path / "mine.v2"), saved)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_transformer_of_timm_is_saved_and_loaded(tmp_path, side):
+    pytest.importorskip("timm")
+    encoder = models.build_encoder("timm:vit_tiny_patch16_224", 1, side)
+    architecture = ["timm:vit_tiny_patch16_224", 1]
+    models.save(encoder, tmp_path / "vit", architecture=architecture, side=side)
+    assert same_weights(models.load(tmp_path / "vit"), encoder)
+
+
+def test_half_precision_weights_load_as_float32(tmp_path):
+    encoder = models.resnet18(8)
+    encoder(torch.rand(16, 3, 32, 32))
+    models.save(encoder.half(), tmp_path / "mine", architecture=["resnet18", 8])
+    loaded = models.load(tmp_path / "mine")
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.equal(loaded(x), encoder.float().eval()(x))
+
+
+def test_a_card_that_json_cannot_hold_changes_nothing(tmp_path, saved):
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TypeError, match="JSON serializable"):
+        models.save(models.small_cnn(8), tmp_path / "mine", scores={1, 2})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_weights_are_refused(tmp_path, saved):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"oops")
+    with pytest.raises(ValueError, match=r"expected SHA-256 .*: damaged, fetch it again"):
+        models.load(tmp_path / "mine")
+
+
+def change_card(path, **changes):
+    """Write another card; None removes an entry."""
+    card = {**json.loads(path.read_text()), **changes}
+    card = {name: value for name, value in card.items() if value is not None}
+    path.write_text(json.dumps(card))
+
+
+def test_foreign_architecture_is_refused(tmp_path, saved):
+    change_card(tmp_path / "mine.json", architecture=["os", "system"])
+    with pytest.raises(ValueError, match="expected small_cnn or resnet18"):
+        models.load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (dict(architecture=["small_cnn", 16]), "RuntimeError"),
+        (dict(architecture=["resnet18", 8]), "RuntimeError"),
+        (dict(architecture=["small_cnn"]), "TypeError: architecture"),
+        (dict(architecture="small_cnn"), "TypeError: architecture"),
+        (dict(architecture=["small_cnn", "8"]), "TypeError"),
+        (dict(architecture=None), "KeyError: 'architecture'"),
+        (dict(sha256=None), "KeyError: 'sha256'"),
+        (dict(sha256=5), "TypeError"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(tmp_path, saved, changes, reason):
+    change_card(tmp_path / "mine.json", **changes)
+    expected = f"mine.json: expected the card and the weights of one encoder, .* found {reason}"
+    with pytest.raises(ValueError, match=expected):
+        models.load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "not JSON", "3"])
+def test_what_is_no_card_is_refused(tmp_path, saved, text):
+    (tmp_path / "mine.json").write_text(text)
+    for read in (models.card, models.load):
+        with pytest.raises(
+            ValueError, match=r"mine\.json: expected the card and the weights of one"
+        ):
+            read(tmp_path / "mine")
+
+
+def test_weights_that_are_none_are_refused(tmp_path, saved):
+    """The SHA-256 fits, but the bytes are no safetensors."""
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(b"")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    change_card(tmp_path / "mine.json", sha256=empty)
+    with pytest.raises(ValueError, match="found SafetensorError"):
+        models.load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("read", [models.card, models.load])
+def test_unknown_name_lists_what_there_is(read):
+    with pytest.raises(ValueError, match=r"no encoder 'no_such_encoder': .*shapes_simclr.*folder"):
+        read("no_such_encoder")
+
+
+# --- shipped encoders ---
+
+
+def knn_accuracy_on(data_name, encoder):
+    """kNN accuracy on a small part of a data set."""
+    train = data.load(data_name, size=2000)
+    test = data.load(data_name, split="test", size=500)
+    z_train = probe.extract_features(encoder, train.images)
+    z_test = probe.extract_features(encoder, test.images)
+    return probe.knn_accuracy(z_train, train.labels, z_test, test.labels)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_encoder_is_what_its_card_says(name):
+    card = models.card(name)
+    always = {"architecture", "data", "recipe", "seed", "scores", "sha256", "license", "command"}
+    assert always <= set(card)
+    encoder = models.load(name)
+    assert not encoder.training
+    if "shapes" in name:
+        assert knn_accuracy_on("shapes", encoder) > card["scores"]["knn"] - 0.15
+
+
+@pytest.mark.parametrize("name", CIFAR10)
+def test_cifar10_encoder_says_how_it_was_trained(name):
+    card = models.card(name)
+    assert {"views", "minutes", "device", "versions", "weights"} <= set(card)
+    assert "CIFAR-10 (" in card["data"]
+    assert "50,000 training pictures" in card["data"]
+    on_a_gpu = "GPU" in card["note"]
+    on_a_cpu = "trained for" in card["note"] and "CPU. A narrow network" in card["note"]
+    assert on_a_gpu or on_a_cpu
+    assert {"linear_probe", "knn", "effective_rank"} <= set(card["scores"])
+    network, width = card["architecture"]
+    assert network == "resnet18"
+    assert models.feature_dim(models.load(name)) == 8 * width
+    assert card["weights"] == "float16" or Path(card["path"]).stat().st_size < 3e6
+
+
+def test_cifar10_cards_rank_as_the_lessons_say():
+    collapsed, simclr, supervised = (models.card(name)["scores"] for name in CIFAR10)
+    assert collapsed["linear_probe"] < simclr["linear_probe"] < supervised["linear_probe"]
+    assert collapsed["mean_cosine"] > 0.99
+    assert simclr["mean_cosine"] < 0.99
+
+
+@pytest.mark.parametrize("name", CIFAR10)
+def test_cifar10_encoder_scores_what_its_card_says(name):
+    if not data.available("cifar10"):
+        pytest.skip("CIFAR-10 is not on this disk")
+    accuracy = knn_accuracy_on("cifar10", models.load(name))
+    assert accuracy == pytest.approx(models.card(name)["scores"]["knn"], abs=0.15)
