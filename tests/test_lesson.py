@@ -1,4 +1,7 @@
-"""The lesson: header, budgets, predictions, claims, photographs and summary; in a script and in a real kernel."""
+"""The lesson: header, budgets, predictions, claims, photographs and summary.
+
+In a script, and at the end of the file in the kernel of a notebook.
+"""
 
 import json
 import re
@@ -9,42 +12,65 @@ import numpy as np
 import pytest
 import torch
 
-from replearn.lesson import ClaimError, Lesson
-from replearn.lesson import formatting as plain
-from replearn.lesson import lesson as core
-
-HERE = "from replearn.lesson import Lesson, Frames, live\n"
+from replearn.lesson import ClaimError, Lesson, formatting
+from replearn.lesson import lesson as lesson_module
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
+    """No variable of the environment changes the lesson."""
     for name in ("PROFILE", "SEED", "STRICT", "STATIC", "RESULTS"):
         monkeypatch.delenv(f"REPLEARN_{name}", raising=False)
 
 
 @pytest.fixture
 def lesson(capsys):
+    """Lesson 06, whose header has been read."""
     made = Lesson("06")
     capsys.readouterr()
     return made
 
 
-# --- header, profile, seed --------------------------------------------------------------------------------------------
+@pytest.fixture
+def pages(monkeypatch):
+    """The HTML that is shown, in a list; nothing is printed."""
+    shown = []
+
+    def show(page, text):
+        shown.append(page)
+
+    monkeypatch.setattr(lesson_module, "show", show)
+    return shown
+
+
+# --- header, profile, seed ---
 
 
 def test_the_header_says_what_to_expect(capsys):
     lesson = Lesson("03")
     text = capsys.readouterr().out
-    assert "Lesson 03 · Comparing representations: CKA" in text and "Data: shapes" in text
-    assert re.search(r"Device: .+ \((cpu|gpu) profile\)", text) and re.search(
-        r"Time: about \d+ minutes", text
-    )
-    assert lesson.number == Lesson(3).number == Lesson("3").number == "03"
+    assert "Lesson 03 · Comparing representations: CKA" in text
+    assert "Data: shapes" in text
+    assert re.search(r"Device: .+ \((cpu|gpu) profile\)", text)
+    assert re.search(r"Time: about \d+ minutes", text)
     assert isinstance(lesson.device, torch.device)
 
 
+@pytest.mark.parametrize("number", ["03", "3", 3])
+def test_a_lesson_has_its_number_in_two_digits(number):
+    assert Lesson(number).number == "03"
+
+
+@pytest.mark.parametrize("count, words", [(1, "1 thread "), (2, "2 threads ")])
+def test_the_header_counts_the_threads(count, words, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    Lesson("03")
+    assert f"Device: CPU, {words}(cpu profile)" in capsys.readouterr().out
+
+
 def test_all_twelve_lessons_are_listed_and_no_other():
-    assert list(core.LESSONS) == [f"{number:02d}" for number in range(1, 13)]
+    assert list(lesson_module.LESSONS) == [f"{number:02d}" for number in range(1, 13)]
     for odd in ("13", "0", "cka", -1):
         with pytest.raises(ValueError, match="expected a number from 01 to 12"):
             Lesson(odd)
@@ -55,7 +81,8 @@ def test_the_profile_follows_the_machine_and_the_environment(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Lesson("01").profile(**budgets).steps == 10
     monkeypatch.setenv("REPLEARN_PROFILE", "gpu")
-    assert Lesson("01").profile(**budgets).steps == 1000 and Lesson("01").profile_name == "gpu"
+    assert Lesson("01").profile(**budgets).steps == 1000
+    assert Lesson("01").profile_name == "gpu"
     monkeypatch.setenv("REPLEARN_PROFILE", "tpu")
     with pytest.raises(ValueError, match="expected cpu or gpu, found 'tpu'"):
         Lesson("01")
@@ -68,79 +95,99 @@ def test_the_two_profiles_have_the_same_names(lesson):
 
 def test_the_seed_comes_from_the_environment(monkeypatch):
     def draw():
+        """The lesson's seed, and the first random number after it."""
         return Lesson("01").seed, torch.rand(1).item()
 
-    first = draw()
-    assert first == draw() and first[0] == 0
+    seed, number = draw()
+    assert seed == 0
+    assert draw() == (seed, number)
     monkeypatch.setenv("REPLEARN_SEED", "4")
-    assert draw()[0] == 4 and draw()[1] != first[1]
+    other_seed, other_number = draw()
+    assert other_seed == 4
+    assert other_number != number
 
 
-# --- predict ----------------------------------------------------------------------------------------------------------
+# --- predict ---
 
 
-def test_a_prediction_is_plain_html_with_a_text(lesson, monkeypatch, capsys):
+def test_a_prediction_has_a_text(lesson, capsys):
     lesson.predict("Which wins?", ["pixels", "SimCLR"], answer="SimCLR")
     assert capsys.readouterr().out == "Predict: Which wins?\n  ( ) pixels\n  ( ) SimCLR\n"
-    pages = []
-    monkeypatch.setattr(core, "show", lambda page, text: pages.append(page))
+
+
+def test_a_prediction_is_plain_html(lesson, pages):
     lesson.predict("Is a < b?", ["yes & no", "<script>"], answer="yes")
+    (page,) = pages
+    assert "<script" not in page
+    assert "Is a &lt; b?" in page
+    assert "&lt;script&gt;" in page
+    assert page.count('type="radio"') == 2
+    assert page.count("<label") == 2
+    assert "<fieldset" in page
+    assert "<legend>" in page
+    assert "stopPropagation" in page
+
+
+def test_a_prediction_shows_its_answer_if_it_has_one(lesson, pages):
+    lesson.predict("Which wins?", ["yes", "no"], answer="yes")
     lesson.predict("Another?", ["yes", "no"])
-    assert (
-        all("<script" not in page for page in pages)
-        and "Is a &lt; b?" in pages[0]
-        and "&lt;script&gt;" in pages[0]
-    )
-    assert pages[0].count('type="radio"') == 2 and pages[0].count("<label") == 2
-    assert "<fieldset" in pages[0] and "<legend>" in pages[0] and "stopPropagation" in pages[0]
-    assert "<details" in pages[0] and "<details" not in pages[1]
-    names = [set(re.findall(r'name="([^"]+)"', page)) for page in pages]
-    ids = [name for page in pages for name in re.findall(r'\bid="([^"]+)"', page)]
-    assert (
-        len(names[0]) == len(names[1]) == 1
-        and not names[0] & names[1]
-        and len(ids) == len(set(ids))
-    )
+    assert "<details" in pages[0]
+    assert "<details" not in pages[1]
 
 
-# --- claim ------------------------------------------------------------------------------------------------------------
+def test_predictions_do_not_share_names_or_ids(lesson, pages):
+    lesson.predict("One?", ["yes", "no"])
+    lesson.predict("Another?", ["yes", "no"])
+    first_names, second_names = (set(re.findall(r'name="([^"]+)"', page)) for page in pages)
+    assert len(first_names) == len(second_names) == 1
+    assert not first_names & second_names
+    ids = re.findall(r'\bid="([^"]+)"', "".join(pages))
+    assert len(ids) == len(set(ids)) == 6
 
 
-def test_a_claim_prints_its_numbers_in_short(lesson, capsys):
-    lesson.claim("a beats b", True, a=0.81372, b=0.4)
-    assert capsys.readouterr().out == "✓ a beats b (a 0.814, b 0.4)\n"
-    lesson.claim(
-        "a beats b", np.bool_(False), a=(0.81372, "%"), time=(12.345, "s"), n=10000, top_1="cat"
-    )
-    assert capsys.readouterr().out == "✗ a beats b (a 81.4 %, time 12.3 s, n 10000, top 1 cat)\n"
-    lesson.claim(
-        "it holds",
-        torch.tensor(2) > 1,
-        values=torch.tensor([0.12345, 2.0]),
-        shares=([0.5, 0.25], "%"),
-    )
-    assert capsys.readouterr().out == "✓ it holds (values [0.123, 2], shares [50, 25] %)\n"
-    lesson.claim("it holds", True, pair=(1.0, 2.0))
-    assert capsys.readouterr().out == "✓ it holds (pair [1, 2])\n"
-    lesson.claim("no numbers", True)
-    assert capsys.readouterr().out == "✓ no numbers\n"
+# --- claim ---
 
 
-def test_a_claim_with_nan_does_not_hold(lesson, capsys):
-    for value in (
+@pytest.mark.parametrize(
+    "holds, numbers, text",
+    [
+        (True, {}, "✓ it holds"),
+        (True, dict(a=0.81372, b=0.4), "✓ it holds (a 0.814, b 0.4)"),
+        (np.bool_(False), dict(a=(0.81372, "%")), "✗ it holds (a 81.4 %)"),
+        (np.bool_(False), dict(time=(12.345, "s"), n=10000), "✗ it holds (time 12.3 s, n 10000)"),
+        (False, dict(top_1="cat"), "✗ it holds (top 1 cat)"),
+        (
+            torch.tensor(2) > 1,
+            dict(values=torch.tensor([0.12345, 2.0])),
+            "✓ it holds (values [0.123, 2])",
+        ),
+        (True, dict(shares=([0.5, 0.25], "%")), "✓ it holds (shares [50, 25] %)"),
+        (True, dict(pair=(1.0, 2.0)), "✓ it holds (pair [1, 2])"),
+    ],
+)
+def test_a_claim_prints_its_numbers_in_short(lesson, capsys, holds, numbers, text):
+    lesson.claim("it holds", holds, **numbers)
+    assert capsys.readouterr().out == text + "\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
         float("nan"),
         torch.tensor(torch.nan),
         np.array([1.0, np.nan]),
         (float("nan"), "%"),
-    ):
-        lesson.claim("a beats b", True, a=value)
-        assert (
-            capsys.readouterr().out.startswith("✗ a beats b (a ") and not lesson.claims[-1]["holds"]
-        )
+    ],
+)
+def test_a_claim_with_nan_does_not_hold(lesson, capsys, value):
+    lesson.claim("a beats b", True, a=value)
+    assert capsys.readouterr().out.startswith("✗ a beats b (a ")
+    assert not lesson.claims[-1]["holds"]
 
 
-def test_a_claim_needs_one_true_or_false(lesson):
-    for holds in (
+@pytest.mark.parametrize(
+    "holds",
+    [
         0.7,
         1,
         "yes",
@@ -149,19 +196,21 @@ def test_a_claim_needs_one_true_or_false(lesson):
         np.array([True]),
         torch.tensor(1.0),
         [True],
-    ):
-        with pytest.raises(TypeError, match="expected one True or False"):
-            lesson.claim("a beats b", holds)
+    ],
+)
+def test_a_claim_needs_one_true_or_false(lesson, holds):
+    with pytest.raises(TypeError, match="expected one True or False"):
+        lesson.claim("a beats b", holds)
     assert lesson.claims == []
 
 
-def test_a_failed_claim_raises_only_where_it_is_strict(lesson, monkeypatch, capsys):
+def test_a_failed_claim_raises_only_where_it_is_strict(lesson, monkeypatch):
     lesson.claim("a beats b", False, a=1.0)
     monkeypatch.setenv("REPLEARN_STRICT", "1")
     with pytest.raises(ClaimError, match=re.escape("✗ a beats b (a 1)")):
         lesson.claim("a beats b", False, a=1.0)
     lesson.claim("a beats b", True)
-    assert isinstance(ClaimError("x"), AssertionError)
+    assert issubclass(ClaimError, AssertionError)
 
 
 def test_a_claim_made_twice_counts_once(lesson):
@@ -169,73 +218,81 @@ def test_a_claim_made_twice_counts_once(lesson):
     lesson.claim("c beats d", True)
     lesson.claim("a beats b", True, a=2)
     assert [claim["sentence"] for claim in lesson.claims] == ["c beats d", "a beats b"]
-    assert lesson.claims[1]["holds"] and lesson.claims[1]["numbers"] == {"a": 2}
+    assert lesson.claims[1] == dict(sentence="a beats b", holds=True, numbers={"a": 2})
 
 
-def test_numbers_in_short():
-    shown = {
-        0.000123456: "0.000123",
-        12345.6: "12346",
-        1e9: "1e+09",
-        -0.5: "-0.5",
-        3: "3",
-        True: "True",
-    }
-    assert {value: plain.text(value) for value in shown} == shown
-    assert plain.text(list(range(20))) == "[0, 1, 2, 3, 4, 5, 6, 7, …]"
-    assert plain.plain(torch.tensor([[1, 2]])) == [[1, 2]] and plain.plain(np.float32(0.5)) == 0.5
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (0.000123456, "0.000123"),
+        (12345.6, "12346"),
+        (1e9, "1e+09"),
+        (-0.5, "-0.5"),
+        (3, "3"),
+        (True, "True"),
+        (list(range(20)), "[0, 1, 2, 3, 4, 5, 6, 7, …]"),
+    ],
+)
+def test_numbers_in_short(number, text):
+    assert formatting.to_text(number) == text
 
 
-# --- exercises --------------------------------------------------------------------------------------------------------
+def test_tensors_and_arrays_become_plain():
+    assert formatting.to_plain(torch.tensor([[1, 2]])) == [[1, 2]]
+    assert formatting.to_plain(np.float32(0.5)) == 0.5
+
+
+# --- exercises ---
 
 
 def unwritten(similarity):
     raise NotImplementedError
 
 
-def test_check_prints_once_and_never_raises(lesson, capsys):
+def masked(similarity):
+    itself = torch.eye(len(similarity)).bool()
+    return similarity.masked_fill(itself, -torch.inf)
+
+
+def test_check_prints_what_it_returns_once(lesson, capsys):
     result = lesson.check("mask_self_pairs", unwritten)
-    assert capsys.readouterr().out == result.text + "\n" and result.text.startswith(
-        "not attempted: mask_self_pairs"
-    )
-    assert lesson.check(
-        "mask_self_pairs", lambda s: s.masked_fill(torch.eye(len(s)).bool(), -torch.inf)
-    ).right
+    assert capsys.readouterr().out == result.text + "\n"
+    assert result.text.startswith("not attempted: mask_self_pairs")
+    assert lesson.check("mask_self_pairs", masked).right
+
+
+def test_check_does_not_raise_for_an_unknown_name(lesson, capsys):
     assert not lesson.check("no_such_exercise", unwritten).right
-    assert (
-        "no exercise 'no_such_exercise' in lesson 06; expected one of: nt_xent"
-        in capsys.readouterr().out
-    )
+    sentence = "no exercise 'no_such_exercise' in lesson 06; expected one of: nt_xent"
+    assert sentence in capsys.readouterr().out
 
 
 def test_hints_come_one_by_one(lesson, capsys):
-    texts = []
+    beginnings = []
     for _ in range(5):
         lesson.hint("nt_xent")
-        texts.append(capsys.readouterr().out)
-    assert [text[:11] for text in texts] == [
-        "Hint 1 of 3",
-        "Hint 2 of 3",
-        "Hint 3 of 3",
-        "No more hin",
-        "No more hin",
-    ]
+        beginnings.append(capsys.readouterr().out[:11])
+    hints = ["Hint 1 of 3", "Hint 2 of 3", "Hint 3 of 3"]
+    assert beginnings == [*hints, "No more hin", "No more hin"]
     lesson.hint("ema_update")
     assert capsys.readouterr().out.startswith("Hint 1 of 3")
 
 
-def test_the_solution_is_folded(lesson, monkeypatch, capsys):
+def test_the_solution_has_a_text(lesson, capsys):
     lesson.solution("nt_xent")
     assert "def nt_xent(z1, z2, temperature):" in capsys.readouterr().out
-    monkeypatch.setattr(core, "show", lambda page, text: print(page))
+
+
+def test_the_solution_is_folded(lesson, pages):
     lesson.solution("nt_xent")
-    assert capsys.readouterr().out.startswith("<details><summary>Solution: nt_xent</summary>")
+    assert pages[0].startswith("<details><summary>Solution: nt_xent</summary>")
 
 
-# --- photographs, progress, finish ------------------------------------------------------------------------------------
+# --- photographs, progress, finish ---
 
 
 def fake_data(monkeypatch, *, available, load):
+    """Replace replearn.data by a module with these two functions."""
     import replearn
 
     module = types.SimpleNamespace(available=lambda name: available, load=load)
@@ -245,31 +302,36 @@ def fake_data(monkeypatch, *, available, load):
 
 def test_photographs_where_they_are_on_disk(lesson, monkeypatch, capsys):
     calls = []
-    fake_data(
-        monkeypatch,
-        available=True,
-        load=lambda name, **options: calls.append((name, options)) or len(calls),
-    )
-    assert lesson.photographs(train=500, test=100) == (1, 2) and capsys.readouterr().out == ""
-    train, test = dict(split="train", size=500, seed=0), dict(split="test", size=100, seed=0)
-    assert calls == [("cifar10", train), ("cifar10", test)]
+
+    def load(name, **options):
+        calls.append((name, options))
+        return len(calls)
+
+    fake_data(monkeypatch, available=True, load=load)
+    assert lesson.photographs(train=500, test=100) == (1, 2)
+    assert capsys.readouterr().out == ""
+    assert calls == [
+        ("cifar10", dict(split="train", size=500, seed=0)),
+        ("cifar10", dict(split="test", size=100, seed=0)),
+    ]
     assert lesson.data == "shapes and cifar10"
 
 
-def test_no_photographs_is_one_sentence_not_an_error(lesson, monkeypatch, capsys):
+def test_without_a_gpu_no_photographs_are_downloaded(lesson, monkeypatch, capsys):
+    def load(*arguments, **options):
+        pytest.fail("no download without a GPU")
+
     lesson.profile_name = "cpu"
-    fake_data(
-        monkeypatch, available=False, load=lambda *a, **k: pytest.fail("no download without a GPU")
-    )
+    fake_data(monkeypatch, available=False, load=load)
     assert lesson.photographs(train=500, test=100) is None
     out, err = capsys.readouterr()
-    assert (
-        out.startswith("No photographs: CIFAR-10 is not on this disk")
-        and out.count("\n") == 1
-        and not err
-    )
+    assert out.startswith("No photographs: CIFAR-10 is not on this disk")
+    assert out.count("\n") == 1
+    assert err == ""
 
-    def offline(*_, **__):
+
+def test_no_photographs_is_one_sentence_not_an_error(lesson, monkeypatch, capsys):
+    def offline(*arguments, **options):
         raise OSError("cifar10: no network\nmore detail")
 
     lesson.profile_name = "gpu"
@@ -289,89 +351,144 @@ def test_progress_counts_and_is_silent_where_nobody_watches(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_summary_is_printed_and_stored(lesson, monkeypatch, capsys, tmp_path):
+def test_the_summary_is_printed(lesson, capsys):
     lesson.claim("a beats b", True, a=torch.tensor(0.5), b=[1, 2])
     lesson.claim("c beats d", True, c=float("nan"))
-    monkeypatch.setenv("REPLEARN_RESULTS", str(tmp_path / "new"))
     capsys.readouterr()
     lesson.finish()
     summary = r"Lesson 06: 1 of 2 claims held, \d+\.\d minutes, \w+ profile, seed 0\.\n"
     assert re.fullmatch(summary, capsys.readouterr().out)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["06.json"], (
-        "nothing half-written beside it"
-    )
-    text = (tmp_path / "new" / "06.json").read_text("utf-8")
-    record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def not_json(name):
+    pytest.fail(f"{name} is not JSON")
+
+
+def test_the_record_is_stored(lesson, monkeypatch, tmp_path):
+    folder = tmp_path / "new"
+    monkeypatch.setenv("REPLEARN_RESULTS", str(folder))
+    lesson.claim("a beats b", True, a=torch.tensor(0.5), b=[1, 2])
+    lesson.claim("c beats d", True, c=float("nan"))
+    lesson.finish()
+    files = [path.name for path in folder.iterdir()]
+    assert files == ["06.json"], "nothing half-written beside it"
+    record = json.loads((folder / "06.json").read_text("utf-8"), parse_constant=not_json)
     assert record["claims"] == [
         dict(sentence="a beats b", holds=True, numbers=dict(a=0.5, b=[1, 2])),
         dict(sentence="c beats d", holds=False, numbers=dict(c=None)),
     ]
-    assert (
-        record["held"] == 1
-        and record["lesson"] == "06"
-        and record["seed"] == 0
-        and record["seconds"] >= 0
-    )
+    assert record["held"] == 1
+    assert record["lesson"] == "06"
+    assert record["seed"] == 0
+    assert record["seconds"] >= 0
     assert set(record["versions"]) == {"replearn", "python", "torch", "numpy"}
     assert {"profile", "device", "data", "title"} <= set(record)
 
 
-# --- in a kernel ------------------------------------------------------------------------------------------------------
+# --- in a kernel ---
 
 CELLS = {
-    "header": HERE + "import os\nlesson = Lesson('06')",
+    "header": """\
+import os
+from replearn.lesson import Frames, Lesson, live
+lesson = Lesson('06')""",
     "predict": "lesson.predict('Which wins?', ['pixels', 'SimCLR'], answer='SimCLR')",
     "claim": "lesson.claim('two is more than one', 2 > 1, two=2)",
-    "check": "def ema_update(target_parameters, online_parameters, momentum):\n    ...\n\n"
-    "lesson.check('ema_update', ema_update)",
-    "check in the middle": "lesson.check('ema_update', ema_update)\nx = 1",
-    "crash": "def ema_update(a, b, c):\n    return a['key']\n\nresult = lesson.check('ema_update', ema_update)",
-    "forever": "import replearn.lesson.exercises.limits as guard\nguard.LIMIT = 0.5\ndef ema_update(a, b, c):\n"
-    "    while True:\n        pass\n\nlesson.check('ema_update', ema_update)",
+    "check": """\
+def ema_update(target_parameters, online_parameters, momentum):
+    ...
+
+lesson.check('ema_update', ema_update)""",
+    "check in the middle": """\
+lesson.check('ema_update', ema_update)
+x = 1""",
+    "crash": """\
+def ema_update(a, b, c):
+    return a['key']
+
+result = lesson.check('ema_update', ema_update)""",
+    "forever": """\
+from replearn.lesson.exercises import limits
+limits.LIMIT = 0.5
+
+def ema_update(a, b, c):
+    while True:
+        pass
+
+lesson.check('ema_update', ema_update)""",
     "solution": "lesson.solution('ema_update')",
-    "frames": "import matplotlib.pyplot as plt\n"
-    "Frames.from_function(lambda k: plt.plot([0, k])[0].figure, range(3), title='Lines', slider='slope')",
-    "frames of figures": "figures = []\nfor k in range(3):\n    figures.append(plt.figure(figsize=(2, 1)))\n"
-    "    plt.plot([0, k])\nFrames(figures, title='Lines')",
-    "live, stored": "os.environ['REPLEARN_STATIC'] = '1'\nseen = []\n"
-    "def draw(slope, kind):\n    seen.append((slope, kind))\n    plt.plot([0, slope])\n"
-    "live(draw, slope=(0, 10, 2), kind=['a', 'b'])\nprint(seen)",
-    "live": "os.environ['REPLEARN_STATIC'] = '0'\nseen.clear()\n"
-    "def draw(slope, kind, flip, word, k):\n    seen.append((slope, kind, flip, word, k))\n"
-    "    plt.plot([0, slope])\n"
-    "live(draw, slope=(0.0, 1.0, 0.25), kind=['a', 'b'], flip=True, word='x', k=dict(min=1, max=9, value=3))",
-    "live moved": "import ipywidgets, gc\n"
-    "slider = [w for w in gc.get_objects() if type(w) is ipywidgets.FloatSlider][0]\n"
-    "slider.value = 0.75\nprint(seen[0], seen[-1])",
-    "progress": "print(type(lesson.progress(2, 'training')).__module__)\nfor _ in lesson.progress(2, 'training'): pass",
+    "frames": """\
+import matplotlib.pyplot as plt
+
+def line(k):
+    return plt.plot([0, k])[0].figure
+
+Frames.from_function(line, range(3), title='Lines', slider='slope')""",
+    "frames of figures": """\
+figures = []
+for k in range(3):
+    figures.append(plt.figure(figsize=(2, 1)))
+    plt.plot([0, k])
+Frames(figures, title='Lines')""",
+    "live, stored": """\
+os.environ['REPLEARN_STATIC'] = '1'
+seen = []
+
+def draw(slope, kind):
+    seen.append((slope, kind))
+    plt.plot([0, slope])
+
+live(draw, slope=(0, 10, 2), kind=['a', 'b'])
+print(seen)""",
+    "live": """\
+os.environ['REPLEARN_STATIC'] = '0'
+seen.clear()
+
+def draw(slope, kind, flip, word, k):
+    seen.append((slope, kind, flip, word, k))
+    plt.plot([0, slope])
+
+live(draw, slope=(0.0, 1.0, 0.25), kind=['a', 'b'], flip=True, word='x',
+     k=dict(min=1, max=9, value=3))""",
+    "live moved": """\
+import ipywidgets, gc
+slider = [widget for widget in gc.get_objects() if type(widget) is ipywidgets.FloatSlider][0]
+slider.value = 0.75
+print(seen[0], seen[-1])""",
+    "progress": """\
+print(type(lesson.progress(2, 'training')).__module__)
+for _ in lesson.progress(2, 'training'): pass""",
     "finish": "lesson.finish()",
-    "python": "import sys\nprint(sys.executable)",
+    "python": """\
+import sys
+print(sys.executable)""",
 }
+TRIES = 3  # on a busy machine a kernel's message is lost now and then
 
 
 @pytest.fixture(scope="module")
 def outputs():
-    """The outputs of all cells of one notebook, run in a kernel of this Python."""
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    """The outputs of all cells of one notebook, run in a kernel of this Python: {name: outputs}."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS.values()]
-    nb = nbformat.v4.new_notebook(cells=cells)
-    for _ in range(
-        3
-    ):  # on a busy machine a kernel's message is lost now and then: a fresh kernel, then
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    for attempt in range(1, TRIES + 1):
+        client = nbclient.NotebookClient(
+            notebook, timeout=60, kernel_name="python3", extra_arguments=["--log-level=40"]
+        )
         try:
-            nbclient.NotebookClient(
-                nb, timeout=60, kernel_name="python3", extra_arguments=["--log-level=40"]
-            ).execute()
+            client.execute()
             break
-        except nbclient.exceptions.CellTimeoutError as error:
-            late = error
-    else:
-        raise late
-    return dict(zip(CELLS, [cell.outputs for cell in cells], strict=True))
+        except nbclient.exceptions.CellTimeoutError:
+            if attempt == TRIES:
+                raise
+    return {name: cell.outputs for name, cell in zip(CELLS, cells, strict=True)}
 
 
 def kinds(cell_outputs):
+    """The stream of each output ("stdout"), or its kinds of data, sorted."""
     return [output.get("name") or sorted(output["data"]) for output in cell_outputs]
 
 
@@ -384,26 +501,22 @@ def test_kernel_is_the_python_under_test(outputs):
 
 
 def test_kernel_nothing_goes_to_stderr(outputs):
-    assert not [
-        output for cell in outputs.values() for output in cell if output.get("name") == "stderr"
-    ]
+    for name, cell_outputs in outputs.items():
+        assert "stderr" not in kinds(cell_outputs), name
 
 
 def test_kernel_html_has_a_plain_text_beside_it(outputs):
     for name in ("header", "predict", "solution"):
         assert kinds(outputs[name]) == [["text/html", "text/plain"]], name
-    assert outputs["header"][0]["data"]["text/plain"].startswith(
-        "Lesson 06 · Contrastive learning: SimCLR\nDevice: "
-    )
+    header = outputs["header"][0]["data"]["text/plain"]
+    assert header.startswith("Lesson 06 · Contrastive learning: SimCLR\nDevice: ")
     assert outputs["predict"][0]["data"]["text/plain"].startswith("Predict: Which wins?")
 
 
 def test_kernel_check_shows_once(outputs):
     for name in ("check", "check in the middle"):
-        assert (
-            kinds(outputs[name]) == ["stdout"]
-            and printed(outputs[name]).count("not attempted") == 1
-        )
+        assert kinds(outputs[name]) == ["stdout"], name
+        assert printed(outputs[name]).count("not attempted") == 1, name
     assert kinds(outputs["claim"]) == ["stdout"]
     assert "found TypeError in the line `return a['key']`" in printed(outputs["crash"])
     assert "does not come to an end" in printed(outputs["forever"])
@@ -416,16 +529,15 @@ def test_kernel_frames_show_once(outputs):
 
 
 def test_kernel_live_is_one_static_figure_in_stored_outputs(outputs):
-    assert [kind for kind in kinds(outputs["live, stored"]) if kind != "stdout"] == [
-        ["image/png", "text/plain"]
-    ]
-    assert printed(outputs["live, stored"]) == "[(4, 'a')]\n"
+    cell_outputs = outputs["live, stored"]
+    figures = [kind for kind in kinds(cell_outputs) if kind != "stdout"]
+    assert figures == [["image/png", "text/plain"]]
+    assert printed(cell_outputs) == "[(4, 'a')]\n"
 
 
 def test_kernel_live_redraws_inside_its_widget(outputs):
-    assert kinds(outputs["live"]) == [["application/vnd.jupyter.widget-view+json", "text/plain"]], (
-        "no figure leaks out"
-    )
+    widget = ["application/vnd.jupyter.widget-view+json", "text/plain"]
+    assert kinds(outputs["live"]) == [widget], "no figure leaks out"
     assert printed(outputs["live moved"]) == "(0.5, 'a', True, 'x', 3) (0.75, 'a', True, 'x', 3)\n"
 
 
