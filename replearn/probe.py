@@ -119,7 +119,8 @@ def standardization(
         The mean (d,) and the scale (d,), each in the dtype and on the device of z.
 
     Raises:
-        ValueError: z is not a matrix of finite numbers, or its spread is too large to be one.
+        ValueError: z is not a matrix of finite numbers, or they are so large that their
+            mean or spread is not.
         TypeError: z is not a floating-point tensor.
 
     Example:
@@ -128,7 +129,7 @@ def standardization(
         ([2.0, 7.0], [0.5, 1.0])
     """
     _check.finite("z", z)
-    mean = z.mean(0)
+    mean = _check.finite("mean of the features", z.mean(0), ndim=1)
     std = _check.finite("spread of the features", z.std(0, correction=0), ndim=1)
     if not unit_variance:
         return mean, torch.ones_like(std)

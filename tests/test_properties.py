@@ -255,11 +255,11 @@ def knn_accuracy(z, z_test):
 
 
 def knn_vote(cosine):
-    return probe.knn_vote(cosine, classes(cosine.shape[1]), k=1)
+    return probe.knn_vote(cosine, classes(len(cosine)), k=1)
 
 
 def label_of_largest(cosine):
-    return classes(cosine.shape[1])[cosine.argmax(1)]
+    return classes(len(cosine))[cosine.argmax(1)]
 
 
 def standardized(z):
@@ -320,7 +320,7 @@ CASES = {
     "linear_regression_r2": Case(probe.linear_regression_r2, "ND NE ND NE", high=1),
     "knn_predict": Case(knn_predict, "ND MD", None, 0, 1, rows=1),
     "knn_accuracy": Case(knn_accuracy, "ND MD", None, 0, 1, rows=1),
-    "knn_vote": Case(knn_vote, "MN", label_of_largest, 0, 1),
+    "knn_vote": Case(knn_vote, "NN", label_of_largest, 0, 1),
     "invariance": Case(audit.invariance, "ND ND", invariance_by_pairs, high=1),
 }
 
