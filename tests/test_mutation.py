@@ -1,26 +1,22 @@
-"""The mutation engine changes functions, its verdicts are right, and every checker rejects a handful of mutants.
+"""Mutants are functions with one mistake, verdicts are right, and every checker rejects a handful.
 
-All mutants of all solutions, with the survivors, are the work of `python benchmarks/mutation.py`.
+All mutants of all solutions are judged by tests/test_mutation_slow.py.
 """
 
 import ast
 import inspect
 import json
-import sys
-from pathlib import Path
 
+import mutants
 import pytest
 import torch
 
+from benchmarks.shared import RESULTS
 from replearn.lesson import exercises
-from replearn.lesson import lesson as core
 from replearn.lesson.exercises import Exercise
+from replearn.lesson.lesson import LESSONS
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import mutation  # noqa: E402
-
-ALL = [(lesson, name) for lesson in core.LESSONS for name in exercises.names(lesson)]
+ALL = [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
 
 
 def scaled_mean(x, temperature):
@@ -30,35 +26,34 @@ def scaled_mean(x, temperature):
     return (x - x.detach()[:1] + 1).mean(dim=0) / temperature
 
 
+def two_cases(generator):
+    return {
+        "numbers": (torch.randn(4, 3, generator=generator), 0.5),
+        "cold": (torch.randn(5, 2, generator=generator), 0.05),
+    }
+
+
 SCALED = Exercise(
     solution=scaled_mean,
     hints=(),
     wrong={},
     alternatives=(),
     gradient_of=(0,),
-    cases=lambda generator: {
-        "numbers": (torch.randn(4, 3, generator=generator), 0.5),
-        "cold": (torch.randn(5, 2, generator=generator), 0.05),
-    },
+    cases=two_cases,
 )
 
 
-def verdict_of(change):
-    """The verdict on `scaled_mean` after one replacement in its text."""
-    source = inspect.getsource(scaled_mean)
-    assert change[0] in source
-    space = dict(torch=torch)
-    exec(source.replace(*change), space)
-    return mutation.verdict(SCALED, space["scaled_mean"])[0]
+def mutants_of_scaled_mean():
+    return mutants.mutants(inspect.getsource(scaled_mean))
 
 
 def test_every_mutant_is_another_function_that_compiles():
-    source = inspect.getsource(scaled_mean)
-    found = mutation.mutants(source)
-    plain = ast.parse(source)
-    plain.body[0].body.pop(0)
-    assert len(found) > 40 and ast.unparse(plain) not in found
-    assert len({ast.dump(ast.parse(text)) for text in found}) == len(found)
+    sources = mutants_of_scaled_mean()
+    solution = ast.unparse(mutants.without_docstring(inspect.getsource(scaled_mean)))
+    assert len(sources) > 40
+    assert solution not in sources
+    trees = {ast.dump(ast.parse(source)) for source in sources}
+    assert len(trees) == len(sources)
 
 
 @pytest.mark.parametrize(
@@ -87,39 +82,50 @@ def test_every_mutant_is_another_function_that_compiles():
     ],
 )
 def test_the_usual_changes_are_among_the_mutants(piece):
-    assert any(piece in text for text in mutation.mutants(inspect.getsource(scaled_mean))), piece
+    assert any(piece in source for source in mutants_of_scaled_mean())
 
 
 def test_dropping_no_grad_is_a_mutant():
-    found = mutation.mutants("def f(x):\n    with torch.no_grad():\n        return x + 1\n")
-    assert "def f(x):\n    return x + 1" in found
+    sources = mutants.mutants("def f(x):\n    with torch.no_grad():\n        return x + 1\n")
+    assert "def f(x):\n    return x + 1" in sources
 
 
-def test_verdicts():
-    assert verdict_of(("mean(dim=0)", "mean(0)")) == "equivalent"
-    assert verdict_of(("x.detach()[:1]", "x[:1].detach()")) == "equivalent"
-    assert verdict_of(("/ temperature", "* temperature")) == "rejected"
-    assert verdict_of(("x.detach()[:1]", "x[:1]")) == "rejected", (
-        "the value is the same, its gradient is not"
-    )
-    assert verdict_of(("x[1:]", "x[9]")) == "crashed"
-    assert verdict_of(("+ 1)", "+ 1.000001)")) == "survived", (
-        "within the tolerance of the check, not in ten digits"
-    )
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("mean(dim=0)", "mean(0)", "equivalent"),
+        ("x.detach()[:1]", "x[:1].detach()", "equivalent"),
+        ("/ temperature", "* temperature", "rejected"),
+        # the value is the same, its gradient is not
+        ("x.detach()[:1]", "x[:1]", "rejected"),
+        ("x[1:]", "x[9]", "crashed"),
+        # within the tolerance of the check, not in ten digits
+        ("+ 1)", "+ 1.000001)", "survived"),
+    ],
+)
+def test_the_verdict_on_a_change(old, new, expected):
+    source = inspect.getsource(scaled_mean)
+    assert old in source
+    names = {"torch": torch}
+    exec(source.replace(old, new), names)
+    assert mutants.verdict(SCALED, names["scaled_mean"]).name == expected
 
 
-@pytest.mark.parametrize("lesson, name", ALL, ids=["-".join(pair) for pair in ALL])
+@pytest.mark.parametrize(("lesson", "name"), ALL, ids=["-".join(pair) for pair in ALL])
 def test_a_checker_rejects_mutants(lesson, name, monkeypatch):
-    monkeypatch.setattr(mutation, "SEEDS", range(1))
-    monkeypatch.setattr(mutation, "INPUTS", 20)
-    found = mutation.measure(exercises.get(lesson, name), limit=8)
-    assert found["mutants"] >= 4 and found["rejected"] >= found["mutants"] / 2
-    assert not found["kept"]["survived"], found["kept"]["survived"]
+    monkeypatch.setattr(mutants, "SEEDS", range(1))
+    monkeypatch.setattr(mutants, "INPUTS", 20)
+    row = mutants.judge_all(exercises.get(lesson, name), limit=8)
+    assert row["mutants"] >= 4
+    assert row["rejected"] >= row["mutants"] / 2
+    assert row["kept"]["survived"] == []
 
 
 def test_the_committed_result_has_no_survivors():
-    record = json.loads(mutation.RESULTS.read_text("utf-8"))
-    assert record["total"]["survived"] == 0 and record["total"]["mutants"] > 1500
-    expected = {f"{lesson} {name}" for lesson, name in ALL}
-    assert set(record["exercises"]) <= expected
-    assert {name for name in expected if name < "12"} <= set(record["exercises"])
+    record = json.loads((RESULTS / "mutation.json").read_text("utf-8"))
+    assert record["total"]["survived"] == 0
+    assert record["total"]["mutants"] > 1500
+    known = {f"{lesson} {name}" for lesson, name in ALL}
+    stored = set(record["exercises"])
+    assert stored <= known
+    assert {name for name in known if name < "12"} <= stored
