@@ -29,7 +29,7 @@ Size = int | tuple[int, int] | None
 Generator = torch.Generator | None
 
 
-# --- checks -----------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -142,7 +142,7 @@ def _draw_chosen(x: torch.Tensor, p: float | None, generator: Generator) -> torc
     return chosen.nonzero()[:, 0].to(x.device)
 
 
-# --- crop, resize, flip -----------------------------------------------------------------------
+# --- crop, resize, flip ---------------------------------------------------------------------------
 
 
 def resized_crop(
@@ -350,7 +350,7 @@ def random_horizontal_flip(
     return random_resized_crop(images, scale=None, flip=p, generator=generator)
 
 
-# --- color ------------------------------------------------------------------------------------
+# --- color ----------------------------------------------------------------------------------------
 
 
 def adjust_brightness(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
@@ -591,7 +591,7 @@ def _random_grayscale_(x: torch.Tensor, p: float | None, generator: Generator) -
     return x.index_copy_(0, rows, gray.expand(-1, 3, -1, -1))
 
 
-# --- blur -------------------------------------------------------------------------------------
+# --- blur -----------------------------------------------------------------------------------------
 
 
 def gaussian_blur(
@@ -661,7 +661,7 @@ def _blur_weights(taps: torch.Tensor, side: int) -> torch.Tensor:
     return torch.einsum("nk,jik->nij", taps, windows)
 
 
-# --- views ------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 
 
 def two_views(

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-# --- what the losses share --------------------------------------------------------------------
+# --- what the losses share ------------------------------------------------------------------------
 
 
 def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ def _view_logits(
     return logits, partner
 
 
-# --- contrastive losses -----------------------------------------------------------------------
+# --- contrastive losses ---------------------------------------------------------------------------
 
 
 @full_precision
@@ -316,7 +316,7 @@ def clip_loss(
     return (info_nce(scores) + info_nce(scores.T)) / 2
 
 
-# --- losses without negatives -----------------------------------------------------------------
+# --- losses without negatives ---------------------------------------------------------------------
 
 
 @full_precision
@@ -499,7 +499,7 @@ def dino(
     return F.cross_entropy(student / student_temperature, target)
 
 
-# --- distributions ----------------------------------------------------------------------------
+# --- distributions --------------------------------------------------------------------------------
 
 
 @full_precision

@@ -21,7 +21,7 @@ from replearn.files import write_atomically
 SHIPPED = Path(__file__).parent / "checkpoints"
 
 
-# --- encoders ---------------------------------------------------------------------------------
+# --- encoders -------------------------------------------------------------------------------------
 
 
 class Center(nn.Module):
@@ -193,7 +193,7 @@ def feature_dim(encoder: nn.Module, side: int = 32) -> int:
     return extract_features(encoder, torch.zeros(1, 3, side, side)).shape[1]
 
 
-# --- heads ------------------------------------------------------------------------------------
+# --- heads ----------------------------------------------------------------------------------------
 
 
 def projector(
@@ -264,7 +264,7 @@ def _double_the_side(in_channels: int, out_channels: int) -> list[nn.Module]:
     ]
 
 
-# --- encoders as files ------------------------------------------------------------------------
+# --- encoders as files ----------------------------------------------------------------------------
 
 
 def save(encoder: nn.Module, path: str | os.PathLike, **card: Any) -> None:

@@ -33,6 +33,7 @@ SITE = ["tests/test_site.py", "tests/test_browser.py"]
 CORE = [  # those of the core that take seconds
     "tests/test_audit.py",
     "tests/test_augment.py",
+    "tests/test_files.py",
     "tests/test_losses.py",
     "tests/test_metrics.py",
     "tests/test_models.py",
