@@ -263,7 +263,8 @@ def rank_in_class(labels: np.ndarray, seed: int | Sequence[int]) -> np.ndarray:
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     shuffled_labels = labels[shuffled]
     rank = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
+    present = np.flatnonzero(np.bincount(labels))  # much quicker than np.unique
+    for label in present:
         members = shuffled[shuffled_labels == label]
         rank[members] = np.arange(len(members))
     return rank

@@ -216,12 +216,11 @@ def _cover(factors: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     names = ("size", "rotation", "x", "y")
     size, angle, center_x, center_y = (factors[name][:, None, None] for name in names)
     along, across = _rotated(x - center_x, y - center_y, angle)
-    own_x = along / size
-    own_y = across / size
     cover = torch.empty(len(size), SIDE, SIDE)
     for index, name in enumerate(SHAPES):
         rows = factors["shape"] == index
-        distance = _DISTANCE[name](own_x[rows], own_y[rows]) * size[rows]
+        radius = size[rows]
+        distance = _DISTANCE[name](along[rows] / radius, across[rows] / radius) * radius
         distance_in_pixels = distance * SIDE / 2
         cover[rows] = (0.5 - distance_in_pixels).clamp(0, 1)
     return cover
@@ -287,8 +286,8 @@ def draw(factors: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     background_color = background_color[:, :, None, None]
 
     background = background_color * (1 - 0.5 * pattern[:, None])
-    noise = 0.02 * torch.randn(n, 3, SIDE, SIDE, generator=generator)
-    image = background + cover[:, None] * (color - background) + noise
+    image = background + cover[:, None] * (color - background)
+    image += 0.02 * torch.randn(n, 3, SIDE, SIDE, generator=generator)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
