@@ -65,7 +65,7 @@ def printed_claims(cells: list[dict]) -> Iterator[tuple[str, str, str]]:
 
 def seeds_held(number: str) -> dict[str, str]:
     """Return {sentence: "5 of 5"} for the claims of a lesson that were run at several seeds."""
-    path = RESULTS / f"claims_{number}.json"
+    path = ROOT / "replearn" / "lesson" / "claims" / f"{number}_cpu.json"
     if not path.exists():
         return {}
     held = {}

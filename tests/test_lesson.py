@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from replearn.lesson import ClaimError, Lesson, formatting
+from replearn.lesson import ClaimError, Lesson, formatting, seeds
 from replearn.lesson import lesson as lesson_module
 
 
@@ -21,6 +21,7 @@ def plain_environment(monkeypatch):
     """No variable of the environment changes the lesson."""
     for name in ("PROFILE", "SEED", "STRICT", "STATIC", "RESULTS"):
         monkeypatch.delenv(f"REPLEARN_{name}", raising=False)
+    seeds.measured_claims.cache_clear()
 
 
 @pytest.fixture
@@ -544,3 +545,48 @@ def test_kernel_live_redraws_inside_its_widget(outputs):
 def test_kernel_progress_is_a_widget(outputs):
     assert "tqdm.notebook" in printed(outputs["progress"])
     assert printed(outputs["finish"]).startswith("Lesson 06: 1 of 1 claims held, ")
+
+
+# --- the range over seeds ---
+
+
+def stored_claim(tmp_path, monkeypatch, held=(True, True)):
+    """A lesson 03 whose claim "a sentence" was measured at two seeds, at the cpu profile."""
+    numbers = [{"accuracy": 0.61, "loss": 1.5, "many": [1, 2]}, {"accuracy": 0.684, "loss": 1.5}]
+    claims = [dict(sentence="a sentence", held=list(held), numbers=numbers)]
+    (tmp_path / "03_cpu.json").write_text(json.dumps(dict(claims=claims)), "utf-8")
+    monkeypatch.setattr(seeds, "FOLDER", tmp_path)
+    monkeypatch.setenv("REPLEARN_PROFILE", "cpu")
+    return Lesson("03")
+
+
+def test_a_claim_shows_its_range_over_seeds(tmp_path, monkeypatch, capsys):
+    lesson = stored_claim(tmp_path, monkeypatch)
+    lesson.claim("a sentence", True, accuracy=(0.65, "%"), loss=1.5, many=[1, 2])
+    printed = capsys.readouterr().out.splitlines()[-1]
+    numbers = "accuracy 65 %, loss 1.5, many [1, 2]"
+    assert printed == f"✓ a sentence ({numbers}; two seeds: accuracy 61 to 68 %, loss 1.5)"
+
+
+def test_a_claim_says_at_how_many_seeds_it_held(tmp_path, monkeypatch, capsys):
+    lesson = stored_claim(tmp_path, monkeypatch, held=(True, False))
+    lesson.claim("a sentence", True, accuracy=(0.65, "%"))
+    assert "two seeds: held at 1, accuracy 61 to 68 %)" in capsys.readouterr().out
+
+
+def test_another_sentence_or_profile_has_no_range(tmp_path, monkeypatch, capsys):
+    lesson = stored_claim(tmp_path, monkeypatch)
+    lesson.claim("another sentence", True, accuracy=(0.65, "%"))
+    monkeypatch.setenv("REPLEARN_PROFILE", "gpu")
+    Lesson("03").claim("a sentence", True, accuracy=(0.65, "%"))
+    assert "seeds" not in capsys.readouterr().out
+
+
+def test_every_claim_of_the_lessons_was_measured_at_five_seeds():
+    files = sorted(seeds.FOLDER.glob("*.json"))
+    assert len(files) >= len(lesson_module.LESSONS)
+    for path in files:
+        record = json.loads(path.read_text("utf-8"))
+        assert record["seeds"] == [0, 1, 2, 3, 4], path.name
+        for claim in record["claims"]:
+            assert all(claim["held"]), (path.name, claim["sentence"])

@@ -75,7 +75,7 @@ def sample(tmp_path, monkeypatch):
     monkeypatch.setattr(project, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(notebooks, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(notebooks, "CLAIMS", tmp_path / "claims")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     source = tmp_path / "notebooks" / "src" / "99_sample.md"
     source.parent.mkdir(parents=True)
@@ -314,11 +314,11 @@ def test_run_stores_outputs_and_leaves_a_failed_notebook_alone(sample, capsys):
 def test_seeds_list_every_claim_and_store_no_outputs(sample):
     sample.write_text(TEXT + FINISH, "utf-8")
     # A claim that fails at one seed is a failure.
-    assert notebooks.main(["run", "99", "--seeds", "2"]) == 1
-    record = json.loads((sample.parents[2] / "results" / "claims_99.json").read_text("utf-8"))
+    assert notebooks.main(["run", "99", "--seeds", "2", "--profile", "cpu"]) == 1
+    record = json.loads((sample.parents[2] / "claims" / "99_cpu.json").read_text("utf-8"))
     assert record["seeds"] == [0, 1]
     assert record["notebook"] == "99_sample"
-    assert record["command"] == "python -m tools.notebooks run 99 --seeds 2"
+    assert record["command"] == "python -m tools.notebooks run 99 --seeds 2 --profile cpu"
     assert record["claims"] == [
         dict(sentence="always", held=[True, True], numbers=[{"seed": 0}, {"seed": 1}]),
         dict(sentence="not at 1", held=[True, False], numbers=[{}, {}]),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # they take half a second to import, and `sources` does not n
 
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "benchmarks" / "results"
+CLAIMS = ROOT / "replearn" / "lesson" / "claims"  # `lesson.claim` shows them
 CELL_METADATA = ("alt", "mystnb", "tags")  # what a stored cell keeps
 KERNEL = dict(display_name="Python 3", language="python", name="python3")
 CELL_SECONDS = 900  # a cell that takes longer is stuck
@@ -371,7 +372,7 @@ def run_and_store(source: Path, profile: str | None) -> Outcome:
 
 def run_over_seeds(source: Path, seeds: int, profile: str | None) -> Outcome:
     """Execute copies of one notebook at REPLEARN_SEED = 0 to `seeds` - 1, and write which claims
-    held to benchmarks/results/claims_NN.json."""
+    held to replearn/lesson/claims/NN_PROFILE.json."""
     nb = sync(source)
     number = source.stem[:2]
     records = []
@@ -410,7 +411,7 @@ def run_over_seeds(source: Path, seeds: int, profile: str | None) -> Outcome:
         versions=records[0]["versions"],
         claims=claims,
     )
-    write_json(RESULTS / f"claims_{number}.json", summary)
+    write_json(CLAIMS / f"{number}_{summary['profile']}.json", summary)
     always = sum(all(claim["held"]) for claim in claims)
     told = f"{always} of {len(claims)} at all {seeds} seeds"
     return Outcome(total, told, always == len(claims))

@@ -22,6 +22,7 @@ from replearn.files import write_json
 from replearn.lesson import exercises
 from replearn.lesson.display import KEEP_KEYS, is_static, show
 from replearn.lesson.formatting import has_nan, json_ready, to_plain, to_text
+from replearn.lesson.seeds import measured_claims, over_seeds
 
 LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "01": ("What is a representation?", "shapes", 2),
@@ -204,10 +205,11 @@ class Lesson:
         show("".join(page), "\n".join(lines))
 
     def claim(self, sentence: str, holds: Any, **numbers: Any) -> None:
-        """Print ✓ or ✗, the sentence and its numbers.
+        """Print ✓ or ✗, the sentence, its numbers, and their range over several seeds.
 
-        A claim that is made again replaces the one with the same sentence. A NaN among the numbers
-        means that it does not hold.
+        The range is that of the committed measurement with this sentence at this profile, if there
+        is one. A claim that is made again replaces the one with the same sentence. A NaN among the
+        numbers means that it does not hold.
 
         Args:
             sentence: What is claimed.
@@ -225,21 +227,29 @@ class Lesson:
                 f"claim: expected one True or False, found {holds!r}; compare first, or use .all()"
             )
         values = {}
+        units = {}
         shown = []
         for name, number in numbers.items():
             value, unit = _with_unit(number)
             values[name] = to_plain(value)
+            units[name] = unit
             shown.append(f"{name.replace('_', ' ')} {to_text(values[name], unit)}")
         holds = bool(holds) and not any(has_nan(value) for value in values.values())
 
         text = f"{'✓' if holds else '✗'} {sentence}"
         if shown:
-            text += f" ({', '.join(shown)})"
+            text += f" ({', '.join(shown)}{self._range_over_seeds(sentence, units)})"
         print(text)
         self.claims = [claim for claim in self.claims if claim["sentence"] != sentence]
         self.claims.append(dict(sentence=sentence, holds=holds, numbers=values))
         if not holds and os.environ.get("REPLEARN_STRICT") == "1":
             raise ClaimError(text)
+
+    def _range_over_seeds(self, sentence: str, units: dict[str, str]) -> str:
+        """Return "; five seeds: …" where the claim was measured at several, else nothing."""
+        record = measured_claims(self.number, self.profile_name).get(sentence)
+        text = over_seeds(record, units) if record else ""
+        return f"; {text}" if text else ""
 
     def check(self, name: str, fn: Callable) -> exercises.Result:
         """Test a learner's function on fresh inputs and print what came out; it never raises.
