@@ -242,6 +242,7 @@ def _save_encoder(run: Run) -> None:
             architecture=[run.recipe.network, run.recipe.width],
             data=run.recipe.data,
             recipe=asdict(run.recipe),
+            side=run.batches.images.shape[2],  # which some networks of timm have to know
             seed=run.recipe.seed,
             steps=run.steps,
             scores=scores,
