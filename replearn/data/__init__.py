@@ -6,6 +6,4 @@ this package, which is imported when the data set is asked for.
 
 from replearn.data.imageset import ImageSet, available, cache_folder, load, rank_in_class
 
-place = rank_in_class  # its former name
-
-__all__ = ["ImageSet", "available", "cache_folder", "load", "place", "rank_in_class"]
+__all__ = ["ImageSet", "available", "cache_folder", "load", "rank_in_class"]

@@ -20,7 +20,7 @@ from torch import nn
 
 from replearn import _check, metrics, probe
 from replearn.audit import FEWEST, audit
-from replearn.data import ImageSet, place
+from replearn.data import ImageSet, rank_in_class
 from replearn.files import writable_folder
 from replearn.pretrain.report import AUDITED, write
 from replearn.train import cosine
@@ -297,13 +297,13 @@ def few_shot(
             f"shots: expected at most {smallest}, the pictures of the smallest class, found "
             f"{max(shots)}"
         )
-    # The place of each image in a random order of its class: the first n places are a draw of n.
-    places = [torch.from_numpy(place(classes, [seed, draw])) for draw in range(draws)]
+    # The rank of each image in a random order of its class: the first n places are a draw of n.
+    ranks = [torch.from_numpy(rank_in_class(classes, [seed, draw])) for draw in range(draws)]
     results = {}
     for n in shots:
         accuracies = []
-        for place_in_class in places:
-            rows = (place_in_class < n).nonzero()[:, 0]  # (n C,)
+        for rank in ranks:
+            rows = (rank < n).nonzero()[:, 0]  # (n C,)
             z = z_train[rows.to(z_train.device)]
             y = y_train[rows.to(y_train.device)]
             accuracies.append(probe.LinearProbe().fit(z, y).score(z_test, y_test))
