@@ -112,9 +112,9 @@ def test_nt_xent_and_decoupled_equal_the_loop(t):
 def test_info_nce_equals_the_loop():
     s = 3 * random(N, N)
     loop = 0.0
-    for i in range(N):
-        denominator = sum(math.exp(s[i, j]) for j in range(N))
-        loop -= math.log(math.exp(s[i, i]) / denominator) / N
+    for i, row in enumerate(s.tolist()):
+        denominator = sum(math.exp(score) for score in row)
+        loop -= math.log(math.exp(row[i]) / denominator) / N
     assert losses.info_nce(s).item() == pytest.approx(loop, rel=1e-12)
 
 
@@ -133,10 +133,11 @@ def test_clip_loss_equals_the_loop():
     image_z, text_z = inputs("clip_loss")
     loop = 0.0
     for i in range(N):
-        to_texts = sum(math.exp(cos(image_z[i], text_z[j]) / 0.07) for j in range(N))
-        to_images = sum(math.exp(cos(image_z[j], text_z[i]) / 0.07) for j in range(N))
+        to_texts = sum(math.exp(cos(image_z[i], text) / 0.07) for text in text_z)
+        to_images = sum(math.exp(cos(image, text_z[i]) / 0.07) for image in image_z)
         partner = cos(image_z[i], text_z[i]) / 0.07
-        loop += (math.log(to_texts) - partner + math.log(to_images) - partner) / (2 * N)
+        loop += (math.log(to_texts) - partner) / (2 * N)
+        loop += (math.log(to_images) - partner) / (2 * N)
     assert losses.clip_loss(image_z, text_z).item() == pytest.approx(loop, rel=1e-12)
 
 
@@ -163,26 +164,34 @@ def test_barlow_twins_equals_the_loop_with_the_biased_standard_deviation():
 
 def loop_covariance(z):
     """The covariance matrix, as a list of lists, with N - 1 in the denominator."""
-    mean = [sum(float(z[i, d]) for i in range(N)) / N for d in range(D)]
+    centered = []  # D lists of N numbers
+    for column in z.T.tolist():
+        mean = sum(column) / N
+        centered.append([value - mean for value in column])
     c = [[0.0] * D for _ in range(D)]
     for d in range(D):
         for e in range(D):
             for i in range(N):
-                c[d][e] += (float(z[i, d]) - mean[d]) * (float(z[i, e]) - mean[e]) / (N - 1)
+                c[d][e] += centered[d][i] * centered[e][i] / (N - 1)
     return c
 
 
 def test_vicreg_equals_the_loop_of_the_papers_variant():
     # Some standard deviations have to be below 1, or the hinge is never tested.
     z1, z2 = inputs("vicreg", scale=0.5)
-    squared = sum(float((z1[i, d] - z2[i, d]) ** 2) for i in range(N) for d in range(D))
-    loop = 3.0 * squared / (N * D)
+    loop = 0.0
+    for i in range(N):
+        for d in range(D):
+            distance = float(z1[i, d] - z2[i, d])
+            loop += 3.0 * distance**2 / (N * D)
     for z in (z1, z2):
         c = loop_covariance(z)
-        hinge = sum(max(0.0, 1 - math.sqrt(c[d][d] + 1e-4)) for d in range(D))
-        off_diagonal = sum(c[d][e] ** 2 for d in range(D) for e in range(D) if d != e)
-        loop += 2.0 * hinge / D
-        loop += 0.7 * off_diagonal / D
+        for d in range(D):
+            std = math.sqrt(c[d][d] + 1e-4)
+            loop += 2.0 * max(0.0, 1 - std) / D
+            for e in range(D):
+                if d != e:
+                    loop += 0.7 * c[d][e] ** 2 / D
     loss = losses.vicreg(z1, z2, similarity=3.0, variance=2.0, covariance=0.7)
     assert loss.item() == pytest.approx(loop, rel=1e-12)
 
@@ -194,7 +203,9 @@ def test_dino_equals_the_loop():
         p = [math.exp(value / 0.04) for value in teacher[i] - center]
         q = [math.exp(value / 0.1) for value in student[i]]
         for k in range(K):
-            loop -= p[k] / sum(p) * math.log(q[k] / sum(q)) / N
+            target = p[k] / sum(p)
+            prediction = q[k] / sum(q)
+            loop -= target * math.log(prediction) / N
     assert losses.dino(student, teacher, center=center).item() == pytest.approx(loop, rel=1e-12)
 
 
