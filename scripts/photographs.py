@@ -4,7 +4,8 @@
     … python -m scripts.photographs --variant "JPEG, about 30 dB PSNR"     # how your copy differs
 
 Without a number every lesson is executed. Writes benchmarks/results/photographs_NN.json (the claims
-of the section "On real photographs", with numbers) and photographs_NN_K.png.
+of the section "On real photographs", with numbers) and photographs_NN_K.png; with --store also the
+notebook, if every claim holds.
 """
 
 import argparse
@@ -12,13 +13,14 @@ import base64
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from benchmarks.shared import RESULTS
 from replearn import data
-from replearn.files import write_json
+from replearn.files import write_atomically, write_json
 from tools import notebooks
 
 HEADING = "## On real photographs"
@@ -53,18 +55,20 @@ def figures_of(outputs: list[Mapping[str, Any]]) -> list[bytes]:
     return figures
 
 
-def measure(name: str, variant: str) -> None:
+def measure(source: Path, variant: str, *, store: bool) -> None:
     """Execute one lesson, print its claims about photographs, and write them and the figures.
 
     Args:
-        name: The notebook's name without its suffix.
+        source: The lesson's text.
         variant: How this copy of CIFAR-10 differs from the original.
+        store: Keep the executed notebook as well, if all of its claims hold.
 
     Raises:
         SystemExit: The notebook stopped with an error.
     """
+    name = source.stem
     number = name[:2]
-    nb = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", 4)
+    nb = notebooks.sync(source)
     execution = notebooks.execute(nb, name, strict=False)
     if execution.error:
         sys.exit(f"{name}: {execution.error}")
@@ -85,7 +89,10 @@ def measure(name: str, variant: str) -> None:
         "versions": record["versions"],
     }
     write_json(RESULTS / f"photographs_{number}.json", result)
-    print(name, f"{execution.seconds:.0f} s")
+    if store and all(claim["holds"] for claim in record["claims"]):
+        text = notebooks.notebook_text(notebooks.clean(nb))
+        write_atomically(notebooks.NOTEBOOKS / f"{name}.ipynb", text)
+    print(name, f"{execution.seconds:.0f} s", flush=True)
     for claim in claims:
         mark = "✓" if claim["holds"] else "✗"
         print(f"  {mark} {claim['sentence']}")
@@ -102,11 +109,12 @@ def main() -> None:
         default="original",
         help="how this copy of the photographs differs from the original",
     )
+    parser.add_argument("--store", action="store_true", help="store the executed notebooks, too")
     args = parser.parse_args()
     if not data.available("cifar10"):
         sys.exit("CIFAR-10 is not on this disk: set REPLEARN_DATA to a folder that holds it")
     for source in notebooks.sources(args.lessons):
-        measure(source.stem, args.variant)
+        measure(source, args.variant, store=args.store)
 
 
 if __name__ == "__main__":
