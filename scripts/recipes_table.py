@@ -1,4 +1,4 @@
-"""The tables and the figure of what `recipes.py` measured.
+"""The tables of what `recipes.py` measured, and the numbers of its figures.
 
 Run: python -m scripts.recipes_table (prints a table)
 
@@ -9,21 +9,20 @@ seed (two-way analysis of variance). Behind each difference stands the half-widt
 interval, by the t distribution.
 
 A run is the record of one recipe at one seed. A group holds runs that can be compared, as
-`{name of the recipe: {seed: run}}`. The site's page takes its parts from here.
+`{name of the recipe: {seed: run}}`. The site's page takes its tables from here, and draws.
 """
 
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipes"
 ABOUT = ("network", "width", "views", "variant", "bf16")  # what the runs of a group share
 PROBES = ("knn", "linear")
 LIGHTLY = "lightly"  # recipes that others are compared with
 COURSE = "course"
-COLORS = {LIGHTLY: "#0072b2", COURSE: "#d55e00"}  # of differences to these
 IN_CURVES = (COURSE, "lightly_1_temperature", "source", LIGHTLY)
 
 Run = dict[str, Any]
@@ -247,77 +246,6 @@ def gain(row: dict[str, Any], key: str, what: str = "gain") -> str:
     if math.isnan(half_width):
         return signed(mean)
     return f"{signed(mean)} ± {half_width:.1f}"
-
-
-# --- the figure -----------------------------------------------------------------------------------
-
-
-class Scale(NamedTuple):
-    """Where points stand in the figure."""
-
-    low: float
-    high: float
-
-    def x(self, points: float) -> float:
-        """Return the place of a difference, in pixels from the left."""
-        return 250 + 420 * (points - self.low) / (self.high - self.low)
-
-
-def figure(recipe_rows: Sequence[dict[str, Any]]) -> str:
-    """Return the kNN differences with their intervals as SVG: to lightly's above, to ours below.
-
-    Args:
-        recipe_rows: What `rows` returned.
-
-    Returns:
-        The figure, or nothing where no difference has an interval.
-    """
-    shown = []
-    ends = [0.0]
-    for row in recipe_rows:
-        mean, half_width = row.get("knn_gain", (0, math.nan))
-        if not math.isnan(half_width):
-            shown.append(row)
-            ends += [mean - half_width, mean + half_width]
-    if not shown:
-        return ""
-    scale = Scale(min(ends), max(ends))
-    heads = {
-        LIGHTLY: "kNN accuracy, points above or below lightly's recipe",
-        COURSE: "ours with a change, to ours",
-    }
-    lines = []
-    y = 0
-    base = None
-    for row in shown:
-        if row["base"] != base:
-            base = row["base"]
-            y += 30
-            lines.append(f'<text x="250" y="{y}" font-weight="bold">{heads[base]}</text>')
-        y += 22
-        lines += interval(row, scale, y)
-    zero = f'<path d="M{scale.x(0):.1f} 36V{y + 10}" stroke="#777" stroke-dasharray="3 3"/>'
-    alt = "; ".join(f"{spaced(row['name'])} {gain(row, 'knn')}" for row in shown)
-    return (
-        f'<svg viewBox="0 0 740 {y + 20}" role="img" '
-        f'aria-label="Differences in kNN accuracy: {alt}" '
-        'style="width:100%;min-width:560px;max-width:740px;background:#fff;color:#000" '
-        f'font-family="sans-serif" font-size="13">{zero}{"".join(lines)}</svg>'
-    )
-
-
-def interval(row: dict[str, Any], scale: Scale, y: int) -> list[str]:
-    """Return one difference of the figure: name, interval, mean, number."""
-    mean, half_width = row["knn_gain"]
-    left = scale.x(mean - half_width)
-    right = scale.x(mean + half_width)
-    color = COLORS[row["base"]]
-    return [
-        f'<text x="240" y="{y + 4}" text-anchor="end">{spaced(row["name"])}</text>',
-        f'<path d="M{left:.1f} {y}H{right:.1f}" stroke="{color}" stroke-width="2"/>',
-        f'<circle cx="{scale.x(mean):.1f}" cy="{y}" r="4" fill="{color}"/>',
-        f'<text x="685" y="{y + 4}">{signed(mean)}</text>',
-    ]
 
 
 # --- the tables -----------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""The comparison of recipes: its runs can be cut off, its intervals cover, its words say what was changed."""
+"""The comparison of recipes: runs can be cut off, intervals cover, words say what was changed."""
 
 import argparse
 import json
 import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,170 +16,205 @@ from replearn.data import ImageSet
 from replearn.pretrain import pretrain
 from scripts import recipes, recipes_table
 
-NOISE = dict(knn=0.01, linear=0.005)  # of one run
+NOISE = {"knn": 0.01, "linear": 0.005}  # of one run
+EFFECTS = {
+    "lightly": 0.0,
+    "lightly_1_temperature": 0.04,
+    "course": 0.05,
+    "course_blur": 0.04,
+    "course_stem": -0.05,
+}
+TWO = {"lightly": 0.0, "course": 0.05}
 
 
-def record(name, seed, knn, linear):
-    """As `recipes.one` gives it, with the least that the table needs."""
-    recipe = json.loads(json.dumps(asdict(recipes.recipes()[name])))
-    return dict(
-        name=name,
-        seed=seed,
-        knn=knn,
-        linear=linear,
-        recipe=recipe,
-        pictures=100,
-        knn_over_time=[[1.0, knn - 0.1], [2.0, knn]],
-    )
+# --- the table ------------------------------------------------------------------------------------
 
 
-def group_of(effects, seeds, generator):
-    """Runs whose accuracy is 0.5, a recipe's effect, one of the seed that all recipes share, and noise."""
-    shared = generator.normal(0, 0.05, size=max(seeds.values()))
+def run_record(name, seed, knn, linear):
+    """A record as `recipes.one` gives it, with the least that the table needs."""
+    recipe = recipes.recipes()[name]
     return {
-        name: {
-            s: record(
-                name,
-                s,
-                *(0.5 + effect + shared[s] + generator.normal(0, sd) for sd in NOISE.values()),
-            )
-            for s in range(seeds[name])
-        }
-        for name, effect in effects.items()
+        "name": name,
+        "seed": seed,
+        "knn": knn,
+        "linear": linear,
+        "recipe": json.loads(json.dumps(asdict(recipe))),  # tuples become lists, as in a file
+        "pictures": 100,
+        "knn_over_time": [[1.0, knn - 0.1], [2.0, knn]],
     }
 
 
-EFFECTS = dict(
-    lightly=0.0, lightly_1_temperature=0.04, course=0.05, course_blur=0.04, course_stem=-0.05
-)
+def group_of(effects, seeds, generator):
+    """Runs whose accuracy is 0.5, a recipe's effect, one of the seed that all share, and noise.
+
+    seeds: how many each recipe has.
+    """
+    of_seed = generator.normal(0, 0.05, size=max(seeds.values()))
+    group = {}
+    for name, effect in effects.items():
+        group[name] = {}
+        for seed in range(seeds[name]):
+            expected = 0.5 + effect + of_seed[seed]
+            knn = expected + generator.normal(0, NOISE["knn"])
+            linear = expected + generator.normal(0, NOISE["linear"])
+            group[name][seed] = run_record(name, seed, knn, linear)
+    return group
+
+
+def row_of(name, group):
+    (row,) = [row for row in recipes_table.rows(group) if row["name"] == name]
+    return row
+
+
+class Difference(NamedTuple):
+    """Which difference an interval is about."""
+
+    probe: str
+    what: str
+
+
+def true_difference(row, what):
+    """The difference of the effects that a gain or a step estimates, in points."""
+    base = row["base"]
+    if what == "step":
+        base = "lightly_1_temperature" if row["name"] == "course" else "lightly"
+    return 100 * (EFFECTS[row["name"]] - EFFECTS[base])
+
+
+def covered_by_intervals(group):
+    """Whether each interval of a group covers the true difference, as (Difference, bool)."""
+    for row in recipes_table.rows(group):
+        for probe in NOISE:
+            for what in ("gain", "step"):
+                if f"{probe}_{what}" in row:
+                    mean, half_width = row[f"{probe}_{what}"]
+                    is_covered = abs(mean - true_difference(row, what)) <= half_width
+                    yield Difference(probe, what), is_covered
 
 
 @pytest.mark.parametrize(
     "seeds", [[3, 3, 3, 3, 3], [2, 2, 3, 2, 1]], ids=["balanced", "not balanced"]
 )
 def test_95_percent_intervals_cover_the_true_difference_in_95_percent(seeds):
-    generator, inside = (
-        np.random.default_rng(0),
-        {(key, what): [] for key in NOISE for what in ("gain", "step")},
-    )
+    generator = np.random.default_rng(0)
+    seeds_of = dict(zip(EFFECTS, seeds, strict=True))
+    covered = {}
     for _ in range(400):
-        for row in recipes_table.rows(
-            group_of(EFFECTS, dict(zip(EFFECTS, seeds, strict=True)), generator)
-        ):
-            bases = dict(
-                gain=row["base"],
-                step="lightly_1_temperature" if row["name"] == "course" else "lightly",
-            )
-            for (key, what), found in inside.items():
-                if f"{key}_{what}" in row:
-                    mean, half = row[f"{key}_{what}"]
-                    found.append(
-                        abs(mean - 100 * (EFFECTS[row["name"]] - EFFECTS[bases[what]])) <= half
-                    )
-    for (_, what), found in inside.items():
-        assert len(found) == 400 * dict(gain=4, step=2)[what]
-        assert 0.925 < np.mean(found) < 0.975
+        for difference, is_covered in covered_by_intervals(group_of(EFFECTS, seeds_of, generator)):
+            covered.setdefault(difference, []).append(is_covered)
+    assert len(covered) == 4
+    in_a_group = {"gain": 4, "step": 2}
+    for difference, values in covered.items():
+        assert len(values) == 400 * in_a_group[difference.what]
+        assert 0.925 < np.mean(values) < 0.975
 
 
 def test_of_one_recipe_the_interval_is_that_of_the_paired_t_test():
-    group = group_of(
-        {"lightly": 0, "course": 0.05}, dict(lightly=4, course=4), np.random.default_rng(1)
-    )
-    (row,) = (row for row in recipes_table.rows(group) if row["name"] == "course")
-    for key in NOISE:
-        ours, theirs = (
-            [100 * run[key] for run in group[name].values()] for name in ("course", "lightly")
-        )
-        found = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        mean, half = row[f"{key}_gain"]
-        assert (mean - half, mean + half) == pytest.approx((found.low, found.high))
+    group = group_of(TWO, {"lightly": 4, "course": 4}, np.random.default_rng(1))
+    row = row_of("course", group)
+    for probe in NOISE:
+        ours = [100 * run[probe] for run in group["course"].values()]
+        theirs = [100 * run[probe] for run in group["lightly"].values()]
+        expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        mean, half_width = row[f"{probe}_gain"]
+        assert mean - half_width == pytest.approx(expected.low)
+        assert mean + half_width == pytest.approx(expected.high)
 
 
 def test_seeds_without_a_partner_do_not_count_and_one_pair_has_no_interval():
-    group = group_of(
-        {"lightly": 0, "course": 0.05}, dict(lightly=1, course=3), np.random.default_rng(2)
-    )
-    (row,) = (row for row in recipes_table.rows(group) if row["name"] == "course")
-    mean, half = row["knn_gain"]
+    group = group_of(TWO, {"lightly": 1, "course": 3}, np.random.default_rng(2))
+    row = row_of("course", group)
+    mean, half_width = row["knn_gain"]
     assert mean == pytest.approx(100 * (group["course"][0]["knn"] - group["lightly"][0]["knn"]))
-    assert math.isnan(half)
+    assert math.isnan(half_width)
     assert recipes_table.gain(row, "knn") == f"{mean:+.1f}"
 
 
-def test_rows_stand_in_the_order_of_the_steps_and_then_of_the_accuracy():
-    names = [
-        "course_stem",
-        "source",
-        "course",
-        "lightly_2_loss",
-        "course_blur",
-        "lightly",
-        "lightly_1_temperature",
-    ]
-    effects = dict.fromkeys(names, 0.0) | EFFECTS
-    rows = recipes_table.rows(group_of(effects, dict.fromkeys(names, 2), np.random.default_rng(3)))
-    order = "lightly lightly_1_temperature lightly_2_loss course source course_blur course_stem"
-    assert [row["name"] for row in rows] == order.split()
-    said = {row["name"]: row["change"] for row in rows}
-    assert said["lightly_1_temperature"] == "temperature 0.5 → 0.2"
-    assert said["lightly_2_loss"] == "and loss nt xent → decoupled contrastive"
-    assert (
-        said["course"]
-        == "and lr 0.06 → 0.1, warmup 0 → 0.05, crop (0.08, 1) → (0.2, 1), hidden 512 → 2048"
-    )
-    assert said["course_blur"] == "blur 0 → 0.5"
-    assert said["source"].startswith("batch size 128 → 256")
-    steps = {row["name"]: row["knn_step"][0] for row in rows if "knn_step" in row}
-    assert sum(steps.values()) == pytest.approx(
-        next(row for row in rows if row["name"] == "course")["knn_gain"][0]
-    )
-    table = recipes_table.table(rows)
-    assert (
-        "| lr 0.06 → 0.1, warmup 0 → 0.05, crop (0.08, 1) → (0.2, 1), hidden 512 → 2048 | " in table
-    )
-    assert (
-        table.index("Differences to lightly's")
-        < table.index("| source |")
-        < table.index("Differences to ours")
-    )
-    picture = recipes_table.picture(rows)
-    assert all(
-        f">{name.replace('_', ' ')}</text>" in picture for name in names if name != "lightly"
-    )
+ORDER = [
+    "lightly",
+    "lightly_1_temperature",
+    "lightly_2_loss",
+    "course",
+    "source",
+    "course_blur",
+    "course_stem",
+]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The rows of a group of seven recipes, given in another order than that of the table."""
+    names = [*ORDER[3:][::-1], *ORDER[:3][::-1]]
+    effects = {name: EFFECTS.get(name, 0.0) for name in names}
+    seeds = dict.fromkeys(names, 2)
+    return recipes_table.rows(group_of(effects, seeds, np.random.default_rng(3)))
+
+
+def test_rows_stand_in_the_order_of_the_steps_and_then_of_the_accuracy(rows):
+    assert [row["name"] for row in rows] == ORDER
+
+
+def test_words_say_what_was_changed(rows):
+    change = {row["name"]: row["change"] for row in rows}
+    to_ours = "lr 0.06 → 0.1, warmup 0 → 0.05, crop (0.08, 1) → (0.2, 1), hidden 512 → 2048"
+    assert change["lightly"] == "as published"
+    assert change["lightly_1_temperature"] == "temperature 0.5 → 0.2"
+    assert change["lightly_2_loss"] == "and loss nt xent → decoupled contrastive"
+    assert change["course"] == f"and {to_ours}"
+    assert change["course_blur"] == "blur 0 → 0.5"
+    assert change["source"].startswith("batch size 128 → 256")
+
+
+def test_the_steps_add_up_to_the_whole_way(rows):
+    steps = [row["knn_step"][0] for row in rows if "knn_step" in row]
+    (course,) = [row for row in rows if row["name"] == "course"]
+    assert sum(steps) == pytest.approx(course["knn_gain"][0])
+
+
+def test_the_tables_have_the_steps_and_both_bases(rows):
+    text = recipes_table.markdown_tables(rows)
+    to_ours = "lr 0.06 → 0.1, warmup 0 → 0.05, crop (0.08, 1) → (0.2, 1), hidden 512 → 2048"
+    assert f"| {to_ours} | " in text
+    lightly = text.index("Differences to lightly's")
+    source = text.index("| source |")
+    ours = text.index("Differences to ours")
+    assert lightly < source < ours
 
 
 def test_the_curve_holds_the_mean_and_the_ends_of_the_seeds():
-    group = {
-        "lightly": {s: record("lightly", s, knn, 0.4) for s, knn in enumerate((0.4, 0.5, 0.6))}
-    }
-    assert recipes_table.growth(group) == {
-        "lightly": [pytest.approx((200, 40, 30, 50)), pytest.approx((400, 50, 40, 60))]
-    }
+    accuracies = (0.4, 0.5, 0.6)
+    runs = {seed: run_record("lightly", seed, knn, 0.4) for seed, knn in enumerate(accuracies)}
+    first, second = recipes_table.growth({"lightly": runs})["lightly"]
+    assert first == pytest.approx((200, 40, 30, 50))
+    assert second == pytest.approx((400, 50, 40, 60))
 
 
-def test_steps_lead_from_lightlys_recipe_to_ours_and_every_change_changes_something():
+# --- the recipes ----------------------------------------------------------------------------------
+
+
+def test_steps_lead_from_lightlys_recipe_to_ours():
     known = recipes.recipes()
     assert known["lightly"] == recipes.LIGHTLY
-    assert (
-        replace(known["lightly_4_hidden"], **recipes.STEPS[-1]) == known["course"] == recipes.COURSE
-    )
-    assert len({json.dumps(asdict(recipe), sort_keys=True) for recipe in known.values()}) == len(
-        known
-    )
+    assert known["course"] == recipes.COURSE
+    assert replace(known["lightly_4_hidden"], **recipes.STEPS[-1]) == recipes.COURSE
 
 
-# --- a run ------------------------------------------------------------------------------------------------------------
+def test_every_change_changes_something():
+    known = recipes.recipes()
+    texts = {json.dumps(asdict(recipe), sort_keys=True) for recipe in known.values()}
+    assert len(texts) == len(known)
+
+
+# --- a run ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(monkeypatch, tmp_path, one_silent_thread):
-    """The command line's arguments for 40 epochs on 256 pictures of noise, results and checkpoints in tmp_path."""
-    generator = torch.Generator().manual_seed(0)
+    """Arguments for 40 epochs on 256 images of noise, results and checkpoints in tmp_path."""
 
     def load(name, split="train", size=None):
-        images = torch.randint(
-            0, 256, (256, 3, 32, 32), dtype=torch.uint8, generator=generator.manual_seed(len(split))
-        )
+        generator = torch.Generator().manual_seed(len(split))
+        images = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return ImageSet(images, torch.arange(256) % 10, tuple("0123456789"))
 
     monkeypatch.setattr(recipes.data, "load", load)
@@ -199,62 +235,75 @@ def small(monkeypatch, tmp_path, one_silent_thread):
     )
 
 
-def stored():
+def stored_result():
+    """The only file of results: its path and its record."""
     (path,) = recipes.RESULTS.glob("*.json")
-    return path.name, json.loads(path.read_text("utf-8"))
+    return path, json.loads(path.read_text("utf-8"))
+
+
+def without_clock(record):
+    timed = {"seconds", "pictures_a_second", "peak_gb"}
+    return {key: value for key, value in record.items() if key not in timed}
+
+
+def save_after_every_record(*args, checkpoint_seconds, **options):
+    return pretrain(*args, checkpoint_seconds=0, **options)
+
+
+def time_for_one_record():
+    """A clock: there is time to begin and for one record; at the next it is over."""
+    times = iter([0, 0, 0])
+
+    def monotonic():
+        return next(times, 1)
+
+    return SimpleNamespace(monotonic=monotonic)
+
+
+def run_in_pieces(args, monkeypatch):
+    """Call `recipes.run` with time for one record until it says done; return the calls."""
+    for calls in range(1, 50):
+        monkeypatch.setattr(recipes, "time", time_for_one_record())
+        try:
+            recipes.run(args)
+        except SystemExit as error:
+            assert "paused; the same command goes on" in str(error)
+        else:
+            return calls
+    raise AssertionError("it never says done")
 
 
 def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(small, monkeypatch):
-    monkeypatch.setattr(
-        recipes,
-        "pretrain",
-        lambda *args, checkpoint_seconds, **options: pretrain(
-            *args, checkpoint_seconds=0, **options
-        ),
-    )  # a checkpoint after every record
+    monkeypatch.setattr(recipes, "pretrain", save_after_every_record)
     recipes.run(small)
-    name, whole = stored()
-    assert name == "small_cnn-4_2.05e+04_lightly_0.json"
-    assert (
-        len(whole["knn_over_time"]) == len(whole["loss_over_time"]) == 4
-        and len(whole["linear_over_time"]) == 3
-    )
-    (recipes.RESULTS / name).unlink()
+    path, whole = stored_result()
+    assert path.name == "small_cnn-4_2.05e+04_lightly_0.json"
+    assert len(whole["knn_over_time"]) == 4
+    assert len(whole["loss_over_time"]) == 4
+    assert len(whole["linear_over_time"]) == 3
+    path.unlink()
 
     small.folder += "_again"
     small.minutes = 0
-    calls = 0
-    while True:
-        calls += 1
-        assert calls < 50
-        times = iter([0, 0, 0])  # there is time to begin and for one record; at the next it is over
-        monkeypatch.setattr(
-            recipes, "time", SimpleNamespace(monotonic=lambda times=times: next(times, 1))
-        )
-        try:
-            recipes.run(small)
-            break
-        except SystemExit as error:
-            assert "paused; the same command goes on" in str(error)
-    _, pieces = stored()
-    assert calls > 2
-    timed = {"seconds", "pictures_a_second", "peak_gb"}
-    assert {k: v for k, v in pieces.items() if k not in timed} == {
-        k: v for k, v in whole.items() if k not in timed
-    }
+    assert run_in_pieces(small, monkeypatch) > 2
+    _, in_pieces = stored_result()
+    assert without_clock(in_pieces) == without_clock(whole)
 
 
 def test_what_is_stored_is_not_run_again(small, monkeypatch, capsys):
+    def run_again(*_):
+        pytest.fail("ran again")
+
     path = recipes.RESULTS / f"{recipes.label('lightly', 0, small)}.json"
     path.write_text("{}", "utf-8")
-    monkeypatch.setattr(recipes, "one", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(recipes, "one", run_again)
     recipes.run(small)
-    assert capsys.readouterr().out == "done\n" and path.read_text("utf-8") == "{}"
+    assert capsys.readouterr().out == "done\n"
+    assert path.read_text("utf-8") == "{}"
 
 
 def test_a_recipe_that_is_not_there_is_told(small):
     small.recipes = ["lightly", "best"]
-    with pytest.raises(
-        SystemExit, match="no recipe best; there are source, lightly, lightly_1_temperature"
-    ):
+    told = "no recipe best; there are source, lightly, lightly_1_temperature"
+    with pytest.raises(SystemExit, match=told):
         recipes.run(small)

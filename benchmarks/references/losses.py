@@ -22,8 +22,15 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 # --- contrast within a batch
 # -----------------------------------------------------------------------
 
-our_nt_xent = partial(losses.nt_xent, temperature=TEMPERATURE)
-our_decoupled = partial(losses.decoupled_contrastive, temperature=TEMPERATURE)
+
+def our_nt_xent(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """The package's NT-Xent."""
+    return losses.nt_xent(z1, z2, temperature=TEMPERATURE)
+
+
+def our_decoupled(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+    """The package's decoupled contrastive loss."""
+    return losses.decoupled_contrastive(z1, z2, temperature=TEMPERATURE)
 
 
 def contrast_loop(z1: torch.Tensor, z2: torch.Tensor, *, decoupled: bool = False) -> torch.Tensor:
