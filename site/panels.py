@@ -132,7 +132,7 @@ def recipes() -> str:
         parts.append(f"## {heading}")
         parts.append(f"Pictures: {images}.")
         parts.append(differences(rows))
-        parts.append(recipes_table.table(rows))
+        parts.append(recipes_table.markdown_tables(rows))
         parts.append(figures.growth_figure(recipes_table.growth(group)))
     return "\n\n".join(part for part in parts if part)
 
