@@ -10,8 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pytest import approx
 
-from replearn import losses, metrics
+from replearn.losses import info_nce
+from replearn.metrics import (
+    alignment,
+    cca_correlations,
+    collapse_meter,
+    effective_rank,
+    linear_cka,
+    mcc,
+    mi_lower_bound,
+    precision_at_k,
+    uniformity,
+)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -73,8 +85,8 @@ def cka_by_definition(x, y, *, debiased=False):
 
 def test_cka_has_the_published_values():
     x, y = published_pair()
-    assert round(metrics.linear_cka(x, y), 5) == 0.55761
-    assert round(metrics.linear_cka(x, y, debiased=True), 5) == 0.51346
+    assert round(linear_cka(x, y), 5) == 0.55761
+    assert round(linear_cka(x, y, debiased=True), 5) == 0.51346
 
 
 @pytest.mark.parametrize("shape", [(50, 7, 5), (12, 40, 60), (12, 60, 3), (300, 4, 4), (4, 3, 3)])
@@ -82,8 +94,8 @@ def test_cka_has_the_published_values():
 def test_cka_equals_the_definition(shape, debiased):
     x, y = correlated(*shape)
     expected = cka_by_definition(x + 3, y - 1, debiased=debiased)
-    assert metrics.linear_cka(x + 3, y - 1, debiased=debiased) == pytest.approx(expected, abs=1e-9)
-    assert metrics.linear_cka(x, x, debiased=debiased) == pytest.approx(1)
+    assert linear_cka(x + 3, y - 1, debiased=debiased) == approx(expected, abs=1e-9)
+    assert linear_cka(x, x, debiased=debiased) == approx(1)
 
 
 def test_cka_of_many_rows_adds_up_over_blocks():
@@ -91,7 +103,7 @@ def test_cka_of_many_rows_adds_up_over_blocks():
     a = x - x.mean(0)
     b = y - y.mean(0)
     expected = (a.T @ b).norm() ** 2 / ((a.T @ a).norm() * (b.T @ b).norm())
-    assert metrics.linear_cka(x, y) == pytest.approx(expected.item(), rel=1e-10)
+    assert linear_cka(x, y) == approx(expected.item(), rel=1e-10)
 
 
 @pytest.mark.seconds  # an import of several seconds
@@ -100,23 +112,23 @@ def test_cka_equals_ckatorch(debiased):
     cka_base = pytest.importorskip("ckatorch.core").cka_base
     x, y = correlated(60, 8, 20)
     theirs = cka_base(x, y, unbiased=debiased, method="fro_norm").item()
-    assert metrics.linear_cka(x, y, debiased=debiased) == pytest.approx(theirs, abs=1e-9)
+    assert linear_cka(x, y, debiased=debiased) == approx(theirs, abs=1e-9)
 
 
 def test_cka_invariances_that_hold_and_those_that_do_not():
     x, y = correlated(200, 10, 12)
-    value = metrics.linear_cka(x, y)
+    value = linear_cka(x, y)
     rotated = x @ random_rotation(10, seed=9)
     shifted = x + random(1, 10, seed=8)
     for same in (rotated, 1337 * x, -x, shifted):
-        assert metrics.linear_cka(same, y) == pytest.approx(value, abs=1e-9)
+        assert linear_cka(same, y) == approx(value, abs=1e-9)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    assert metrics.linear_cka(x[order], y[order]) == pytest.approx(value, abs=1e-9)
-    assert metrics.linear_cka(y, x) == pytest.approx(value, abs=1e-12)
+    assert linear_cka(x[order], y[order]) == approx(value, abs=1e-9)
+    assert linear_cka(y, x) == approx(value, abs=1e-12)
 
     linear_map = random(10, 10, seed=7)  # invertible, but no rotation
-    assert abs(metrics.linear_cka(x @ linear_map, y) - value) > 0.01
-    assert metrics.linear_cka(x[order], y) < 0.2 < value  # examples no longer in the same order
+    assert abs(linear_cka(x @ linear_map, y) - value) > 0.01
+    assert linear_cka(x[order], y) < 0.2 < value  # examples no longer in the same order
 
 
 def test_cka_small_sample_bias_and_its_cure():
@@ -125,8 +137,8 @@ def test_cka_small_sample_bias_and_its_cure():
     for seed in range(20):
         x = random(50, 45, seed=seed)
         y = random(50, 45, seed=seed + 100)
-        biased.append(metrics.linear_cka(x, y))
-        debiased.append(metrics.linear_cka(x, y, debiased=True))
+        biased.append(linear_cka(x, y))
+        debiased.append(linear_cka(x, y, debiased=True))
     assert min(biased) > 0.4
     assert abs(np.mean(debiased)) < 0.02
     assert min(debiased) < 0  # possible, as the truth is 0
@@ -136,8 +148,8 @@ def test_cka_is_never_nan():
     for n, seed in itertools.product((4, 5, 6, 10), range(25)):
         x = random(n, 3, seed=seed)
         y = random(n, 2, seed=seed + 50)
-        assert -1 <= metrics.linear_cka(x, y, debiased=True) <= 1
-        assert 0 <= metrics.linear_cka(x, y) <= 1
+        assert -1 <= linear_cka(x, y, debiased=True) <= 1
+        assert 0 <= linear_cka(x, y) <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -145,11 +157,11 @@ def test_cka_of_constant_features_is_zero(dtype):
     other = random(6, 3, dtype=dtype)
     for value in (0, 0.1, 1e6):
         constant = torch.full((6, 2), value, dtype=dtype)
-        assert metrics.linear_cka(constant, other) == 0.0
-        assert metrics.linear_cka(constant, other, debiased=True) == 0.0
+        assert linear_cka(constant, other) == 0.0
+        assert linear_cka(constant, other, debiased=True) == 0.0
     # All examples are equally unlike: nothing is left off the diagonal of the Gram matrix.
     simplex = torch.eye(6, dtype=dtype)
-    assert metrics.linear_cka(simplex, other, debiased=True) == 0.0
+    assert linear_cka(simplex, other, debiased=True) == 0.0
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
@@ -157,7 +169,7 @@ def test_cka_neither_overflows_nor_underflows(scale):
     x, y = correlated(100, 5, 5)
     x = x.float()
     y = y.float()
-    assert metrics.linear_cka(scale * x, y) == pytest.approx(metrics.linear_cka(x, y), abs=1e-5)
+    assert linear_cka(scale * x, y) == approx(linear_cka(x, y), abs=1e-5)
 
 
 def gram_cka(x, y):
@@ -174,10 +186,10 @@ def test_cka_in_float32_is_exact_where_the_gram_form_is_not(debiased):
     x, y = correlated(3000, 32, 32)
     x = x.float() + 100  # features have a mean, as after a ReLU
     y = y.float() + 100
-    exact = metrics.linear_cka(x.double(), y.double(), debiased=debiased)
-    assert metrics.linear_cka(x, y, debiased=debiased) == pytest.approx(exact, abs=1e-5)
+    exact = linear_cka(x.double(), y.double(), debiased=debiased)
+    assert linear_cka(x, y, debiased=debiased) == approx(exact, abs=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert metrics.linear_cka(x, y, debiased=debiased) == pytest.approx(exact, abs=1e-5)
+        assert linear_cka(x, y, debiased=debiased) == approx(exact, abs=1e-5)
     if not debiased:
         assert abs(gram_cka(x, y) - exact) > 1e-4
 
@@ -191,7 +203,7 @@ def test_cca_equals_scikit_learn():
     theirs = cross_decomposition.CCA(n_components=4, max_iter=5000, tol=1e-12)
     a, b = theirs.fit_transform(x.numpy(), y.numpy())
     expected = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(4)]
-    np.testing.assert_allclose(metrics.cca_correlations(x, y).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(cca_correlations(x, y).numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
@@ -203,7 +215,7 @@ def test_cca_solves_its_generalized_eigenproblem(ridge):
     between = covariance - within
     eigenvalues = linalg.eigh(between, within + ridge * np.eye(10), eigvals_only=True)
     largest_first = eigenvalues[::-1][:4]
-    correlations = metrics.cca_correlations(x, y, ridge=ridge)
+    correlations = cca_correlations(x, y, ridge=ridge)
     np.testing.assert_allclose(correlations.numpy(), largest_first, atol=1e-10)
 
 
@@ -214,27 +226,27 @@ def test_cca_recovers_planted_correlations_under_any_invertible_map():
     noise = random(n, 4, seed=1)
     x = shared @ random(4, 4, seed=2) + 5
     y = (planted * shared + (1 - planted**2).sqrt() * noise) @ random(4, 4, seed=3)
-    correlations = metrics.cca_correlations(x, y)
+    correlations = cca_correlations(x, y)
     torch.testing.assert_close(correlations, planted, atol=0.02, rtol=0)
-    unmapped = metrics.cca_correlations(shared, y)
+    unmapped = cca_correlations(shared, y)
     torch.testing.assert_close(unmapped, correlations, atol=1e-9, rtol=0)
     assert correlations.dtype == x.dtype
-    assert metrics.cca_correlations(x.float(), y.float()).dtype == torch.float32
+    assert cca_correlations(x.float(), y.float()).dtype == torch.float32
 
 
 def test_cca_overfits_noise_when_there_are_few_rows_and_ridge_cures_it():
     x = random(30, 40)
     y = random(30, 50, seed=1)
     perfect = torch.ones(29, dtype=x.dtype)  # N - 1 of them
-    torch.testing.assert_close(metrics.cca_correlations(x, y), perfect)
+    torch.testing.assert_close(cca_correlations(x, y), perfect)
 
     # P + Q = N is enough for a perfect correlation of noise; with one feature less it is not.
     y = random(30, 15, seed=1)
-    assert metrics.cca_correlations(random(30, 15), y)[0] == pytest.approx(1)
-    assert metrics.cca_correlations(random(30, 14), y)[0] < 0.9999
+    assert cca_correlations(random(30, 15), y)[0] == approx(1)
+    assert cca_correlations(random(30, 14), y)[0] < 0.9999
 
     y = random(30, 50, seed=1)
-    ridged = [metrics.cca_correlations(x, y, ridge=r)[0].item() for r in (0.1, 1.0, 10.0, 100.0)]
+    ridged = [cca_correlations(x, y, ridge=r)[0].item() for r in (0.1, 1.0, 10.0, 100.0)]
     assert ridged == sorted(ridged, reverse=True)
     assert ridged[-1] < 0.5
 
@@ -243,18 +255,18 @@ def test_cca_of_features_that_do_not_vary_or_repeat():
     x, y = correlated(50, 3, 3)
     x = x.float()
     y = y.float()
-    value = metrics.cca_correlations(x, y)
+    value = cca_correlations(x, y)
     constant = torch.full((50, 2), 0.1)
-    assert torch.equal(metrics.cca_correlations(constant, y), torch.zeros(2))
+    assert torch.equal(cca_correlations(constant, y), torch.zeros(2))
     # A sum of two features adds nothing, not even a direction of rounding noise.
     repeated = torch.cat([x, x[:, :1] + x[:, 1:2], torch.ones(50, 1)], 1)
-    torch.testing.assert_close(metrics.cca_correlations(repeated, y), value, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cca_correlations(repeated, y), value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("ridge", [-1.0, math.nan, math.inf])
 def test_cca_refuses_a_bad_ridge(ridge):
     with pytest.raises(ValueError, match="ridge: expected"):
-        metrics.cca_correlations(*correlated(20, 2, 2), ridge=ridge)
+        cca_correlations(*correlated(20, 2, 2), ridge=ridge)
 
 
 # ---------------------------------------------------------------- MCC
@@ -267,7 +279,7 @@ def test_mcc_equals_the_best_permutation():
     totals = []
     for latents in itertools.permutations(range(5), 4):
         totals.append(sum(correlation[latent, k] for k, latent in enumerate(latents)))
-    assert metrics.mcc(z, z_true) == pytest.approx(max(totals) / 4, abs=1e-12)
+    assert mcc(z, z_true) == approx(max(totals) / 4, abs=1e-12)
 
 
 def test_mcc_ignores_order_sign_and_scale_and_is_low_for_noise():
@@ -275,13 +287,13 @@ def test_mcc_ignores_order_sign_and_scale_and_is_low_for_noise():
     scale = torch.tensor([-1.0, 1e-20, 5.0, -1e3])
     shift = torch.tensor([7, 0, 7, 7])
     z = z_true[:, [2, 0, 3, 1]] * scale + shift
-    assert metrics.mcc(z, z_true) == pytest.approx(1)
-    assert metrics.mcc(random(2000, 4, seed=1), z_true) < 0.06
+    assert mcc(z, z_true) == approx(1)
+    assert mcc(random(2000, 4, seed=1), z_true) < 0.06
     rotated = z_true @ random_rotation(4, seed=2)
-    assert metrics.mcc(rotated, z_true) < 0.9  # a rotation is not recovery
+    assert mcc(rotated, z_true) < 0.9  # a rotation is not recovery
     curved = z_true**9
-    assert metrics.mcc(curved, z_true, method="spearman") == pytest.approx(1)  # it is monotone
-    assert metrics.mcc(curved, z_true) < 0.9
+    assert mcc(curved, z_true, method="spearman") == approx(1)  # it is monotone
+    assert mcc(curved, z_true) < 0.9
 
 
 def test_mcc_spearman_equals_scipy_with_ties():
@@ -289,29 +301,29 @@ def test_mcc_spearman_equals_scipy_with_ties():
     z = random(60, 1).round()
     z_true = random(60, 1, seed=1).round() + random(60, 1).round()
     expected = abs(stats.spearmanr(z[:, 0], z_true[:, 0])[0])
-    assert metrics.mcc(z, z_true, method="spearman") == pytest.approx(expected, abs=1e-12)
+    assert mcc(z, z_true, method="spearman") == approx(expected, abs=1e-12)
 
 
 def test_mcc_is_not_fooled_by_a_collapsed_code_as_the_row_maximum_is():
     z_true = random(500, 4)
     collapsed = z_true[:, :1].repeat(1, 4)  # every latent says the same
     row_maximum = absolute_correlations(collapsed, z_true).max(1).mean()
-    assert row_maximum == pytest.approx(1)
-    assert metrics.mcc(collapsed, z_true) < 0.35
+    assert row_maximum == approx(1)
+    assert mcc(collapsed, z_true) < 0.35
 
 
 def test_mcc_of_constant_or_missing_latents():
     z_true = random(50, 2)
     constant = torch.full((50,), 0.1, dtype=torch.float64)
     half = torch.stack([z_true[:, 0], constant], 1)
-    assert metrics.mcc(half, z_true) == pytest.approx(0.5)  # the constant latent counts 0
-    assert metrics.mcc(half[:, 1:], z_true) == 0.0
+    assert mcc(half, z_true) == approx(0.5)  # the constant latent counts 0
+    assert mcc(half[:, 1:], z_true) == 0.0
     one_latent = z_true[:, :1]
-    assert metrics.mcc(one_latent, z_true) == pytest.approx(0.5)  # a factor without a latent, too
+    assert mcc(one_latent, z_true) == approx(0.5)  # a factor without a latent, too
     with pytest.raises(ValueError, match="constant column"):
-        metrics.mcc(z_true, half)
+        mcc(z_true, half)
     with pytest.raises(ValueError, match="method: expected"):
-        metrics.mcc(z_true, z_true, method="kendall")
+        mcc(z_true, z_true, method="kendall")
 
 
 # ---------------------------------------------------------------- mutual information
@@ -341,25 +353,25 @@ def test_mi_bounds_equal_the_loops():
         exponentials.append(math.exp(scores[i, j]))
     mean_exponential = sum(exponentials) / len(exponentials)
     expected = {
-        "infonce": math.log(n) - losses.info_nce(scores).item(),
+        "infonce": math.log(n) - info_nce(scores).item(),
         "mine": true_pairs - math.log(mean_exponential),
         "nwj": true_pairs - mean_exponential / math.e,
     }
     for bound, value in expected.items():
-        estimate = metrics.mi_lower_bound(scores, bound=bound).item()
-        assert estimate == pytest.approx(value, rel=1e-12)
-    assert metrics.mi_lower_bound(scores) == metrics.mi_lower_bound(scores, bound="infonce")
+        estimate = mi_lower_bound(scores, bound=bound).item()
+        assert estimate == approx(value, rel=1e-12)
+    assert mi_lower_bound(scores) == mi_lower_bound(scores, bound="infonce")
 
 
 @pytest.mark.parametrize("n", [2, 16, 256])
 def test_infonce_never_exceeds_log_n(n):
     perfect = torch.eye(n) * 1e4
-    assert metrics.mi_lower_bound(perfect).item() == pytest.approx(math.log(n))
+    assert mi_lower_bound(perfect).item() == approx(math.log(n))
     for seed in range(5):
         scores = 30 * random(n, n, seed=seed, dtype=torch.float32)
-        assert metrics.mi_lower_bound(scores) <= math.log(n)
+        assert mi_lower_bound(scores) <= math.log(n)
     equal = torch.full((n, n), -2.0)
-    assert metrics.mi_lower_bound(equal).item() == pytest.approx(0, abs=1e-6)
+    assert mi_lower_bound(equal).item() == approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("bound", ["infonce", "nwj", "mine"])
@@ -371,7 +383,7 @@ def test_mi_bounds_in_the_mean_and_in_one_batch(bound):
     values = []
     for seed in range(200):
         scores = gaussian_scores(n, rho, seed) + shift
-        values.append(metrics.mi_lower_bound(scores, bound=bound).item())
+        values.append(mi_lower_bound(scores, bound=bound).item())
     error = np.std(values) / math.sqrt(len(values))
     assert abs(np.mean(values) - truth) < 0.03 + 3 * error
     bias = 1 / n if bound == "mine" else 0  # the logarithm of a mean over one batch
@@ -382,7 +394,7 @@ def test_mi_bounds_in_the_mean_and_in_one_batch(bound):
 @pytest.mark.parametrize("bound", ["infonce", "nwj", "mine"])
 def test_mi_bounds_can_be_trained(bound):
     def estimate(scores):
-        return metrics.mi_lower_bound(scores, bound=bound)
+        return mi_lower_bound(scores, bound=bound)
 
     assert torch.autograd.gradcheck(estimate, random(4, 4).requires_grad_())
 
@@ -390,12 +402,12 @@ def test_mi_bounds_can_be_trained(bound):
 def test_mi_bounds_refuse_bad_scores():
     huge = torch.full((3, 3), 200.0)
     with pytest.raises(ValueError, match="overflows"):
-        metrics.mi_lower_bound(huge, bound="nwj")
-    assert metrics.mi_lower_bound(huge, bound="mine").item() == pytest.approx(0, abs=1e-4)
+        mi_lower_bound(huge, bound="nwj")
+    assert mi_lower_bound(huge, bound="mine").item() == approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="bound: expected"):
-        metrics.mi_lower_bound(torch.eye(3), bound="smile")
+        mi_lower_bound(torch.eye(3), bound="smile")
     with pytest.raises(ValueError, match="square"):
-        metrics.mi_lower_bound(torch.ones(3, 4))
+        mi_lower_bound(torch.ones(3, 4))
 
 
 # ---------------------------------------------------------------- alignment, uniformity
@@ -408,7 +420,7 @@ def test_alignment_equals_the_loop():
     unit_2 = z2 / z2.norm(dim=1, keepdim=True)
     for alpha in (1, 2, 3):
         loop = sum(math.dist(unit_1[i], unit_2[i]) ** alpha for i in range(7)) / 7
-        assert metrics.alignment(z1, z2, alpha=alpha).item() == pytest.approx(loop, rel=1e-12)
+        assert alignment(z1, z2, alpha=alpha).item() == approx(loop, rel=1e-12)
 
 
 def test_uniformity_equals_the_loop():
@@ -419,25 +431,25 @@ def test_uniformity_equals_the_loop():
         for i, j in itertools.combinations(range(7), 2):
             potentials.append(math.exp(-t * math.dist(unit[i], unit[j]) ** 2))
         loop = math.log(sum(potentials) / len(potentials))
-        assert metrics.uniformity(z, t=t).item() == pytest.approx(loop, rel=1e-9)
+        assert uniformity(z, t=t).item() == approx(loop, rel=1e-9)
 
 
 def test_alignment_and_uniformity_at_their_extremes():
     z = random(500, 64, dtype=torch.float32)
-    assert metrics.alignment(z, 3 * z).item() == pytest.approx(0, abs=1e-9)
-    assert metrics.alignment(z, -z).item() == pytest.approx(4, rel=1e-5)
-    assert metrics.uniformity(torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-5)
+    assert alignment(z, 3 * z).item() == approx(0, abs=1e-9)
+    assert alignment(z, -z).item() == approx(4, rel=1e-5)
+    assert uniformity(torch.ones(5, 3)).item() == approx(0, abs=1e-5)
     evenly_spread = -4 + 8 / 64  # log E exp(4 cos - 4), with cosines of variance 1 / 64
-    assert metrics.uniformity(z).item() == pytest.approx(evenly_spread, abs=0.02)
+    assert uniformity(z).item() == approx(evenly_spread, abs=0.02)
 
 
 def test_alignment_and_uniformity_have_gradients():
     z1 = random(5, 3).requires_grad_()
     z2 = random(5, 3, seed=1)
-    assert torch.autograd.gradcheck(metrics.alignment, (z1, z2))
-    assert torch.autograd.gradcheck(metrics.uniformity, z1)
+    assert torch.autograd.gradcheck(alignment, (z1, z2))
+    assert torch.autograd.gradcheck(uniformity, z1)
     zero = torch.zeros(4, 3, requires_grad=True)
-    total = metrics.alignment(zero, zero, alpha=1) + metrics.uniformity(zero)
+    total = alignment(zero, zero, alpha=1) + uniformity(zero)
     assert torch.isfinite(torch.autograd.grad(total, zero)[0]).all()
 
 
@@ -445,58 +457,58 @@ def test_alignment_and_uniformity_have_gradients():
 def test_alignment_and_uniformity_refuse_bad_parameters(bad):
     z = random(5, 3)
     with pytest.raises(ValueError, match="alpha"):
-        metrics.alignment(z, z, alpha=bad)
+        alignment(z, z, alpha=bad)
     with pytest.raises(ValueError, match="t: expected"):
-        metrics.uniformity(z, t=bad)
+        uniformity(z, t=bad)
 
 
 # ---------------------------------------------------------------- rank, collapse
 
 
 def test_effective_rank():
-    assert metrics.effective_rank(torch.eye(8)) == pytest.approx(8)
+    assert effective_rank(torch.eye(8)) == approx(8)
     one_direction = torch.outer(torch.arange(1.0, 6), torch.ones(3))
-    assert metrics.effective_rank(one_direction) == pytest.approx(1)
-    assert metrics.effective_rank(torch.zeros(4, 3)) == 0.0
+    assert effective_rank(one_direction) == approx(1)
+    assert effective_rank(torch.zeros(4, 3)) == 0.0
 
     left = torch.linalg.qr(random(50, 5))[0]
     right = torch.linalg.qr(random(20, 5, seed=1))[0]
     five_equal_directions = (left @ right.T).float()
-    assert metrics.effective_rank(five_equal_directions) == pytest.approx(5, abs=1e-3)
+    assert effective_rank(five_equal_directions) == approx(5, abs=1e-3)
 
     z = random(30, 6)
     p = np.linalg.svd(z.numpy(), compute_uv=False)
     p = p / p.sum()
-    assert metrics.effective_rank(z) == pytest.approx(math.exp(-sum(p * np.log(p))), rel=1e-12)
+    assert effective_rank(z) == approx(math.exp(-sum(p * np.log(p))), rel=1e-12)
 
 
 def test_collapse_meter_tells_healthy_from_collapsed_features():
     d = 64
-    healthy = metrics.collapse_meter(random(2000, d))
-    assert healthy["std"] == pytest.approx(healthy["std_uniform"], rel=0.01)
+    healthy = collapse_meter(random(2000, d))
+    assert healthy["std"] == approx(healthy["std_uniform"], rel=0.01)
     assert healthy["std_uniform"] == 1 / 8
     assert healthy["effective_rank"] > 0.95 * d
     assert abs(healthy["mean_cosine"]) < 0.01
 
     almost_one_point = torch.ones(2000, d, dtype=torch.float64) + 1e-6 * random(2000, d)
-    collapsed = metrics.collapse_meter(almost_one_point)
+    collapsed = collapse_meter(almost_one_point)
     assert collapsed["std"] < 1e-6
     assert collapsed["effective_rank"] < 1.01
-    assert collapsed["mean_cosine"] == pytest.approx(1)
+    assert collapsed["mean_cosine"] == approx(1)
 
     # Dimensional collapse: the features are spread, but in four directions only.
     four_directions = random(2000, 4) @ random(4, d, seed=1)
-    narrow = metrics.collapse_meter(four_directions.float().requires_grad_())
+    narrow = collapse_meter(four_directions.float().requires_grad_())
     assert narrow["std"] > 0.09
-    assert narrow["effective_rank"] == pytest.approx(4, abs=0.3)
+    assert narrow["effective_rank"] == approx(4, abs=0.3)
 
 
 def test_collapse_meter_equals_the_loop_and_is_never_nan():
     z = F.normalize(random(9, 3), dim=1)
     cosines = [float(z[i] @ z[j]) for i, j in itertools.permutations(range(9), 2)]
-    mean_cosine = metrics.collapse_meter(5 * z)["mean_cosine"]
-    assert mean_cosine == pytest.approx(sum(cosines) / 72, abs=1e-12)
-    zeros = metrics.collapse_meter(torch.zeros(3, 2))
+    mean_cosine = collapse_meter(5 * z)["mean_cosine"]
+    assert mean_cosine == approx(sum(cosines) / 72, abs=1e-12)
+    zeros = collapse_meter(torch.zeros(3, 2))
     assert all(math.isfinite(value) for value in zeros.values())
 
 
@@ -520,7 +532,7 @@ def test_precision_at_k_equals_the_loop(metric):
         others = [(closeness(z[i], z[j], metric), j) for j in range(40) if j != i]
         nearest = [j for _, j in sorted(others, reverse=True)[:k]]
         total += sum(y[j].item() == y[i].item() for j in nearest) / k
-    assert metrics.precision_at_k(z, y, k=k, metric=metric) == pytest.approx(total / 40, abs=1e-12)
+    assert precision_at_k(z, y, k=k, metric=metric) == approx(total / 40, abs=1e-12)
 
 
 def test_precision_at_k_equals_scikit_learn_over_several_blocks():
@@ -532,27 +544,27 @@ def test_precision_at_k_equals_scikit_learn_over_several_blocks():
     theirs = neighbors.NearestNeighbors(n_neighbors=11).fit(z.double().numpy())
     nearest = theirs.kneighbors(return_distance=False)[:, :10]
     expected = (y.numpy()[nearest] == y.numpy()[:, None]).mean()
-    assert metrics.precision_at_k(z, y, k=10) == pytest.approx(expected, abs=2e-4)
+    assert precision_at_k(z, y, k=10) == approx(expected, abs=2e-4)
 
 
 def test_precision_at_k_at_its_extremes():
     y = torch.arange(4).repeat_interleave(20)
-    assert metrics.precision_at_k(F.one_hot(y).float(), y, k=19) == 1.0
+    assert precision_at_k(F.one_hot(y).float(), y, k=19) == 1.0
     base_rate = 19 / 79  # of all other rows
-    assert metrics.precision_at_k(torch.zeros(80, 2), y, k=79) == pytest.approx(base_rate)
+    assert precision_at_k(torch.zeros(80, 2), y, k=79) == approx(base_rate)
 
 
 def test_precision_at_k_excludes_a_query_by_its_place_not_by_its_distance():
     twins = torch.tensor([[0.0], [0.0], [5.0], [5.0]])
-    assert metrics.precision_at_k(twins, torch.tensor([0, 1, 0, 1]), k=1) == 0.0
-    assert metrics.precision_at_k(twins, torch.tensor([0, 0, 1, 1]), k=1) == 1.0
+    assert precision_at_k(twins, torch.tensor([0, 1, 0, 1]), k=1) == 0.0
+    assert precision_at_k(twins, torch.tensor([0, 0, 1, 1]), k=1) == 1.0
 
 
 def test_precision_at_k_by_cosine_ignores_length():
     arrows = torch.tensor([[1.0, 0.0], [9.0, 0.1], [0.0, 1.0], [0.1, 9.0]])
     y = torch.tensor([0, 0, 1, 1])
-    assert metrics.precision_at_k(arrows, y, k=1, metric="cosine") == 1.0
-    assert metrics.precision_at_k(arrows, y, k=1) == 0.5  # a long arrow is far from a short one
+    assert precision_at_k(arrows, y, k=1, metric="cosine") == 1.0
+    assert precision_at_k(arrows, y, k=1) == 0.5  # a long arrow is far from a short one
 
 
 def test_precision_at_k_refuses_bad_parameters():
@@ -560,39 +572,39 @@ def test_precision_at_k_refuses_bad_parameters():
     y = torch.arange(4).repeat_interleave(20)
     for k in (0, -1, 80, 1000):
         with pytest.raises(ValueError, match="expected k in 1 to 79"):
-            metrics.precision_at_k(z, y, k=k)
+            precision_at_k(z, y, k=k)
     with pytest.raises(ValueError, match="metric"):
-        metrics.precision_at_k(z, y, metric="manhattan")
+        precision_at_k(z, y, metric="manhattan")
     for labels in (y[:-1], y[:, None]):
         with pytest.raises(ValueError, match="labels: expected"):
-            metrics.precision_at_k(z, labels)
+            precision_at_k(z, labels)
     for labels in (y.float(), y.tolist()):
         with pytest.raises(TypeError, match="labels: expected"):
-            metrics.precision_at_k(z, labels)
+            precision_at_k(z, labels)
 
 
 # ---------------------------------------------------------------- bad input, precision
 
 
 def precision_of_pairs(z):
-    return metrics.precision_at_k(z, torch.arange(len(z)) // 2, k=2)
+    return precision_at_k(z, torch.arange(len(z)) // 2, k=2)
 
 
 def debiased_cka(x, y):
-    return metrics.linear_cka(x, y, debiased=True)
+    return linear_cka(x, y, debiased=True)
 
 
 ALL = {  # name: a function of features, and how many of them it takes
-    "uniformity": (metrics.uniformity, 1),
-    "effective_rank": (metrics.effective_rank, 1),
-    "collapse": (metrics.collapse_meter, 1),
-    "mi": (metrics.mi_lower_bound, 1),
+    "uniformity": (uniformity, 1),
+    "effective_rank": (effective_rank, 1),
+    "collapse": (collapse_meter, 1),
+    "mi": (mi_lower_bound, 1),
     "precision": (precision_of_pairs, 1),
-    "cka": (metrics.linear_cka, 2),
+    "cka": (linear_cka, 2),
     "debiased": (debiased_cka, 2),
-    "mcc": (metrics.mcc, 2),
-    "cca": (metrics.cca_correlations, 2),
-    "alignment": (metrics.alignment, 2),
+    "mcc": (mcc, 2),
+    "cca": (cca_correlations, 2),
+    "alignment": (alignment, 2),
 }
 
 
