@@ -4,9 +4,10 @@
 #   bash tests/versions.sh oldest             one cell: oldest, oldest-3.11, newest-3.11, newest or colab
 #   bash tests/versions.sh oldest core        one part of it: install, core, lesson, engine or notebook
 #   bash tests/versions.sh newest clean       removes its environment
-# oldest: the lowest release of each package that pyproject.toml allows; newest: the highest, constraints.txt not asked.
-# An environment each in build/versions (about 5 GB, hard-linked from uv's cache); a Python that cannot be had is skipped,
-# in CI it is an error. Counts and versions are put into benchmarks/results/versions.json.
+# oldest: the lowest release of each package that pyproject.toml allows. newest: the highest;
+# constraints.txt is not asked. Each has an environment in build/versions (about 5 GB, hard-linked from
+# uv's cache). A Python that cannot be had is skipped, in CI it is an error. Counts and versions are
+# put into benchmarks/results/versions.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,14 +19,18 @@ export UV_LINK_MODE=hardlink  # torch is 5 GB
 
 files() {  # part -> its test files
     case $1 in
-        core) set -- audit augment cka_golden data losses metrics models plot probe properties shapes train ;;
+        core)
+            set -- audit augment cka_golden data files losses metrics models plot probe properties \
+                shapes train
+            ;;
         lesson) set -- exercises frames lesson ;;
         engine) set -- pretrain pretrain_evaluation serve_export serve ;;
     esac
     printf 'tests/test_%s.py ' "$@"
 }
 
-find_python() {  # 3.10 -> an interpreter: one that lies here, pyenv's, or one that uv fetches
+# 3.10 -> an interpreter: one that lies here, pyenv's, or one that uv fetches
+find_python() {
     "$uv" python find --no-python-downloads "$1" 2>/dev/null && return
     local here
     for here in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
@@ -42,57 +47,51 @@ install() {  # cell, Python, what uv is told
     }
     told="${*:3} $tools $(cksum pyproject.toml)"
     [ "$(cat "build/versions/$1/.told" 2>/dev/null)" = "$told" ] && return
-    "$uv" pip install --quiet --python "$bin" $tools "${@:3}" || { echo "$1: uv could not install it" >&2; exit 1; }
+    "$uv" pip install --quiet --python "$bin" $tools "${@:3}" || {
+        echo "$1: uv could not install it" >&2
+        exit 1
+    }
     echo "$told" >"build/versions/$1/.told"
 }
 
-check() {  # cell, part: run the tests, put their counts into the record, return pytest's answer
-    local answer=0 report="build/versions/$1-$2.xml" started=$SECONDS
+# cell, part: run the tests, put their counts into the record, return pytest's answer
+check() {
+    local answer=0
+    local report="build/versions/$1-$2.xml"
+    local started=$SECONDS
+    local pytest="$bin -m pytest -q -p no:cacheprovider --junit-xml=$report"
     if [ "$2" = notebook ]; then
-        REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu REPLEARN_DATA="$PWD/build/no-data" PYTHONWARNINGS=ignore \
-            "$bin" -m pytest -q -p no:cacheprovider --junit-xml="$report" --nbval-lax --nbval-current-env \
-            --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks/01_representations.ipynb || answer=$?
+        REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu \
+            REPLEARN_DATA="$PWD/build/no-data" PYTHONWARNINGS=ignore \
+            $pytest --nbval-lax --nbval-current-env \
+            --nbval-sanitize-with tests/nbval_sanitize.cfg \
+            notebooks/01_representations.ipynb || answer=$?
     else
-        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$bin" -m pytest -q -p no:cacheprovider --disable-warnings --junit-xml="$report" \
-            $(files "$2") || answer=$?
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
+            $pytest --disable-warnings $(files "$2") || answer=$?
     fi
-    "$bin" - "$1" "$2" "$report" $((SECONDS - started)) <<'PYTHON'
-import json, os, platform, sys
-from importlib.metadata import distributions
-from pathlib import Path
-from xml.etree import ElementTree
-
-cell, part, report, seconds = sys.argv[1:]
-path = Path("benchmarks/results/versions.json")
-record = json.loads(path.read_text()) if path.exists() else dict(
-    question="Does it hold with the oldest and the newest versions, and with Colab's?", command="bash tests/versions.sh", cells={})
-names = "torch torchvision numpy scipy matplotlib pillow ipywidgets ipython jupyterlab scikit-learn scikit-image safetensors onnxruntime"
-cases = list(ElementTree.parse(report).iter("testcase")) if Path(report).exists() else []
-count = lambda *tags: sum(any(case.find(tag) is not None for tag in tags) for case in cases)
-failed, skipped = count("failure", "error"), count("skipped")
-row = record["cells"].setdefault(cell, dict(parts={}))
-has = {package.name.lower(): package.version for package in distributions()}
-row["versions"] = dict(python=platform.python_version()) | {name: has[name] for name in names.split() if name in has}
-row["parts"][part] = dict(passed=len(cases) - failed - skipped, failed=failed, skipped=skipped, seconds=int(seconds))
-part_file = path.with_suffix(".part")
-part_file.write_text(json.dumps(record, indent=2) + "\n")
-os.replace(part_file, path)
-print(cell, part, *(f"{number} {kind}" for kind, number in row["parts"][part].items()), flush=True)
-PYTHON
+    "$bin" tests/version_record.py "$1" "$2" "$report" $((SECONDS - started))
     return $answer
 }
 
 matrix() {  # cell, part
     bin=build/versions/$1/bin/python
-    [ "$2" = clean ] && { rm -rf "build/versions/$1" build/versions/"$1"-*.xml; return; }
-    local version told answer=0 part
+    if [ "$2" = clean ]; then
+        rm -rf "build/versions/$1" build/versions/"$1"-*.xml
+        return
+    fi
+    local version told part
+    local answer=0
     case $1 in
         oldest) version=3.10 told="-e .[lab,serve] --resolution=lowest-direct" ;;
         oldest-3.11) version=3.11 told="-e .[lab,serve] --resolution=lowest-direct" ;;
         newest-3.11) version=3.11 told="-e .[lab,serve] --resolution=highest" ;;
         newest) version=3.13 told="-e .[lab,serve] --resolution=highest" ;;
         colab) version=3.13 told="-e .[serve] nbclient nbformat $colab" ;;
-        *) echo "no cell $1; there are oldest, oldest-3.11, newest-3.11, newest and colab"; return 2 ;;
+        *)
+            echo "no cell $1; there are oldest, oldest-3.11, newest-3.11, newest and colab"
+            return 2
+            ;;
     esac
     install "$1" "$version" $told || {
         echo "$1: skipped, no Python $version here and uv could not fetch one"
@@ -107,7 +106,10 @@ matrix() {  # cell, part
 
 case ${2:-all} in
     all | install | clean | core | lesson | engine | notebook) ;;
-    *) echo "no part $2; there are install, core, lesson, engine, notebook and clean"; exit 2 ;;
+    *)
+        echo "no part $2; there are install, core, lesson, engine, notebook and clean"
+        exit 2
+        ;;
 esac
 answer=0
 for cell in ${1:-oldest oldest-3.11 newest-3.11 newest colab}; do
