@@ -650,7 +650,8 @@ def test_every_benchmark_is_run_or_left_out_with_a_reason():
 
 
 @pytest.mark.parametrize(
-    "name, words", [("recipes", "recipes needs a GPU"), ("speed", "no benchmark speed; expected")]
+    "name, words",
+    [("serve", "serve needs a second interpreter"), ("speed", "no benchmark speed; expected")],
 )
 def test_a_benchmark_that_cannot_be_run_is_told(name, words):
     with pytest.raises(SystemExit, match=words):
