@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools import handout, notebooks, project
 from tools.lint_course import __main__ as command
-from tools.lint_course import course, imports, lesson
+from tools.lint_course import claims, course, imports, lesson
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKED = lesson.CHECKED
@@ -519,3 +519,46 @@ def test_every_fault_says_where_and_what_to_do(tree):
         file, wrong, todo = re.match(r"([\w./-]+): (.+): (.+)$", fault, re.DOTALL).groups()
         assert (tree / file).exists() or "/" in file, fault
         assert len(wrong) > 5 and len(todo) > 5, fault
+
+
+# --- the thresholds of claims ---
+
+
+def claim_faults(sentence, condition):
+    """What the rule says of a claim."""
+    source = f"lesson.claim({sentence!r}, {condition}, a=a)"
+    return list(claims.thresholds_stand_in_sentences(new_notebook(cells=[new_code_cell(source)])))
+
+
+@pytest.mark.parametrize(
+    "sentence, condition",
+    [
+        ("a beats b by 20 points", "a > b + 0.20"),
+        ("a is above 45 %", "a > 0.45"),
+        ("less than a quarter is left", "a < b / 4"),
+        ("the loss is below 1e-5", "loss < 1e-5"),
+        ("it loses 20 %", "a < 0.8 * b"),
+        ("more than b", "a > b"),
+        ("more than three codes", "codes > 3"),
+        ("one in 60", "a > 1 / 60"),
+        ("an index is no threshold", "table['a'][3] > f(b, 7)"),
+        ("twice as much", "a > 2 * b"),
+    ],
+)
+def test_a_threshold_that_is_said_is_no_fault(sentence, condition):
+    assert claim_faults(sentence, condition) == []
+
+
+@pytest.mark.parametrize(
+    "sentence, condition, threshold",
+    [
+        ("a beats b", "a > b + 0.20", "0.2"),
+        ("near chance, 17 %", "a < 0.45", "0.45"),
+        ("a beats b by 10 points", "(a > b + 0.10) & (a > 0.3)", "0.3"),
+        ("a beats b by 10 points and c", "a > b + 0.1 and a > c + 0.05", "0.05"),
+    ],
+)
+def test_a_threshold_that_is_not_said_is_a_fault(sentence, condition, threshold):
+    faults = claim_faults(sentence, condition)
+    assert len(faults) == 1
+    assert f"threshold {threshold} does not stand in its sentence ({sentence[:20]}" in faults[0]

@@ -13,6 +13,7 @@ from jupytext.compare import NotebookDifference, compare_notebooks
 from nbformat import NotebookNode
 
 from tools import notebooks
+from tools.lint_course.claims import thresholds_stand_in_sentences
 
 LARGEST_BYTES = 1_500_000  # of a stored notebook
 LONGEST_MEDIAN = 10  # lines of the median code cell
@@ -59,6 +60,11 @@ PLAIN_WORDS = {
 }
 
 
+# Lessons whose claims have not been gone through yet: some of their thresholds stand in the code
+# alone. A lesson that has been corrected is taken out, and a new one is never put in.
+THRESHOLDS_NOT_SAID_YET = {"01", "02", "03", "06", "07", "09", "11", "12"}
+
+
 class Lesson:
     """A lesson of a checkout, read when it is asked for.
 
@@ -99,6 +105,9 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
     for rule in NOTEBOOK_RULES:
         for fault in rule(lesson.notebook):
             yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
+    if lesson.number not in THRESHOLDS_NOT_SAID_YET:
+        for fault in thresholds_stand_in_sentences(lesson.notebook):
+            yield f"{notebook_name}: {fault}"
     for rule in LESSON_RULES:
         for fault in rule(lesson):
             yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
