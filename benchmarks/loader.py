@@ -190,7 +190,10 @@ def main() -> None:
     """Run the benchmark, print and write the result."""
     parser = options(__doc__, turns=2, threads=2)
     parser.add_argument(
-        "--pictures", type=int, default=10_000, help="in the folder, a tenth of them for tests"
+        "--pictures",
+        type=int,
+        default=10_000,
+        help="in the folder, a tenth of them for tests; 2,400 or more, for 16 batches",
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

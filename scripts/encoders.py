@@ -84,14 +84,14 @@ def simclr(
     Raises:
         PausedError: The time of this call is over.
     """
-    views_a_picture = 2 + COURSE.n_small
+    views_an_image = 2 + COURSE.n_small
     recipe = replace(
         COURSE,
         network=args.network,
         width=args.width,
         seed=args.seed,
         minutes=args.minutes,
-        epochs=views_of(name, args) / views_a_picture / len(images),
+        epochs=views_of(name, args) / views_an_image / len(images),
     )
     deadline = time.monotonic() + 60 * args.call_minutes
 
@@ -114,14 +114,14 @@ def simclr(
         checkpoint_seconds=20,
     )
     last = result.history[-1]
-    views = last["step"] * recipe.batch_size * views_a_picture
+    views = last["step"] * recipe.batch_size * views_an_image
     return Trained(result.encoder, asdict(recipe), views, last["seconds"])
 
 
 def steps_of(
     name: str,
     args: argparse.Namespace,
-    views_a_picture: int,
+    views_an_image: int,
     try_steps: Callable[[int], None],
 ) -> int:
     """Return the steps of a short training: for so many views, or for so many minutes.
@@ -129,10 +129,10 @@ def steps_of(
     Args:
         name: The encoder.
         args: The command line.
-        views_a_picture: Views of an image in a step.
+        views_an_image: Views of an image in a step.
         try_steps: Makes so many steps without moving a weight, to time them.
     """
-    steps = views_of(name, args) / views_a_picture / BATCH_SIZE
+    steps = views_of(name, args) / views_an_image / BATCH_SIZE
     if args.minutes:
         start = time.monotonic()
         try_steps(5)

@@ -223,8 +223,8 @@ def one(
     Raises:
         PausedError: The time is over.
     """
-    views_a_picture = 2 + recipe.n_small
-    recipe = replace(recipe, epochs=args.views / (views_a_picture * len(train)))
+    views_an_image = 2 + recipe.n_small
+    recipe = replace(recipe, epochs=args.views / (views_an_image * len(train)))
     folder = Path(args.folder) / label(name, recipe.seed, args)
     on_the_way = (train.subset(slice(CURVE_TRAIN)), test.subset(slice(CURVE_TEST)))
     watch = Watch(folder, recipe, on_the_way, len(train), deadline)

@@ -36,17 +36,17 @@ SHOWN = (
 
 def counts(report: Path) -> dict[str, int]:
     """Return how many tests passed, failed and were skipped; none without a report."""
-    found = {"passed": 0, "failed": 0, "skipped": 0}
+    tests = {"passed": 0, "failed": 0, "skipped": 0}
     if not report.exists():
-        return found
+        return tests
     for case in ElementTree.parse(report).iter("testcase"):
         if case.find("failure") is not None or case.find("error") is not None:
-            found["failed"] += 1
+            tests["failed"] += 1
         elif case.find("skipped") is not None:
-            found["skipped"] += 1
+            tests["skipped"] += 1
         else:
-            found["passed"] += 1
-    return found
+            tests["passed"] += 1
+    return tests
 
 
 def versions() -> dict[str, str]:

@@ -264,7 +264,7 @@ def ivae_scores() -> dict[str, float]:
         "noise": torch.randn_like(with_u),
     }
     truth = z[:, TRAIN_ROWS:]
-    return {name: sum(map(metrics.mcc, found, truth)) / MIXINGS for name, found in latents.items()}
+    return {name: sum(map(metrics.mcc, z, truth)) / MIXINGS for name, z in latents.items()}
 
 
 def ivae(fault: str, seed: int) -> Compared:
