@@ -8,7 +8,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A function that gives Debian's headless Chromium with a new profile and more flags, or skips the test.
+    """A function that gives headless Chromium with a new profile and more flags.
+
+    Without Chromium and its driver the test is skipped.
 
     Chromium and its profile go when the tests have ended."""
     opened = []
@@ -24,8 +26,9 @@ def chromium():
         profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         options = webdriver.ChromeOptions()
         options.binary_location = binary
-        always = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-        always += " disable-component-update disable-sync disable-dev-shm-usage"
+        always = "headless no-sandbox disable-gpu disable-quic no-first-run"
+        always += " disable-background-networking disable-component-update disable-sync"
+        always += " disable-dev-shm-usage"
         for flag in [*always.split(), f"user-data-dir={profile.name}", *flags]:
             options.add_argument(f"--{flag}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

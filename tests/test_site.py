@@ -1,4 +1,7 @@
-"""The site builds twice without a warning and needs nothing from the web. Read as files; test_browser.py opens it."""
+"""The site builds twice without a warning and needs nothing from the web.
+
+It is read as files here; test_browser.py opens it in a browser.
+"""
 
 import contextlib
 import functools
@@ -48,7 +51,10 @@ REMOTE = re.compile(r"(?:@import\s*|url\(\s*)[\"']?(?:https?:)?//[^)\"']+|unpkg\
 
 @functools.cache
 def built(kind):
-    """(Folder of a fresh build, for all tests of one run; its parent): a cached build would not repeat its warnings."""
+    """(Folder of a fresh build, for all tests of one run; its parent).
+
+    A cached build would not repeat its warnings.
+    """
     pytest.importorskip(
         "sphinx_book_theme", reason="the site's packages are not installed: pip install -e .[site]"
     )
@@ -268,7 +274,7 @@ def links_of(page, text, kind):
 
 
 def crawl(start):
-    """{address: links that lead nowhere} of everything that can be reached from a page without leaving its host."""
+    """(Addresses that can be reached from a page on its own host, {broken one: status})."""
     todo, seen, broken = [start], {start}, {}
     while todo:
         page = todo.pop()
@@ -316,7 +322,7 @@ def test_the_crawl_sees_a_broken_link(tmp_path):
 
 
 def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
-    """Counted, uncompressed: the page with the pictures inside it, and the picture files that it shows."""
+    """Counted, uncompressed: the page with the pictures inside it, and the files that it shows."""
     for page in sorted((site / "notebooks").glob("*.html")):
         shown = {attributes["src"] for tag, attributes in Tags(page).tags if tag == "img"}
         files = [page, *(page.parent / src for src in shown if not src.startswith("data:"))]
@@ -393,7 +399,10 @@ def test_lessons_lead_to_the_glossary_and_back(site):
 
 
 def test_terms_are_linked_once_and_never_inside_a_formula_or_a_link():
-    text = "# **Encoder**\n$*encoder*$ `*encoder*` [*encoder*](x) *encoders* and **encoder**, *unknown* **CKA**"
+    text = (
+        "# **Encoder**\n$*encoder*$ `*encoder*` [*encoder*](x) *encoders* and **encoder**, "
+        "*unknown* **CKA**"
+    )
     cells = [dict(cell_type="markdown", source=[text]), dict(cell_type="code", source="**probe**")]
     course.link_terms(cells)
     linked = "*{term}`encoders <encoder>`* and **encoder**, *unknown* **{term}`CKA <CKA>`**"
