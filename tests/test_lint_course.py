@@ -141,6 +141,7 @@ def tree(tmp_path):
         "site/references.bib",
         "site/glossary.md",
         "site/teaching.md",
+        "site/_static/architecture.svg",
         "benchmarks/cka.py",
         "benchmarks/results/cka.json",
         "benchmarks/results/photographs_06.json",

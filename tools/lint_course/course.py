@@ -11,7 +11,7 @@ import yaml
 
 from replearn.lesson import exercises
 from replearn.lesson.lesson import LESSONS
-from tools import handout, project
+from tools import architecture, handout, project
 from tools.lint_course.lesson import glossary_block
 
 NAME = "replearn"
@@ -119,6 +119,8 @@ def commands_exist(root: Path) -> Iterator[str]:
         name = path.relative_to(root)
         if re.search(r"(?<![\w.])/\w+/", command):
             yield f"{name}: its command has a path of one machine ({command}): take it out"
+        command = re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command)  # variables of the environment
+        command = re.sub(r"^python -m pytest .*?(?=tests/)", "python ", command)
         program = re.match(r"(?:python -m ([\w.]+)|(?:python|bash) ([\w./]+))", command)
         if program is None:
             yield f"{name}: its command is none that anybody can type ({command}): correct it"
@@ -203,6 +205,15 @@ def handout_is_current(root: Path) -> Iterator[str]:
             yield f"tools/handout.py: there is no {row.function}: correct the row “{row.name}”"
 
 
+def architecture_is_drawn_from_the_source(root: Path) -> Iterator[str]:
+    """The picture in ARCHITECTURE.md shows the imports of today."""
+    stored = (root / "site" / "_static" / "architecture.svg").read_text("utf-8")
+    if architecture.in_words(architecture.imports()) not in stored:
+        yield (
+            "site/_static/architecture.svg: shows other imports: run `python -m tools.architecture`"
+        )
+
+
 COURSE_RULES = (
     lessons_are_pairs,
     table_of_contents_is_whole,
@@ -213,6 +224,7 @@ COURSE_RULES = (
     glossary_is_in_order,
     teaching_page_agrees_with_the_exercises,
     handout_is_current,
+    architecture_is_drawn_from_the_source,
 )
 
 
