@@ -63,7 +63,7 @@ for first, second in TWINS:
 # Tasks with more than one right answer.
 SEVERAL_ANSWERS = ("swap_head", "parameter_groups", "fools_cka", "breaking_prompts")
 # Changes that a task allows: either standard deviation is right, for the task leaves it open.
-ALLOWED = {"fix_leak": ("x_train.std(dim=0))", "unbiased=True")}
+ALLOWED = {"fix_leak": ("std = x_train.std(dim=0)\n", "unbiased=True")}
 KEPT = ("equivalent", "another right answer", "survived")  # verdicts whose mutants are listed
 
 
