@@ -3,6 +3,9 @@
 Shapes: N pictures, D features.
 """
 
+import statistics
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -70,6 +73,40 @@ def _barlow_by_batch_norm(z1, z2, off_diagonal):
     target = torch.eye(len(c))
     weights = target + off_diagonal * (1 - target)
     return ((c - target) ** 2 * weights).sum()
+
+
+def _barlow_by_einsum(z1, z2, off_diagonal):
+    z1 = z1.double()
+    z2 = z2.double()
+    z1 = (z1 - z1.mean(dim=0)) * torch.rsqrt(z1.var(dim=0, unbiased=False) + 1e-5)
+    z2 = (z2 - z2.mean(dim=0)) * torch.rsqrt(z2.var(dim=0, unbiased=False) + 1e-5)
+    c = torch.einsum("ni,nj->ij", z1, z2) / z1.shape[0]
+    on = c.diagonal()
+    return (1 - on).pow(2).sum() + off_diagonal * (c.pow(2).sum() - on.pow(2).sum())
+
+
+def _barlow_by_mask(z1, z2, off_diagonal):
+    views = []
+    for z in (z1, z2):
+        centered = z - z.mean(0, keepdim=True)
+        views.append(centered / torch.sqrt(centered.square().mean(0) + 1e-5))
+    c = torch.matmul(views[0].transpose(0, 1), views[1]) / len(z1)
+    is_diagonal = torch.eye(c.shape[0], dtype=torch.bool)
+    return (c[is_diagonal] - 1).square().sum() + off_diagonal * c[~is_diagonal].square().sum()
+
+
+def _barlow_on_a_copy(z1, z2, off_diagonal):
+    z1 = z1.clone()
+    z2 = z2.clone()
+    z1 -= z1.mean(0)
+    z2 -= z2.mean(0)
+    z1 = z1 / (z1.pow(2).mean(0) + 1e-5).sqrt()
+    z2 = z2 / (z2.pow(2).mean(0) + 1e-5).sqrt()
+    c = (z1.T @ z2).div(z1.size(0))
+    loss = (1 - torch.diagonal(c)).square().sum()
+    c = c.clone()
+    c.fill_diagonal_(0)
+    return loss + off_diagonal * c.square().sum()
 
 
 def _standardize(z, correction=0):
@@ -153,6 +190,37 @@ def _mean_over_features(z1, z2, off_diagonal):
     return barlow_loss(z1, z2, off_diagonal) / z1.shape[1]
 
 
+def _upper_triangle_only(z1, z2, off_diagonal):
+    """Only the pairs i < j: C of two views is not symmetric."""
+    c = _correlation(z1, z2)
+    return (1 - c.diagonal()).square().sum() + off_diagonal * c.triu(1).square().sum()
+
+
+def _square_of_the_sum(z1, z2, off_diagonal):
+    """The entries beside the diagonal are added before they are squared."""
+    c = _correlation(z1, z2)
+    off = c - torch.diag(c.diagonal())
+    return (1 - c.diagonal()).square().sum() + off_diagonal * off.sum().square()
+
+
+def _weight_on_the_diagonal(z1, z2, off_diagonal):
+    """The weight stands before the first sum."""
+    c = _correlation(z1, z2)
+    return off_diagonal * (1 - c.diagonal()).square().sum() + _off_diagonal_squares(c)
+
+
+def _rows_normalized(z1, z2, off_diagonal):
+    """Each row is scaled to length 1, in place of each feature."""
+    return _barlow_of(F.normalize(z1, dim=1).T @ F.normalize(z2, dim=1) / len(z1), off_diagonal)
+
+
+def _statistics_without_gradient(z1, z2, off_diagonal):
+    """The right value, but no gradient passes through mean and variance."""
+    z1 = (z1 - z1.mean(0).detach()) / (z1.var(0, correction=0) + 1e-5).sqrt().detach()
+    z2 = (z2 - z2.mean(0).detach()) / (z2.var(0, correction=0) + 1e-5).sqrt().detach()
+    return _barlow_of(z1.T @ z2 / len(z1), off_diagonal)
+
+
 def _second_view_without_gradient(z1, z2, off_diagonal):
     """The right value, but no gradient reaches z2."""
     return barlow_loss(z1, z2.detach(), off_diagonal)
@@ -186,8 +254,19 @@ BARLOW = Exercise(
         "pictures in place of features": _pictures_for_features,
         "mean in place of sum": _mean_over_features,
         "second view without gradient": _second_view_without_gradient,
+        "upper triangle only": _upper_triangle_only,
+        "square of the sum": _square_of_the_sum,
+        "weight on the diagonal": _weight_on_the_diagonal,
+        "rows normalized": _rows_normalized,
+        "statistics without gradient": _statistics_without_gradient,
     },
-    alternatives=(_barlow_by_loop, _barlow_by_batch_norm),
+    alternatives=(
+        _barlow_by_loop,
+        _barlow_by_batch_norm,
+        _barlow_by_einsum,
+        _barlow_by_mask,
+        _barlow_on_a_copy,
+    ),
 )
 
 
@@ -238,6 +317,29 @@ def _simsiam_by_distance(p1, z1, p2, z2):
     p = F.normalize(torch.cat([p1, p2]))
     z = F.normalize(torch.cat([z2, z1])).detach()
     return (p - z).square().sum(1).mean() / 2 - 1  # |p - z|^2 = 2 - 2 cos
+
+
+def _simsiam_by_loop(p1, z1, p2, z2):
+    total = 0.0
+    for i in range(len(p1)):
+        a = torch.dot(p1[i], z2[i].detach()) / (p1[i].norm() * z2[i].detach().norm())
+        b = torch.dot(p2[i], z1[i].detach()) / (p2[i].norm() * z1[i].detach().norm())
+        total = total - (a + b) / 2
+    return total / len(p1)
+
+
+def _simsiam_by_copies(p1, z1, p2, z2):
+    z1 = z1.clone().detach().double()
+    z2 = z2.clone().detach().double()
+    first = torch.nn.CosineSimilarity(dim=1)(p1.double(), z2)
+    second = torch.nn.CosineSimilarity(dim=1)(p2.double(), z1)
+    return -0.5 * torch.mean(first + second)
+
+
+def _simsiam_by_einsum(p1, z1, p2, z2):
+    p = F.normalize(torch.stack([p1, p2]), dim=2)
+    z = F.normalize(torch.stack([z2, z1]), dim=2).data
+    return -torch.einsum("vnd,vnd->", p, z) / (2 * len(p1))
 
 
 def _cosine(a, b):
@@ -292,6 +394,35 @@ def _dot_product(p1, z1, p2, z2):
     return -0.5 * (first + second)
 
 
+def _along_the_batch(p1, z1, p2, z2):
+    """The cosine of columns, over the batch, in place of rows."""
+    first = F.cosine_similarity(p1, z2.detach(), dim=0).mean()
+    second = F.cosine_similarity(p2, z1.detach(), dim=0).mean()
+    return -(first + second) / 2
+
+
+def _sum_over_the_batch(p1, z1, p2, z2):
+    """N times too large."""
+    return simsiam_loss(p1, z1, p2, z2) * len(p1)
+
+
+def _one_minus_cosine(p1, z1, p2, z2):
+    """Larger by 1: the gradient is right, the value is not."""
+    return 1 + simsiam_loss(p1, z1, p2, z2)
+
+
+def _mean_squared_error(p1, z1, p2, z2):
+    """The squared distance without the lengths divided out."""
+    return (F.mse_loss(p1, z2.detach()) + F.mse_loss(p2, z1.detach())) / 2
+
+
+def _cosine_of_the_means(p1, z1, p2, z2):
+    """The batch is averaged before the cosine, not after it."""
+    first = F.cosine_similarity(p1.mean(0), z2.detach().mean(0), dim=0)
+    second = F.cosine_similarity(p2.mean(0), z1.detach().mean(0), dim=0)
+    return -(first + second) / 2
+
+
 def _predictor_unused(p1, z1, p2, z2):
     """The projections are compared with each other."""
     return simsiam_loss(z1, z1, z2, z2)
@@ -321,8 +452,19 @@ SIMSIAM = Exercise(
         "positive sign": _positive_sign,
         "dot product, lengths kept": _dot_product,
         "projections compared, predictor unused": _predictor_unused,
+        "cosine along the batch": _along_the_batch,
+        "sum over the batch": _sum_over_the_batch,
+        "1 minus the cosine": _one_minus_cosine,
+        "mean squared error": _mean_squared_error,
+        "cosine of the means": _cosine_of_the_means,
     },
-    alternatives=(_simsiam_by_no_grad, _simsiam_by_distance),
+    alternatives=(
+        _simsiam_by_no_grad,
+        _simsiam_by_distance,
+        _simsiam_by_loop,
+        _simsiam_by_copies,
+        _simsiam_by_einsum,
+    ),
 )
 
 
@@ -368,6 +510,15 @@ def _diagnose_cases(generator: torch.Generator) -> dict[str, tuple]:
         made["effective_rank"][-5:] = [rank * factor for factor in factors]
         return made
 
+    def with_tail(std_ratios=None, ranks=None):
+        """A healthy log that ends with these records."""
+        made = log((0.9, 0.9), (40, 40), 64)
+        if std_ratios is not None:
+            made["std_ratio"][-len(std_ratios) :] = std_ratios
+        if ranks is not None:
+            made["effective_rank"][-len(ranks) :] = ranks
+        return made
+
     spike = log((0.8, 0.9), (30, 40), 64)
     spike["std_ratio"][-1] = 0.02  # one bad record does not make a collapse
     recovered = log((0.02, 0.9), (1.2, 30), 64)
@@ -386,6 +537,25 @@ def _diagnose_cases(generator: torch.Generator) -> dict[str, tuple]:
         "an effective rank just above D / 8": (ending(0.9, 8.4),),
         "an effective rank just below D / 8": (ending(0.9, 7.6),),
         "a run that recovered": (recovered,),
+        "std ratios with a mean above 0.1 and a median below": (
+            with_tail(std_ratios=[0.02, 0.9, 0.03, 0.8, 0.04]),
+        ),
+        "std ratios with a mean below 0.1 and a median above": (
+            with_tail(std_ratios=[0.11, 0.01, 0.12, 0.13, 0.02]),
+        ),
+        "effective ranks with a mean above D / 8 and a median below": (
+            with_tail(ranks=[4.0, 30.0, 5.0, 28.0, 6.0]),
+        ),
+        "a fifth record from the end that decides": (
+            with_tail(std_ratios=[0.9, 0.04, 0.05, 0.06, 0.04]),
+        ),
+        "a sixth record from the end that does not count": (
+            with_tail(std_ratios=[0.9, 0.04, 0.05, 0.06, 0.04, 0.05]),
+        ),
+        "a fifth rank from the end that decides": (with_tail(ranks=[40.0, 4.0, 5.0, 4.0, 5.0]),),
+        "a sixth rank from the end that does not count": (
+            with_tail(ranks=[40.0, 4.0, 5.0, 4.0, 5.0, 4.0]),
+        ),
     }
 
 
@@ -409,6 +579,39 @@ def _diagnose_by_sums(log):
     if tail_sum("effective_rank") >= 5 * log["dimension"] / 8:
         return "healthy"
     return "dimensional collapse"
+
+
+def _diagnose_by_numpy(log):
+    std_ratio = np.mean(np.asarray(log["std_ratio"], dtype=np.float64)[-5:])
+    rank = np.mean(np.asarray(log["effective_rank"], dtype=np.float64)[-5:])
+    if std_ratio < 0.1:
+        return np.str_("complete collapse")
+    return np.where(rank < log["dimension"] / 8, "dimensional collapse", "healthy").item()
+
+
+def _diagnose_by_loop(log):
+    count = len(log["std_ratio"])
+    std_sum = 0.0
+    rank_sum = 0.0
+    for i in range(count - 5, count):
+        std_sum += log["std_ratio"][i]
+        rank_sum += log["effective_rank"][i]
+    if not std_sum / 5 >= 0.1:
+        return "complete collapse"
+    elif 8 * rank_sum / 5 < log["dimension"]:
+        return "dimensional collapse"
+    else:
+        return "healthy"
+
+
+def _diagnose_by_statistics(log):
+    collapsed = statistics.fmean(log["std_ratio"][-5:]) < 0.1
+    narrow = statistics.fmean(log["effective_rank"][-5:]) < log["dimension"] / 8
+    if collapsed:
+        return "complete collapse"
+    if narrow:
+        return "dimensional collapse"
+    return "healthy"
 
 
 def _mean(numbers):
@@ -465,6 +668,39 @@ def _std_only(log):
     return _name(_mean(log["std_ratio"][-5:]), _mean(log["effective_rank"][-5:]), 0)
 
 
+def _median(log):
+    """The median of the last five records in place of their mean."""
+    std_ratio = statistics.median(log["std_ratio"][-5:])
+    rank = statistics.median(log["effective_rank"][-5:])
+    return _name(std_ratio, rank, log["dimension"] / 8)
+
+
+def _last_four(log):
+    """One record too few."""
+    return _name(
+        _mean(log["std_ratio"][-4:]), _mean(log["effective_rank"][-4:]), log["dimension"] / 8
+    )
+
+
+def _last_six(log):
+    """One record too many."""
+    return _name(
+        _mean(log["std_ratio"][-6:]), _mean(log["effective_rank"][-6:]), log["dimension"] / 8
+    )
+
+
+def _without_the_last(log):
+    """The slice [-6:-1] leaves the last record out."""
+    std_ratio = _mean(log["std_ratio"][-6:-1])
+    rank = _mean(log["effective_rank"][-6:-1])
+    return _name(std_ratio, rank, log["dimension"] / 8)
+
+
+def _smallest_of_five(log):
+    """One bad record makes a collapse."""
+    return _name(min(log["std_ratio"][-5:]), min(log["effective_rank"][-5:]), log["dimension"] / 8)
+
+
 def _always_healthy(log):
     """No question asked."""
     return "healthy"
@@ -490,9 +726,20 @@ DIAGNOSE = Exercise(
         "the same rank for every width": _same_rank_for_every_width,
         "rank before std": _rank_before_std,
         "std only": _std_only,
+        "median in place of mean": _median,
+        "the last four records": _last_four,
+        "the last six records": _last_six,
+        "the last record left out": _without_the_last,
+        "the smallest of five": _smallest_of_five,
         "always healthy": _always_healthy,
     },
-    alternatives=(_diagnose_by_tensor, _diagnose_by_sums),
+    alternatives=(
+        _diagnose_by_tensor,
+        _diagnose_by_sums,
+        _diagnose_by_numpy,
+        _diagnose_by_loop,
+        _diagnose_by_statistics,
+    ),
 )
 
 EXERCISES = [BARLOW, SIMSIAM, DIAGNOSE]
