@@ -260,6 +260,7 @@ def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment
         client = nbclient.NotebookClient(
             nb,
             timeout=CELL_SECONDS,
+            startup_timeout=CELL_SECONDS,  # on a busy machine a kernel takes its time
             kernel_name="python3",
             resources=dict(metadata=dict(path=str(NOTEBOOKS))),
             record_timing=False,
