@@ -58,6 +58,20 @@ def _kl_by_loop(mu, logvar):
     return torch.stack(rows)
 
 
+def _kl_in_double(mu, logvar):
+    mu = mu.double()
+    std = (logvar.double() / 2).exp()
+    return (0.5 * (mu**2 + std**2 - 1) - std.log()).sum(-1)
+
+
+def _kl_by_columns(mu, logvar):
+    """Dimension by dimension, each worked out in place on a copy."""
+    total = 0
+    for m, v in zip(mu.T, logvar.T, strict=True):
+        total = total + m.clone().pow_(2).add_(v.exp()).sub_(1).sub_(v).div_(2)
+    return total
+
+
 def _mean_over_dimensions(mu, logvar):
     """The dimensions are averaged, where their costs add up."""
     return kl_to_prior(mu, logvar) / mu.shape[1]
@@ -98,6 +112,16 @@ def _mu_not_squared(mu, logvar):
     return 0.5 * (mu.abs() + logvar.exp() - 1 - logvar).sum(1)
 
 
+def _plus_logvar(mu, logvar):
+    """log sigma^2 is added in place of taken away."""
+    return kl_to_prior(mu, logvar) + logvar.sum(1)
+
+
+def _summed_over_pictures(mu, logvar):
+    """One number a dimension, not a picture."""
+    return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(0)
+
+
 def _kl_without_gradient(mu, logvar):
     """The right value, but no gradient reaches mu."""
     return kl_to_prior(mu.detach(), logvar)
@@ -124,9 +148,11 @@ KL = Exercise(
         "the 1 forgotten": _one_forgotten,
         "the other direction": _other_direction,
         "mu without square": _mu_not_squared,
+        "logvar with the wrong sign": _plus_logvar,
+        "sum over the pictures": _summed_over_pictures,
         "cut gradient": _kl_without_gradient,
     },
-    alternatives=(_kl_by_library, _kl_by_loop),
+    alternatives=(_kl_by_library, _kl_by_loop, _kl_in_double, _kl_by_columns),
 )
 
 
@@ -167,6 +193,14 @@ def _sample_turned_around(mu, logvar, noise):
     return noise * logvar.mul(0.5).exp() + mu
 
 
+def _sample_in_double(mu, logvar, noise):
+    return mu.double() + (logvar.double() / 2).exp() * noise.double()
+
+
+def _sample_in_place_on_a_copy(mu, logvar, noise):
+    return noise.clone().mul_((logvar / 2).exp()).add_(mu)
+
+
 def _variance_for_std(mu, logvar, noise):
     """exp(logvar) is the variance; its square root belongs here."""
     return mu + logvar.exp() * noise
@@ -180,6 +214,11 @@ def _logvar_for_std(mu, logvar, noise):
 def _root_of_logvar(mu, logvar, noise):
     """The square root of the logarithm."""
     return mu + logvar.abs().sqrt() * noise
+
+
+def _precision_for_std(mu, logvar, noise):
+    """The noise is divided by sigma."""
+    return mu + noise / (logvar / 2).exp()
 
 
 def _no_mean(mu, logvar, noise):
@@ -228,6 +267,7 @@ REPARAMETERIZE = Exercise(
         "variance in place of the standard deviation": _variance_for_std,
         "logvar in place of the standard deviation": _logvar_for_std,
         "square root of logvar": _root_of_logvar,
+        "divided by sigma": _precision_for_std,
         "no mean": _no_mean,
         "no noise": _no_noise,
         "sign of the noise": _noise_sign,
@@ -235,7 +275,12 @@ REPARAMETERIZE = Exercise(
         "no gradient to logvar": _no_gradient_to_logvar,
         "no gradient at all": _no_gradient_at_all,
     },
-    alternatives=(_sample_by_std, _sample_turned_around),
+    alternatives=(
+        _sample_by_std,
+        _sample_turned_around,
+        _sample_in_double,
+        _sample_in_place_on_a_copy,
+    ),
 )
 
 
@@ -293,6 +338,16 @@ def _free_bits_by_loop(distortion, mu, logvar, floor):
     return total
 
 
+def _free_bits_by_where(distortion, mu, logvar, floor):
+    kl = _kl_matrix(mu.double(), logvar.double()).sum(0) / len(mu)
+    return distortion.mean() + torch.where(kl > floor, kl, torch.full_like(kl, floor)).sum()
+
+
+def _free_bits_by_max(distortion, mu, logvar, floor):
+    """Python's max, which returns the floor as a plain number."""
+    return distortion.mean() + sum(max(kl, floor) for kl in _kl_matrix(mu, logvar).mean(0))
+
+
 def _kl_matrix(mu, logvar):
     """The KL of each picture and dimension, (N, d)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
@@ -338,6 +393,17 @@ def _floor_as_weight(distortion, mu, logvar, floor):
     return distortion.mean() + floor * kl_to_prior(mu, logvar).mean()
 
 
+def _distortion_summed(distortion, mu, logvar, floor):
+    """The distortion is summed over the pictures, the KL is averaged."""
+    return free_bits_loss(distortion, mu, logvar, floor) - distortion.mean() + distortion.sum()
+
+
+def _nothing_below_the_floor(distortion, mu, logvar, floor):
+    """A dimension below the floor counts 0 in place of the floor."""
+    kl = _kl_matrix(mu, logvar).mean(0)
+    return distortion.mean() + (kl * (kl > floor)).sum()
+
+
 def _pull_below_the_floor(distortion, mu, logvar, floor):
     """The right value with the gradient of the plain negative ELBO."""
     value = free_bits_loss(distortion, mu, logvar, floor).detach()
@@ -367,9 +433,16 @@ FREE_BITS = Exercise(
         "mean over the dimensions": _dimensions_averaged,
         "sum over the pictures": _pictures_summed,
         "floor times the KL": _floor_as_weight,
+        "distortion summed": _distortion_summed,
+        "nothing counted below the floor": _nothing_below_the_floor,
         "right value, but the pull goes on below the floor": _pull_below_the_floor,
     },
-    alternatives=(_free_bits_by_relu, _free_bits_by_loop),
+    alternatives=(
+        _free_bits_by_relu,
+        _free_bits_by_loop,
+        _free_bits_by_where,
+        _free_bits_by_max,
+    ),
 )
 
 EXERCISES = [KL, REPARAMETERIZE, FREE_BITS]
