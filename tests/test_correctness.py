@@ -15,13 +15,9 @@ ROOT = Path(__file__).parents[1]
 STORED = json.loads((ROOT / "benchmarks" / "results" / "correctness.json").read_text("utf-8"))
 
 
-def load(folder):
-    """Import correctness.py of a folder; two folders have one.
-
-    As for a script, its folder is the first place that it imports from.
-    """
-    path = ROOT / folder / "correctness.py"
-    spec = importlib.util.spec_from_file_location(f"correctness_of_{folder}", path)
+def load(path):
+    """Import a file as a script is run: its folder is the first place that it imports from."""
+    spec = importlib.util.spec_from_file_location(f"file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
     try:
@@ -31,7 +27,7 @@ def load(folder):
     return module
 
 
-correctness = load("benchmarks")
+correctness = load(ROOT / "benchmarks" / "correctness.py")
 FIRST_LOSS = correctness.losses.ROWS[0]
 SECONDS_TO_IMPORT = ("lightly", "pytorch-metric-learning", "ckatorch")
 
@@ -85,14 +81,12 @@ def test_a_stored_row_is_that_of_the_script_and_holds(stored, row):
 
 
 def test_the_page_has_every_row():
-    def escape(text):
-        return text.replace("|", r"\|")
-
-    text = load("site").correctness(escape)
+    measured = load(ROOT / "site" / "measured.py")
+    text = measured.correctness()
     assert text.count("\n| ✓ ") == len(STORED["rows"])
     assert "✗" not in text
     for row in STORED["rows"]:
-        assert escape(row["quantity"]) in text
+        assert measured.escape(row["quantity"]) in text
     for line in text.splitlines():
         assert line.replace(r"\|", "").count("|") == 7
 
