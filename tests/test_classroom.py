@@ -411,6 +411,7 @@ def test_a_message_may_be_short_long_or_late():
 
 # --- a class that may do anything ---
 
+SECONDS_TO_GRADE = 4.0  # of one exercise, where nothing else keeps the machine busy
 RIGHT = """\
 def m(s):
     {}
@@ -608,12 +609,12 @@ def test_every_exercise_through_the_processes(nursery, lesson, name):
             proxy.close()
 
     seconds = []
-    # On a busy machine the first try may have to wait.
-    while min(seconds, default=9) >= 2 and len(seconds) < 3:
+    # On a busy machine the first try may have to wait, and all of them take longer.
+    while min(seconds, default=9) >= SECONDS_TO_GRADE and len(seconds) < 3:
         started = time.perf_counter()
         assert graded([exercise.source()], name)[0] == 1.0
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 2.0
+    assert min(seconds) < SECONDS_TO_GRADE
     mistake = list(exercise.wrong)[-1]
     score, message = graded(["import sys"], f"{where}.wrong[{mistake!r}]")
     assert score < 1.0 and message.startswith("✗ wrong: ") and "expected" in message, mistake
