@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from replearn.lesson import exercises
-from replearn.lesson.exercises import Exercise, check
+from replearn.lesson.exercises import Exercise, check, checker, limits
 from replearn.lesson.exercises.compare import difference, inputs_text
 from replearn.lesson.lesson import LESSONS
 
@@ -58,7 +58,8 @@ def test_right_answers_are_accepted(exercise):
             assert result.text.startswith("✓ right")
 
 
-def test_usual_mistakes_are_rejected(exercise):
+def test_usual_mistakes_are_rejected(exercise, monkeypatch):
+    monkeypatch.setattr(checker, "NAMING_SECONDS", -1.0)  # the next test is about the names
     for mistake, answer in exercise.wrong.items():
         for seed in SEEDS:
             result = check(exercise, answer, seed=seed)
@@ -70,6 +71,18 @@ def test_usual_mistakes_are_rejected(exercise):
             assert ", on " in result.text, "the sentence names the input"
             only_crashes = re.search(BROKEN, result.text)
             assert not only_crashes, (mistake, result.text)
+
+
+def test_usual_mistakes_are_named(exercise, monkeypatch):
+    monkeypatch.setattr(checker, "NAMING_SECONDS", 60.0)
+    sentences = [" ".join(inspect.getdoc(wrong).split()) for wrong in exercise.wrong.values()]
+    for mistake, answer in exercise.wrong.items():
+        text = check(exercise, answer, seed=0).text
+        if "found it modified" in text or "it changes its input" in text:
+            continue
+        named = text.partition(". This is a known mistake: ")[2]
+        assert named, (mistake, text)
+        assert any(sentence.startswith(named) for sentence in sentences)
 
 
 def test_the_source_shown_runs_by_itself(exercise):
@@ -97,7 +110,15 @@ def gives_two_nones(*arguments):
     return None, None
 
 
-@pytest.mark.parametrize("stub", [unwritten, gives_none, gives_dots, gives_two_nones])
+@pytest.mark.parametrize("forgetful", [gives_none, gives_two_nones])
+def test_a_forgotten_return_is_told(exercise, forgetful):
+    result = check(exercise, forgetful)
+    assert result.text.startswith("✗ wrong: your function returned ")
+    assert "None" in result.text
+    assert result.score == 0.0
+
+
+@pytest.mark.parametrize("stub", [unwritten, gives_dots])
 def test_empty_stubs_are_not_attempted(exercise, stub):
     result = check(exercise, stub)
     assert result.text.startswith(f"not attempted: {exercise.name} (difficulty ")
@@ -156,6 +177,27 @@ DOUBLE = Exercise(
 DOUBLE_VALUES = replace(DOUBLE, gradient_of=())
 
 
+def odd_above(k):
+    """An odd number above k."""
+    return 2 * int(k) + 1
+
+
+def odd_judge(answer, _, k):
+    if answer % 2 and answer > k:
+        return None
+    return f"expected odd, found {answer}"
+
+
+ODD_ABOVE = Exercise(
+    solution=odd_above,
+    hints=(),
+    wrong={},
+    alternatives=(),
+    cases=lambda generator: {"three": (3,)},
+    judge=odd_judge,
+)
+
+
 def complaint(fn, exercise=DOUBLE):
     """What the checker says of a wrong function.
 
@@ -172,7 +214,9 @@ def complaint(fn, exercise=DOUBLE):
     [
         (lambda x, k: double(x, k).T, "expected shape (3, 2), found shape (2, 3)"),
         (lambda x, k: double(x, k).sum(), "expected shape (3, 2), found a single number"),
-        (lambda x, k: double(x, k).tolist(), "expected a Tensor of shape (3, 2), found a list"),
+        (lambda x, k: double(x, k).tolist(), "the value is right, but expected a tensor that"),
+        (lambda x, k: [1, "a"], "expected a Tensor of shape (3, 2), found a list"),
+        (lambda x, k: [[1.0], [2.0, 3.0]], "expected a Tensor of shape (3, 2), found a list"),
         (lambda x, k: "red", "found 'red'"),
         (
             lambda x, k: x.long(),
@@ -259,6 +303,11 @@ def test_the_notebooks_random_stream_is_left_alone():
         (DOUBLE, lambda x, k: double(x.double(), k)),
         (DOUBLE_VALUES, lambda x, k: double(x, k).numpy()),
         (DOUBLE_VALUES, lambda x, k: double(x, k) + 1e-6),
+        (DOUBLE_VALUES, lambda x, k: double(x, k).tolist()),
+        (DOUBLE_VALUES, lambda x, k: tuple(double(x, k))),
+        (DOUBLE, lambda x, k: [list(row) for row in double(x, k)]),
+        (DOUBLE, lambda x, k: (2 * row + k for row in x)),
+        (ODD_ABOVE, lambda k: np.int64(k + 2)),
     ],
 )
 def test_other_correct_ways_of_writing_are_accepted(exercise, right):
@@ -381,36 +430,68 @@ def test_stopping_by_hand_is_survived():
     assert "stopped before the end" in complaint(stopped)
 
 
-def test_a_chatty_function_is_kept_quiet(capfd):
+def test_what_a_function_prints_is_kept_for_the_lesson_to_show(capfd):
     def chatty(x, k):
-        print("debug")
+        print("rows:", len(x))
         print("oh", file=sys.stderr)
         warnings.warn("careful", stacklevel=1)
         return double(x, k)
 
-    assert check(DOUBLE, chatty).right
+    result = check(DOUBLE, chatty)
+    assert result.right
+    assert result.printed == "rows: 3\n", "of the first input, once"
     assert capfd.readouterr() == ("", "")
 
+    def wrong_for_one_row(x, k):
+        print("rows:", len(x))
+        return double(x, k) if len(x) == 3 else x
 
-def odd_above(k):
-    """An odd number above k."""
-    return 2 * int(k) + 1
+    result = check(DOUBLE, wrong_for_one_row)
+    assert result.printed == "rows: 1\n", "of the input that the sentence is about"
+
+    def endless(x, k):
+        for _ in range(100):
+            print("x" * 1000)
+        return double(x, k)
+
+    assert len(check(DOUBLE, endless).printed) <= limits.LONGEST_PRINT + 1
 
 
-def odd_judge(answer, _, k):
-    if answer % 2 and answer > k:
-        return None
-    return f"expected odd, found {answer}"
+def twice_without_k(x, k):
+    """Twice x, and k is left out."""
+    return 2 * x
 
 
-ODD_ABOVE = Exercise(
-    solution=odd_above,
-    hints=(),
-    wrong={},
-    alternatives=(),
-    cases=lambda generator: {"three": (3,)},
-    judge=odd_judge,
+def cuts_the_gradient(x, k):
+    """The value is detached, so that no gradient reaches x."""
+    return double(x, k).detach()
+
+
+WITH_MISTAKES = replace(DOUBLE, wrong={"no k": twice_without_k, "cut": cuts_the_gradient})
+
+
+@pytest.mark.parametrize(
+    "wrong, mistake",
+    [
+        (lambda x, k: x + x, "Twice x, and k is left out."),
+        (lambda x, k: double(x, k).detach(), "The value is detached, so that no gradient"),
+    ],
 )
+def test_an_answer_that_equals_a_known_mistake_is_named(wrong, mistake):
+    assert f". This is a known mistake: {mistake}" in complaint(wrong, WITH_MISTAKES)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, k: 3 * x,
+        lambda x, k: 2 * x if len(x) == 3 else 3 * x,  # the same in the first case only
+        lambda x, k: 1 / 0,
+        lambda x, k: double(x, k).T,
+    ],
+)
+def test_other_wrong_answers_get_no_name(wrong):
+    assert "known mistake" not in complaint(wrong, WITH_MISTAKES)
 
 
 def test_a_judge_accepts_several_right_answers():
@@ -437,6 +518,12 @@ def test_a_faulty_exercise_does_not_stop_the_notebook():
         ("a", "a"),
         ((1, "a"), [1, "a"]),
         (torch.zeros(2), torch.full((2,), 1e-9)),
+        (0.5, torch.tensor([0.5])),
+        (0.5, [0.5]),
+        (torch.tensor([1.0, 2.0]), [1, 2.0]),
+        (torch.tensor([1.0, 2.0]), (torch.tensor(1.0), np.float64(2.0))),
+        (torch.tensor([[1, 2]]), [[1, 2]]),
+        ((1.0, 2.0), torch.tensor([1.0, 2.0])),
         (torch.tensor([-torch.inf, 0.0]), torch.tensor([-torch.inf, 0.0])),
     ],
 )

@@ -255,7 +255,7 @@ class Lesson:
         """Test a learner's function on fresh inputs and print what came out; it never raises.
 
         Printed is "not attempted", "✗ wrong" (what was expected, what was found, on which input)
-        or "✓ right".
+        or "✓ right"; below it, what the function itself printed in one of the calls.
 
         Args:
             name: Of the exercise.
@@ -269,6 +269,8 @@ class Lesson:
         except ValueError as error:
             result = exercises.Result(str(error))
         print(result.text)
+        if result.printed:
+            print(f"What your function printed in one call:\n{result.printed.rstrip()}")
         return result
 
     def hint(self, name: str) -> None:

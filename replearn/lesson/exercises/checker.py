@@ -1,16 +1,18 @@
 """`check`: a learner's function beside the solution, and a sentence for whatever goes wrong."""
 
 import inspect
+import itertools
 import os
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from replearn.lesson.exercises import limits
-from replearn.lesson.exercises.compare import difference, inputs_text, kind
+from replearn.lesson.exercises.compare import difference, inputs_text, kind, stacked
 
 if TYPE_CHECKING:
     from replearn.lesson.exercises import Exercise
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 GRADING_SEED = 0  # for grades: everybody gets the same inputs, and the same points a second time
 LONGEST_MESSAGE = 160  # characters of an error's text that are shown
 LONGEST_LINE = 80  # characters of the line that raised it
+LONGEST_ITERATOR = 100_000  # items that are taken from an answer that is an iterator
+NAMING_SECONDS = 2.0  # that may be spent on finding the known mistake which a wrong answer equals
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,14 @@ class Result:
         text (str): One sentence.
         score (float): The share of inputs answered right, from 0 to 1.
         inputs (tuple): The arguments that were answered wrong first, to try them again.
+        printed (str): What the function printed when it was called with them; with the first
+            arguments of all if none were answered wrong.
     """
 
     text: str
     score: float = 0.0
     inputs: tuple = field(default=(), repr=False)
+    printed: str = field(default="", repr=False)
 
     @property
     def right(self) -> bool:
@@ -48,6 +55,15 @@ class _NotAttempted(Exception):
 
 
 @dataclass
+class _Outcome:
+    """What came out of one case."""
+
+    stage: str = "right"  # or "crash", "none", "value", "input", "second call", "gradient"
+    sentence: str | None = None  # None if the answer is right
+    answer: Any = None
+
+
+@dataclass
 class _Progress:
     """How far a check has come: it may be cut off at any moment."""
 
@@ -55,6 +71,9 @@ class _Progress:
     passed: int = 0
     complaint: str | None = None  # the first one
     inputs: tuple = ()  # what it is about, or the case that is being tried
+    printed: str = ""
+    known_mistake: str | None = None
+    outcomes: list[_Outcome] = field(default_factory=list)  # of the cases so far
 
     def complain(self, sentence: str) -> None:
         if self.complaint is None:
@@ -64,7 +83,8 @@ class _Progress:
 def check(exercise: "Exercise", fn: Callable, *, seed: int | None = None) -> Result:
     """Run a function beside the solution, on fresh inputs.
 
-    It never raises, prints nothing, and leaves torch's random stream as it was.
+    It never raises, prints nothing, and leaves torch's random stream as it was. If the answers
+    equal those of a known mistake, the sentence names it.
 
     Args:
         exercise: What the function is an answer to.
@@ -91,10 +111,10 @@ def check(exercise: "Exercise", fn: Callable, *, seed: int | None = None) -> Res
         with (
             torch.random.fork_rng(devices=[]),
             torch.enable_grad(),
-            limits.silence(),
+            limits.silence() as printed,
             limits.time_limit(),
         ):
-            _try_all(exercise, fn, seed, progress)
+            _try_all(exercise, fn, seed, progress, printed)
     except _NotAttempted:
         return Result(_not_attempted(exercise))
     except limits.TimeUp:
@@ -107,26 +127,43 @@ def check(exercise: "Exercise", fn: Callable, *, seed: int | None = None) -> Res
     total = progress.total
     passed = progress.passed
     if progress.complaint is None:
-        return Result(f"✓ right: {exercise.name} ({total} of {total} checks)", 1.0)
+        text = f"✓ right: {exercise.name} ({total} of {total} checks)"
+        return Result(text, 1.0, printed=progress.printed)
     text = f"✗ wrong: {progress.complaint} ({passed} of {total} checks right)"
-    return Result(text, passed / total, progress.inputs)
+    if progress.known_mistake:
+        text += f". This is a known mistake: {progress.known_mistake}"
+    return Result(text, passed / total, progress.inputs, progress.printed)
 
 
-def _try_all(exercise: "Exercise", fn: Callable, seed: int, progress: _Progress) -> None:
+def _try_all(
+    exercise: "Exercise", fn: Callable, seed: int, progress: _Progress, printed: limits.Printed
+) -> None:
     """Try all cases, and write down in `progress` what comes out."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(generator.initial_seed())
-    cases = exercise.cases(generator)
+    cases = _cases(exercise, seed)
     progress.total = len(cases)
     for label, arguments in cases.items():
         if progress.complaint is None:
             progress.inputs = arguments
-        sentence = _try(exercise, fn, label, arguments, generator)
-        if sentence is None:
+        printed.clear()
+        outcome = _try(exercise, fn, label, arguments, seed, printed)
+        progress.outcomes.append(outcome)
+        if outcome.sentence is None:
             progress.passed += 1
-        else:
+        elif progress.complaint is None:
             inputs = inputs_text(exercise.solution, arguments)
-            progress.complain(f"{sentence}, on {label}: {inputs}")
+            progress.complain(f"{outcome.sentence}, on {label}: {inputs}")
+            progress.printed = printed.text
+        if len(progress.outcomes) == 1 and progress.complaint is None:
+            progress.printed = printed.text
+    if progress.complaint is not None:
+        progress.known_mistake = _known_mistake(exercise, seed, progress.outcomes)
+
+
+def _cases(exercise: "Exercise", seed: int) -> dict[str, tuple]:
+    """Return the inputs that belong to a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(generator.initial_seed())
+    return exercise.cases(generator)
 
 
 def _try(
@@ -134,39 +171,44 @@ def _try(
     fn: Callable,
     label: str,
     arguments: tuple,
-    generator: torch.Generator,
-) -> str | None:
-    """Return None if `fn` answers one case as the solution does, else a sentence."""
+    seed: int,
+    printed: limits.Printed | None = None,
+) -> _Outcome:
+    """Return whether `fn` answers one case as the solution does, and a sentence if it does not."""
     inputs = _copy(arguments)
     expected = exercise.solution(*_copy(arguments))
+    torch.manual_seed(seed)  # a mistake that draws random numbers is to be recognized, too
     try:
         answer = _call(exercise, fn, inputs)
     except (Exception, SystemExit) as error:
         # torch, too, raises NotImplementedError: "mean" not implemented for 'Long'.
         if isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
             raise _NotAttempted from None
-        return _crash(error, fn)
-    if _is_empty(answer):
+        return _Outcome("crash", _crash(error, fn))
+    finally:
+        if printed is not None:
+            printed.close()  # what the second call prints is the same once more
+    if _is_dots(answer):
         raise _NotAttempted
+    if _is_none(answer):
+        sentence = f"your function returned {answer}: expected {kind(expected)}, found no `return`"
+        return _Outcome("none", f"{sentence} with a value")
     sentence = _judge(exercise, answer, expected, arguments)
     if sentence:
-        return sentence
+        return _Outcome("value", sentence, answer)
     if difference(arguments, inputs, 0.0):
-        return (
+        sentence = (
             "it changes its input: expected the arguments as they were, found one modified in "
             "place (work on a copy)"
         )
-    return _try_again(exercise, fn, label, arguments, generator)
+        return _Outcome("input", sentence)
+    return _try_again(exercise, fn, label, arguments, seed)
 
 
 def _try_again(
-    exercise: "Exercise",
-    fn: Callable,
-    label: str,
-    arguments: tuple,
-    generator: torch.Generator,
-) -> str | None:
-    """Return None if a second call gives the same answer and the right gradients."""
+    exercise: "Exercise", fn: Callable, label: str, arguments: tuple, seed: int
+) -> _Outcome:
+    """Return whether a second call gives the same answer and the right gradients."""
     positions = exercise.gradient_of if label not in exercise.no_gradient else ()
     solution_inputs = _copy(arguments, positions)
     learner_inputs = _copy(arguments, positions)
@@ -174,34 +216,85 @@ def _try_again(
     try:
         answer = _call(exercise, fn, learner_inputs)
         if _judge(exercise, answer, expected, arguments):
-            return (
+            sentence = (
                 "expected the same answer for the same input, found another one at the second call"
             )
+            return _Outcome("second call", sentence)
         if not positions:
-            return None
-        if not getattr(answer, "requires_grad", False):
-            return (
+            return _Outcome()
+        answer = stacked(answer)
+        if answer is None or not answer.requires_grad:
+            sentence = (
                 "the value is right, but expected a tensor that carries gradients, found one that "
                 "does not (.item(), .detach(), numpy and torch.no_grad() cut them)"
             )
+            return _Outcome("gradient", sentence)
         # Entries of -inf (masked logits) get no weight: no gradient passes through them later. A
         # weighted sum, because the first call of autograd.grad with grad_outputs imports for a
         # second and a half.
         finite = torch.isfinite(expected.detach())
+        generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(expected.shape, generator=generator) * finite
-        answered = _gradients((answer * weights).sum(), learner_inputs, positions)
+        # A single number may come as a tensor of shape (1,).
+        answered = _gradients(
+            (answer.reshape(expected.shape) * weights).sum(), learner_inputs, positions
+        )
     except (Exception, SystemExit) as error:
-        return _crash(error, fn)
+        return _Outcome("crash", _crash(error, fn))
     wanted = _gradients((expected * weights).sum(), solution_inputs, positions)
     parameters = list(inspect.signature(exercise.solution).parameters)
     for i, position in enumerate(positions):
         sentence = difference(wanted[i], answered[i], 10 * exercise.tolerance)
         if sentence:
-            return (
+            sentence = (
                 "the value is right, but its gradient with respect to "
                 f"{parameters[position]} is not: {sentence}"
             )
+            return _Outcome("gradient", sentence)
+    return _Outcome()
+
+
+def _known_mistake(exercise: "Exercise", seed: int, outcomes: list[_Outcome]) -> str | None:
+    """Return the first sentence about a known mistake that gives the same in every case, if any."""
+    if not any(outcome.stage in ("value", "gradient") for outcome in outcomes):
+        return None  # a crash says by itself what is wrong
+    deadline = time.perf_counter() + NAMING_SECONDS
+    for mistake in exercise.wrong.values():
+        if time.perf_counter() > deadline:
+            return None
+        if _gives_the_same(exercise, mistake, seed, outcomes):
+            description = inspect.getdoc(mistake) or ""
+            return " ".join(description.split("\n\n")[0].split()) or None
     return None
+
+
+def _gives_the_same(
+    exercise: "Exercise", mistake: Callable, seed: int, outcomes: list[_Outcome]
+) -> bool:
+    """Return whether a mistaken function has the same outcome as the learner's, case by case."""
+    cases = _cases(exercise, seed)  # anew: a mistake may have changed a network among the inputs
+    for (label, arguments), outcome in zip(cases.items(), outcomes, strict=True):
+        try:
+            other = _try(exercise, mistake, label, arguments, seed)
+        except _NotAttempted:
+            return False
+        if other.stage != outcome.stage:
+            return False
+        if outcome.stage == "gradient" and other.sentence != outcome.sentence:
+            return False
+        if outcome.stage == "value" and not _same_answer(exercise, other, outcome):
+            return False
+    return True
+
+
+def _same_answer(exercise: "Exercise", one: _Outcome, other: _Outcome) -> bool:
+    """Return whether two wrong answers are equal; if a judge decides, whether it says the same."""
+    if exercise.judge:
+        return one.sentence == other.sentence
+    try:
+        return difference(one.answer, other.answer, exercise.tolerance) is None
+    except Exception:  # an answer so odd that it cannot even be compared
+        return False
 
 
 def _gradients(
@@ -227,22 +320,36 @@ def _judge(exercise: "Exercise", answer: Any, expected: Any, arguments: tuple) -
 
 
 def _call(exercise: "Exercise", fn: Callable, arguments: Sequence) -> Any:
-    """Call a function by position, or by name if its arguments are keyword-only."""
+    """Call a function by position, or by name if its arguments are keyword-only.
+
+    What a generator yields is collected in a list.
+    """
+    by_name = {}
     try:
         inspect.signature(fn).bind(*arguments)
     except TypeError:
         names = inspect.signature(exercise.solution).parameters
-        return fn(**dict(zip(names, arguments, strict=True)))
+        by_name = dict(zip(names, arguments, strict=True))
     except ValueError:  # a built-in, which has no signature
         pass
-    return fn(*arguments)
+    answer = fn(**by_name) if by_name else fn(*arguments)
+    if isinstance(answer, Iterator):
+        return list(itertools.islice(answer, LONGEST_ITERATOR))
+    return answer
 
 
-def _is_empty(answer: Any) -> bool:
-    """Return whether an answer is None, `...`, or several of these."""
+def _is_dots(answer: Any) -> bool:
+    """Return whether an answer is `...`, or several of these."""
     if isinstance(answer, (tuple, list)) and answer:
-        return all(_is_empty(item) for item in answer)
-    return answer is None or answer is ...
+        return all(_is_dots(item) for item in answer)
+    return answer is ...
+
+
+def _is_none(answer: Any) -> bool:
+    """Return whether an answer is None, or several of these."""
+    if isinstance(answer, (tuple, list)) and answer:
+        return all(_is_none(item) for item in answer)
+    return answer is None
 
 
 def _copy(value: Any, gradient_of: Sequence[int] = ()) -> Any:

@@ -13,8 +13,9 @@ NUMBERS = (torch.Tensor, np.ndarray, np.generic, bool, int, float)
 def difference(expected: Any, answer: Any, tolerance: float = 1e-4) -> str | None:
     """Return None if two values are equal, else "expected ..., found ...".
 
-    An answer may be a NumPy array for a tensor, in any floating-point precision, a list for a
-    tuple, or a number for a tensor without dimensions.
+    An answer may be a NumPy array for a tensor, in any floating-point precision; a list or tuple
+    of numbers or tensors for a tensor, and a tensor for a list or tuple; one number for a tensor
+    without dimensions, and a tensor with one entry for a number.
 
     Args:
         expected: Numbers, texts, or lists, tuples and dicts of them.
@@ -24,18 +25,47 @@ def difference(expected: Any, answer: Any, tolerance: float = 1e-4) -> str | Non
     Example:
         >>> difference((1, 0.5), [1, 0.6])
         'value 2 of 2: expected 0.5, found 0.6'
+        >>> difference(torch.ones(2), [torch.ones(()), 1.0]) is None
+        True
     """
     if isinstance(expected, dict):
         return _dicts(expected, answer, tolerance)
     if isinstance(expected, (list, tuple)):
         return _sequences(expected, answer, tolerance)
     if isinstance(expected, NUMBERS):
-        if isinstance(answer, NUMBERS):
+        if stacked(answer) is not None:
             return _numbers(expected, answer, tolerance)
         return f"expected {kind(expected)}, found {kind(answer)}"
     if expected is answer or expected == answer:
         return None
     return f"expected {expected!r}, found {kind(answer)}"
+
+
+def stacked(answer: Any) -> torch.Tensor | None:
+    """Return numbers in any form as one tensor, which carries gradients if they do.
+
+    Args:
+        answer: A tensor, an array, a number, or a list or tuple of these.
+
+    Returns:
+        The tensor, or None if the answer holds anything else, or rows of several lengths.
+
+    Example:
+        >>> stacked([[1, 2], (3, torch.tensor(4))])
+        tensor([[1, 2],
+                [3, 4]])
+    """
+    try:
+        if isinstance(answer, NUMBERS):
+            return torch.as_tensor(answer)
+        if not isinstance(answer, (list, tuple)):
+            return None
+        parts = [stacked(item) for item in answer]
+        if any(part is None for part in parts):
+            return None
+        return torch.stack(parts) if parts else torch.empty(0)
+    except (RuntimeError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def inputs_text(fn: Callable, arguments: Iterable) -> str:
@@ -91,6 +121,8 @@ def _dicts(expected: dict, answer: Any, tolerance: float) -> str | None:
 def _sequences(expected: list | tuple, answer: Any, tolerance: float) -> str | None:
     count = len(expected)
     wanted = f"{count} values (a {type(expected).__name__})"
+    if isinstance(answer, (torch.Tensor, np.ndarray)) and answer.ndim > 0:
+        answer = list(answer)
     if not isinstance(answer, (list, tuple)):
         return f"expected {wanted}, found {kind(answer)}"
     if len(answer) != count:
@@ -103,14 +135,16 @@ def _sequences(expected: list | tuple, answer: Any, tolerance: float) -> str | N
 
 
 def _numbers(expected: Any, answer: Any, tolerance: float) -> str | None:
-    is_python_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
+    # A Python number may be whole where a floating-point one is expected: 1 for 1.0.
+    has_python_numbers = _has_python_numbers(answer)
     expected = torch.as_tensor(expected).detach().cpu()
-    answer = torch.as_tensor(answer).detach().cpu()
+    answer = stacked(answer).detach().cpu()
+    if expected.ndim == 0 and answer.numel() == 1:
+        answer = answer.reshape(())
     if answer.shape != expected.shape:
         return f"expected {_shape(expected)}, found {_shape(answer)}"
     family = _family(expected)
-    # A Python number may be whole where a floating-point one is expected: 1 for 1.0.
-    may_be_whole = is_python_number and family == "floating-point"
+    may_be_whole = has_python_numbers and family == "floating-point"
     if family != _family(answer) and not may_be_whole:
         return f"expected {family} numbers ({expected.dtype}), found {answer.dtype}"
 
@@ -134,6 +168,13 @@ def _numbers(expected: Any, answer: Any, tolerance: float) -> str | None:
         wrong = answer.item()
         return f"expected {_digits(right, wrong)}, found {_digits(wrong, right)}"
     return _worst_place(expected, answer, error, close)
+
+
+def _has_python_numbers(answer: Any) -> bool:
+    """Return whether all numbers of an answer are Python's own, not of a tensor or an array."""
+    if isinstance(answer, (list, tuple)):
+        return all(_has_python_numbers(item) for item in answer)
+    return isinstance(answer, (int, float)) and not isinstance(answer, bool)
 
 
 def _worst_place(

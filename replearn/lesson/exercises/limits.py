@@ -1,4 +1,4 @@
-"""Limits on a learner's function: what it prints is dropped, and it is cut off if it never ends."""
+"""Limits on a learner's function: its printing is kept back, and it is cut off if it never ends."""
 
 import contextlib
 import io
@@ -9,29 +9,64 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-LIMIT = 5.0  # seconds a learner's function gets for all its inputs together
+LIMIT = 20.0  # seconds a learner's function gets for all its inputs together: loops are slow
+LONGEST_PRINT = 1000  # characters of what it prints that are kept
 
 
 class TimeUp(BaseException):
     """Not an Exception, so that the learner's own `except Exception` does not swallow it."""
 
 
+class Printed(io.TextIOBase):
+    """A stream that keeps the first LONGEST_PRINT characters, whatever is written to it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._is_open = True
+
+    def writable(self) -> bool:
+        """Return True: it takes whatever is printed."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Keep a text as far as there is room for it."""
+        if self._is_open and len(self.text) < LONGEST_PRINT:
+            self.text += text[: LONGEST_PRINT - len(self.text)]
+            if len(self.text) == LONGEST_PRINT:
+                self.text += "…"
+        return len(text)
+
+    def clear(self) -> None:
+        """Forget what was printed, and listen from here on."""
+        self.text = ""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Listen no more; the text stays, and whoever goes on printing sees no error."""
+        self._is_open = False
+
+
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Drop what is printed or warned inside the block.
+def silence() -> Iterator[Printed]:
+    """Keep what is printed inside the block from being shown, and drop warnings.
+
+    Returns:
+        A context manager that yields what was printed, in its attribute `text`.
 
     Example:
-        >>> with silence():
+        >>> with silence() as printed:
         ...     print("debug")
+        >>> printed.text
+        'debug\n'
     """
-    nowhere = io.StringIO()
+    printed = Printed()
     with (
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
-        yield
+        yield printed
 
 
 @contextlib.contextmanager
