@@ -72,6 +72,18 @@ def _kl_by_columns(mu, logvar):
     return total
 
 
+def _kl_as_list(mu, logvar):
+    pairs = zip(mu, logvar, strict=True)
+    return [-0.5 * torch.sum(1 + v - m.pow(2) - v.exp()) for m, v in pairs]
+
+
+def _kl_into_zeros(mu, logvar):
+    kl = torch.zeros(len(mu))
+    for i in range(len(mu)):
+        kl[i] = (mu[i] ** 2 + torch.expm1(logvar[i]) - logvar[i]).sum() / 2
+    return kl
+
+
 def _mean_over_dimensions(mu, logvar):
     """The dimensions are averaged, where their costs add up."""
     return kl_to_prior(mu, logvar) / mu.shape[1]
@@ -122,6 +134,16 @@ def _summed_over_pictures(mu, logvar):
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(0)
 
 
+def _sigma_for_variance(mu, logvar):
+    """sigma in place of sigma^2: exp(logvar / 2)."""
+    return 0.5 * (mu.square() + (logvar / 2).exp() - 1 - logvar).sum(1)
+
+
+def _kl_in_bits(mu, logvar):
+    """In bits, where nats were asked for."""
+    return kl_to_prior(mu, logvar) / torch.log(torch.tensor(2.0))
+
+
 def _kl_without_gradient(mu, logvar):
     """The right value, but no gradient reaches mu."""
     return kl_to_prior(mu.detach(), logvar)
@@ -150,9 +172,18 @@ KL = Exercise(
         "mu without square": _mu_not_squared,
         "logvar with the wrong sign": _plus_logvar,
         "sum over the pictures": _summed_over_pictures,
+        "sigma in place of the variance": _sigma_for_variance,
+        "bits": _kl_in_bits,
         "cut gradient": _kl_without_gradient,
     },
-    alternatives=(_kl_by_library, _kl_by_loop, _kl_in_double, _kl_by_columns),
+    alternatives=(
+        _kl_by_library,
+        _kl_by_loop,
+        _kl_in_double,
+        _kl_by_columns,
+        _kl_as_list,
+        _kl_into_zeros,
+    ),
 )
 
 
@@ -201,6 +232,15 @@ def _sample_in_place_on_a_copy(mu, logvar, noise):
     return noise.clone().mul_((logvar / 2).exp()).add_(mu)
 
 
+def _sample_as_list_of_rows(mu, logvar, noise):
+    rows = zip(mu, logvar, noise, strict=True)
+    return [m + v.exp() ** 0.5 * e for m, v, e in rows]
+
+
+def _sample_by_transform(mu, logvar, noise):
+    return torch.distributions.AffineTransform(mu, (0.5 * logvar).exp())(noise)
+
+
 def _variance_for_std(mu, logvar, noise):
     """exp(logvar) is the variance; its square root belongs here."""
     return mu + logvar.exp() * noise
@@ -241,6 +281,21 @@ def _noise_of_its_own(mu, logvar, noise):
     return mu + (logvar / 2).exp() * torch.randn_like(mu)
 
 
+def _mean_scaled_too(mu, logvar, noise):
+    """mu is multiplied by sigma, too."""
+    return (mu + noise) * (logvar / 2).exp()
+
+
+def _one_noise_for_a_picture(mu, logvar, noise):
+    """All dimensions of a picture share the mean of its noise."""
+    return mu + (logvar / 2).exp() * noise.mean(1, keepdim=True)
+
+
+def _no_gradient_to_mu(mu, logvar, noise):
+    """The right value, but the mean could not be learned."""
+    return mu.detach() + (logvar / 2).exp() * noise
+
+
 def _no_gradient_to_logvar(mu, logvar, noise):
     """The right value, but the width of the posterior could not be learned."""
     return mu + (logvar.detach() / 2).exp() * noise
@@ -272,6 +327,9 @@ REPARAMETERIZE = Exercise(
         "no noise": _no_noise,
         "sign of the noise": _noise_sign,
         "noise of its own": _noise_of_its_own,
+        "mu scaled, too": _mean_scaled_too,
+        "one noise for a picture": _one_noise_for_a_picture,
+        "no gradient to mu": _no_gradient_to_mu,
         "no gradient to logvar": _no_gradient_to_logvar,
         "no gradient at all": _no_gradient_at_all,
     },
@@ -280,6 +338,8 @@ REPARAMETERIZE = Exercise(
         _sample_turned_around,
         _sample_in_double,
         _sample_in_place_on_a_copy,
+        _sample_as_list_of_rows,
+        _sample_by_transform,
     ),
 )
 
@@ -348,6 +408,13 @@ def _free_bits_by_max(distortion, mu, logvar, floor):
     return distortion.mean() + sum(max(kl, floor) for kl in _kl_matrix(mu, logvar).mean(0))
 
 
+def _free_bits_by_mask(distortion, mu, logvar, floor):
+    """Set in place on a copy, and the distortion averaged last; shape (1,)."""
+    kl = _kl_matrix(mu, logvar).mean(0).clone()
+    kl[kl < floor] = floor
+    return (distortion + kl.sum()).mean().reshape(1)
+
+
 def _kl_matrix(mu, logvar):
     """The KL of each picture and dimension, (N, d)."""
     return 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
@@ -398,6 +465,21 @@ def _distortion_summed(distortion, mu, logvar, floor):
     return free_bits_loss(distortion, mu, logvar, floor) - distortion.mean() + distortion.sum()
 
 
+def _kl_summed_over_pictures(distortion, mu, logvar, floor):
+    """The KL is summed over the pictures, the distortion is averaged."""
+    return distortion.mean() + _kl_matrix(mu, logvar).sum(0).clamp(min=floor).sum()
+
+
+def _floor_added(distortion, mu, logvar, floor):
+    """The floor is added to every dimension, also to those above it."""
+    return distortion.mean() + (_kl_matrix(mu, logvar).mean(0) + floor).sum()
+
+
+def _mean_over_the_wrong_axis(distortion, mu, logvar, floor):
+    """The KL is averaged over the dimensions of each picture, and summed over the pictures."""
+    return distortion.mean() + _kl_matrix(mu, logvar).mean(1).clamp(min=floor).sum()
+
+
 def _nothing_below_the_floor(distortion, mu, logvar, floor):
     """A dimension below the floor counts 0 in place of the floor."""
     kl = _kl_matrix(mu, logvar).mean(0)
@@ -434,6 +516,9 @@ FREE_BITS = Exercise(
         "sum over the pictures": _pictures_summed,
         "floor times the KL": _floor_as_weight,
         "distortion summed": _distortion_summed,
+        "KL summed over the pictures": _kl_summed_over_pictures,
+        "floor added": _floor_added,
+        "mean over the wrong axis": _mean_over_the_wrong_axis,
         "nothing counted below the floor": _nothing_below_the_floor,
         "right value, but the pull goes on below the floor": _pull_below_the_floor,
     },
@@ -442,6 +527,7 @@ FREE_BITS = Exercise(
         _free_bits_by_loop,
         _free_bits_by_where,
         _free_bits_by_max,
+        _free_bits_by_mask,
     ),
 )
 
