@@ -18,8 +18,9 @@ def nt_xent(z1, z2, temperature):
     """SimCLR's loss (Chen et al. 2020, Eq. 1): the mean of -log softmax at each view's partner.
 
     The mean is over all 2N views. The softmax runs over the cosine similarities to the 2N - 1
-    other views, divided by the temperature.
-    z1, z2: (N, d), row i of both from one picture, any length. Returns one number (nats).
+    other views, divided by the temperature. z1, z2: (N, d) float32; row i of both comes from one
+    picture, and rows may have any length. temperature: float, 0.01 or more. Returns a tensor with
+    one number (nats), float32, that carries gradients to z1 and z2.
     """
     z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, d)
     logits = z @ z.T / temperature  # (2N, 2N)
@@ -68,6 +69,63 @@ def _nt_xent_by_neighbors(z1, z2, temperature):
     return -(first_to_second.sum() + second_to_first.sum()) / len(z)
 
 
+def _nt_xent_by_blocks(z1, z2, temperature):
+    """Each set against the other and against itself, as in the authors' own code."""
+    z1 = F.normalize(z1, dim=1)
+    z2 = F.normalize(z2, dim=1)
+    n = len(z1)
+    within_1 = (z1 @ z1.T / temperature).masked_fill(torch.eye(n).bool(), -math.inf)
+    within_2 = (z2 @ z2.T / temperature).masked_fill(torch.eye(n).bool(), -math.inf)
+    between = z1 @ z2.T / temperature
+    first = F.cross_entropy(torch.cat([between, within_1], dim=1), torch.arange(n))
+    second = F.cross_entropy(torch.cat([between.T, within_2], dim=1), torch.arange(n))
+    return (first + second) / 2
+
+
+def _nt_xent_in_float64(z1, z2, temperature):
+    z = torch.cat([z1, z2]).double()
+    z = z / z.norm(dim=1, keepdim=True)
+    scores = torch.einsum("id,jd->ij", z, z) / temperature
+    scores = scores.fill_diagonal_(-1e9)  # exp(-1e9) is 0, too
+    log_p = scores.log_softmax(dim=1)
+    rows = torch.arange(len(z))
+    return F.nll_loss(log_p, (rows + len(z1)) % len(z))
+
+
+def _nt_xent_without_the_diagonal(z1, z2, temperature):
+    """The diagonal is cut out, and the partner stands at 0."""
+    z = torch.cat([z1, z2])
+    cosines = F.cosine_similarity(z[:, None], z[None], dim=-1)
+    n = len(z1)
+    positives = torch.cat([cosines.diagonal(n), cosines.diagonal(-n)])[:, None]
+    is_negative = ~torch.eye(n, dtype=torch.bool).repeat(2, 2)
+    negatives = cosines[is_negative].view(2 * n, -1)
+    logits = torch.cat([positives, negatives], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(2 * n, dtype=torch.long))
+
+
+def _nt_xent_by_shifted_exponentials(z1, z2, temperature):
+    """The formula as it stands, after the largest score of each row is subtracted."""
+    z = F.normalize(torch.cat([z1, z2]), dim=1)
+    scores = (z @ z.T / temperature).masked_fill(torch.eye(len(z)).bool(), -math.inf)
+    scores = (scores - scores.max(dim=1, keepdim=True).values.detach()).double()
+    n = len(z1)
+    positive = torch.cat([scores.diagonal(n), scores.diagonal(-n)])
+    return (scores.exp().sum(dim=1).log() - positive).mean()
+
+
+def _nt_xent_of_lists(z1, z2, temperature):
+    """Two sums over the pictures, one for each direction."""
+    losses = []
+    for own, other in ((z1, z2), (z2, z1)):
+        for i in range(len(own)):
+            view = F.normalize(own[i], dim=0)
+            strangers = [own[k] for k in range(len(own)) if k != i]
+            candidates = F.normalize(torch.stack([*other, *strangers]), dim=1)
+            losses.append(-F.log_softmax(candidates @ view / temperature, dim=0)[i])
+    return sum(losses) / len(losses)
+
+
 def _cosines(z1, z2):
     """Cosine similarities of all views, (2N, 2N)."""
     z = F.normalize(torch.cat([z1, z2]))
@@ -84,44 +142,44 @@ def _partner_loss(logits, shift, reduction="mean"):
 
 
 def _self_pairs_not_masked(z1, z2, temperature):
-    """Each view may choose itself, its most similar one."""
+    """Each view may choose itself: the diagonal is left in the softmax."""
     return _partner_loss(_cosines(z1, z2) * (1 / temperature), len(z1))
 
 
 def _self_pairs_zero(z1, z2, temperature):
-    """A score of 0 on the diagonal still counts as exp(0) = 1."""
+    """The scores on the diagonal are set to 0, where each still counts as exp(0) = 1."""
     logits = _cosines(z1, z2) * (1 / temperature)
     return _partner_loss(logits.masked_fill(_itself(logits), 0.0), len(z1))
 
 
 def _one_direction(z1, z2, temperature):
-    """Only z1 against z2, without the negatives within a set of views."""
+    """Only z1 against z2: the other views of the same set are missing among the negatives."""
     scores = F.normalize(z1) @ F.normalize(z2).T / temperature
     return F.cross_entropy(scores, torch.arange(len(z1)))
 
 
 def _not_normalized(z1, z2, temperature):
-    """Dot products in place of cosines."""
+    """Dot products of rows of any length in place of cosines."""
     z = torch.cat([z1, z2])
     logits = z @ z.T * (1 / temperature)
     return _partner_loss(logits.masked_fill(_itself(logits), -math.inf), len(z1))
 
 
 def _times_temperature(z1, z2, temperature):
-    """Multiplied by the temperature, where it divides."""
+    """The cosines are multiplied by the temperature, where they should be divided."""
     logits = _cosines(z1, z2) * temperature
     return _partner_loss(logits.masked_fill(_itself(logits), -math.inf), len(z1))
 
 
 def _sum_over_views(z1, z2, temperature):
-    """2N times too large."""
+    """The sum over the views in place of their mean."""
     logits = _cosines(z1, z2) * (1 / temperature)
     logits = logits.masked_fill(_itself(logits), -math.inf)
     return _partner_loss(logits, len(z1), reduction="sum")
 
 
 def _wrong_partner(z1, z2, temperature):
-    """The row before is taken for the partner, not the one N rows away."""
+    """The row before is taken for the partner of a view."""
     logits = _cosines(z1, z2) * (1 / temperature)
     return _partner_loss(logits.masked_fill(_itself(logits), -math.inf), 1)
 
@@ -137,7 +195,7 @@ def _without_positive(z1, z2, temperature):
 
 
 def _nt_xent_overflows(z1, z2, temperature):
-    """The formula as it stands: exp(1 / 0.01) is infinite."""
+    """The exponentials are taken one by one, and at temperature 0.01 they are infinite."""
     exponentials = (_cosines(z1, z2) / temperature).exp()
     positive = exponentials.diagonal(len(z1)).repeat(2)
     others = exponentials.sum(1) - exponentials.diagonal()
@@ -147,6 +205,51 @@ def _nt_xent_overflows(z1, z2, temperature):
 def _second_view_without_gradient(z1, z2, temperature):
     """The right value, but no gradient reaches z2."""
     return nt_xent(z1, z2.detach(), temperature)
+
+
+def _temperature_twice(z1, z2, temperature):
+    """The temperature divides twice, once in each factor of the product."""
+    return nt_xent(z1, z2, temperature**2)
+
+
+def _first_views_only(z1, z2, temperature):
+    """The mean runs over the N views in z1, and not over all 2N."""
+    logits = _cosines(z1, z2) * (1 / temperature)
+    logits = logits.masked_fill(_itself(logits), -math.inf)
+    partner = torch.arange(len(logits)).roll(len(z1))
+    return F.cross_entropy(logits[: len(z1)], partner[: len(z1)])
+
+
+def _other_set_only(z1, z2, temperature):
+    """Both directions, but the other views of the same set are missing among the negatives."""
+    return (_one_direction(z1, z2, temperature) + _one_direction(z2, z1, temperature)) / 2
+
+
+def _sign_turned(z1, z2, temperature):
+    """The sign is turned around: training would push partners apart."""
+    return -nt_xent(z1, z2, temperature)
+
+
+def _positive_twice(z1, z2, temperature):
+    """The positive pair is counted twice in the denominator."""
+    scores = (_cosines(z1, z2) / temperature).masked_fill(
+        torch.eye(2 * len(z1), dtype=torch.bool), -math.inf
+    )
+    positive = scores.diagonal(len(z1)).repeat(2)
+    everyone = torch.cat([scores, positive[:, None]], dim=1)
+    return (everyone.logsumexp(dim=1) - positive).mean()
+
+
+def _columns_normalized(z1, z2, temperature):
+    """The columns get length 1 in place of the rows."""
+    z = F.normalize(torch.cat([z1, z2]), dim=0)
+    logits = (z @ z.T * (1 / temperature)).masked_fill(_itself(z), -math.inf)
+    return _partner_loss(logits, len(z1))
+
+
+def _divided_by_n(z1, z2, temperature):
+    """The sum over the 2N views is divided by N."""
+    return 2 * nt_xent(z1, z2, temperature)
 
 
 NT_XENT = Exercise(
@@ -174,8 +277,23 @@ NT_XENT = Exercise(
         "positive left out below (decoupled loss)": _without_positive,
         "exp overflows": _nt_xent_overflows,
         "z2 without gradient": _second_view_without_gradient,
+        "temperature twice": _temperature_twice,
+        "only the first N views": _first_views_only,
+        "both directions, N x N": _other_set_only,
+        "sign turned around": _sign_turned,
+        "positive counted twice": _positive_twice,
+        "columns normalized": _columns_normalized,
+        "divided by N": _divided_by_n,
     },
-    alternatives=(_nt_xent_by_loop, _nt_xent_by_neighbors),
+    alternatives=(
+        _nt_xent_by_loop,
+        _nt_xent_by_neighbors,
+        _nt_xent_by_blocks,
+        _nt_xent_in_float64,
+        _nt_xent_without_the_diagonal,
+        _nt_xent_by_shifted_exponentials,
+        _nt_xent_of_lists,
+    ),
 )
 
 
@@ -185,8 +303,9 @@ NT_XENT = Exercise(
 def mask_self_pairs(similarity):
     """A copy of the similarities in which no item can choose itself.
 
-    It has exactly -inf on the diagonal, and the rest unchanged. similarity: (M, M). Returns (M, M),
-    whose softmax over a row gives 0 to the item itself. The input is not changed.
+    It has exactly -inf on the diagonal, and the rest unchanged. similarity: (M, M) float32. Returns
+    (M, M) float32, whose softmax over a row gives 0 to the item itself; gradients pass through the
+    rest. The input is not changed.
     """
     itself = torch.eye(len(similarity), dtype=torch.bool)
     return similarity.masked_fill(itself, float("-inf"))
@@ -215,13 +334,50 @@ def _mask_by_index(similarity):
     return torch.where(index[:, None] == index, -torch.inf, similarity)
 
 
+def _mask_by_a_loop(similarity):
+    masked = similarity.clone()
+    for i in range(len(masked)):
+        masked[i, i] = float("-inf")
+    return masked
+
+
+def _mask_row_by_row(similarity):
+    rows = []
+    for i, row in enumerate(similarity):
+        rows.append(torch.cat([row[:i], torch.tensor([-math.inf]), row[i + 1 :]]))
+    return torch.stack(rows)
+
+
+def _mask_by_triangles(similarity):
+    above = similarity.triu(diagonal=1)
+    below = similarity.tril(diagonal=-1)
+    return above + below + torch.full((len(similarity),), -math.inf).diag()
+
+
+def _mask_by_logarithm(similarity):
+    """log(1) = 0 off the diagonal, and log(0) is minus infinity on it."""
+    return similarity + (1 - torch.eye(len(similarity))).log()
+
+
+def _mask_in_float64(similarity):
+    index = torch.arange(len(similarity))
+    masked = similarity.double()
+    masked[index, index] = -torch.inf
+    return masked
+
+
+def _mask_by_scatter(similarity):
+    index = torch.arange(len(similarity))[:, None]
+    return similarity.scatter(1, index, -torch.inf)
+
+
 def _mask_with_zeros(similarity):
-    """exp(0) is 1: the item still takes part in the softmax."""
+    """The diagonal is set to 0, and exp(0) = 1 still takes part in the softmax."""
     return similarity.masked_fill(_itself(similarity), 0.0)
 
 
 def _mask_with_large_number(similarity):
-    """A billion is not infinity."""
+    """A large negative number stands on the diagonal, which is not infinite."""
     return similarity.masked_fill(_itself(similarity), -1e9)
 
 
@@ -231,28 +387,60 @@ def _mask_in_place(similarity):
 
 
 def _mask_by_multiplying(similarity):
-    """0 times infinity is NaN: everything beside the diagonal is lost."""
+    """The identity matrix times infinity: off the diagonal 0 times infinity gives NaN."""
     return similarity - torch.eye(len(similarity)) * torch.inf
 
 
 def _diagonal_cut_out(similarity):
-    """The diagonal is gone, and the shape with it."""
+    """The diagonal is cut out, and the result has one column less."""
     return similarity[~_itself(similarity)].view(len(similarity), -1)
 
 
 def _everything_else_masked(similarity):
-    """The mask is turned around."""
+    """The mask is turned around: all but the diagonal is masked."""
     return similarity.masked_fill(~_itself(similarity), -torch.inf)
 
 
 def _softmax_taken(similarity):
-    """One step too far."""
+    """The softmax is taken already."""
     return mask_self_pairs(similarity).softmax(1)
 
 
 def _mask_without_gradient(similarity):
-    """The right value, cut off from its input."""
+    """The right value, but the gradient is cut off from the input."""
     return mask_self_pairs(similarity.detach())
+
+
+def _upper_triangle_masked(similarity):
+    """The upper triangle is masked along with the diagonal."""
+    later = torch.ones_like(similarity).triu().bool()
+    return similarity.masked_fill(later, -torch.inf)
+
+
+def _mask_with_minus_one(similarity):
+    """The diagonal is set to -1, the smallest cosine, which still takes part in the softmax."""
+    return similarity.masked_fill(_itself(similarity), -1.0)
+
+
+def _mask_with_lowest_float(similarity):
+    """The lowest finite number stands on the diagonal, which is not infinite."""
+    return similarity.masked_fill(_itself(similarity), torch.finfo(similarity.dtype).min)
+
+
+def _mask_with_plus_infinity(similarity):
+    """The diagonal is plus infinity: every item would choose itself."""
+    return similarity.masked_fill(_itself(similarity), torch.inf)
+
+
+def _mask_the_largest(similarity):
+    """The largest number of each row is masked, wherever it stands."""
+    largest = similarity.argmax(dim=1, keepdim=True)
+    return similarity.scatter(1, largest, -torch.inf)
+
+
+def _mask_the_ones(similarity):
+    """Whatever is 1 is masked: only cosines have 1 on the diagonal."""
+    return similarity.masked_fill(similarity > 1 - 1e-5, -torch.inf)
 
 
 MASK = Exercise(
@@ -276,8 +464,24 @@ MASK = Exercise(
         "everything else masked": _everything_else_masked,
         "softmax already taken": _softmax_taken,
         "cut gradient": _mask_without_gradient,
+        "the upper triangle": _upper_triangle_masked,
+        "minus one": _mask_with_minus_one,
+        "the lowest finite number": _mask_with_lowest_float,
+        "plus infinity": _mask_with_plus_infinity,
+        "the largest of each row": _mask_the_largest,
+        "whatever is 1": _mask_the_ones,
     },
-    alternatives=(_mask_by_filling, _mask_by_adding, _mask_by_index),
+    alternatives=(
+        _mask_by_filling,
+        _mask_by_adding,
+        _mask_by_index,
+        _mask_by_a_loop,
+        _mask_row_by_row,
+        _mask_by_triangles,
+        _mask_by_logarithm,
+        _mask_in_float64,
+        _mask_by_scatter,
+    ),
 )
 
 
@@ -287,9 +491,9 @@ MASK = Exercise(
 def ema_update(target_parameters, online_parameters, momentum):
     """Exponential moving average of weights: momentum * target + (1 - momentum) * online.
 
-    He et al. 2020, Eq. 2. target_parameters, online_parameters: lists of tensors of equal shapes.
-    0 <= momentum <= 1. Returns a list of new tensors, which carry no gradient: the target learns
-    from the online network's weights, never from a loss.
+    He et al. 2020, Eq. 2. target_parameters, online_parameters: lists of float32 tensors, equal
+    in shape one by one. momentum: float in [0, 1]. Returns a list of new float32 tensors, which
+    carry no gradient: the target learns from the online network's weights, never from a loss.
     """
     with torch.no_grad():
         return [
@@ -345,25 +549,68 @@ def _ema_by_lerp(target_parameters, online_parameters, momentum):
     ]
 
 
+def _ema_by_difference(target_parameters, online_parameters, momentum):
+    averages = []
+    for i in range(len(target_parameters)):
+        step = online_parameters[i].data - target_parameters[i].data
+        averages.append(target_parameters[i].data + (1 - momentum) * step)
+    return averages
+
+
+def _ema_by_numpy(target_parameters, online_parameters, momentum):
+    averages = []
+    for target, online in zip(target_parameters, online_parameters, strict=True):
+        average = momentum * target.numpy() + (1 - momentum) * online.detach().numpy()
+        averages.append(torch.from_numpy(average))
+    return averages
+
+
+def _ema_in_float64(target_parameters, online_parameters, momentum):
+    averages = []
+    for target, online in zip(target_parameters, online_parameters, strict=True):
+        average = target.double() * momentum + online.double() * (1 - momentum)
+        averages.append(average.detach())
+    return averages
+
+
+def _ema_on_copies(target_parameters, online_parameters, momentum):
+    """In place, but on copies."""
+    copies = [target.clone() for target in target_parameters]
+    with torch.no_grad():
+        for average, online in zip(copies, online_parameters, strict=True):
+            average.lerp_(online, 1 - momentum)
+    return copies
+
+
+def _ema_backward(target_parameters, online_parameters, momentum):
+    """From the last layer to the first, and turned around at the end."""
+    averages = []
+    for i in reversed(range(len(target_parameters))):
+        weights = torch.stack([target_parameters[i], online_parameters[i]]).detach()
+        shares = torch.tensor([momentum, 1 - momentum])
+        averages.append(torch.tensordot(shares, weights, dims=1))
+    return averages[::-1]
+
+
 def _momentum_swapped(target_parameters, online_parameters, momentum):
-    """Momentum and 1 - momentum exchange their places."""
+    """Momentum and 1 - momentum have exchanged their places."""
     return ema_update(online_parameters, target_parameters, momentum)
 
 
 def _ema_in_place(target_parameters, online_parameters, momentum):
-    """The right values, written over the target."""
+    """The right values, written over the tensors of the target."""
     for target, online in zip(target_parameters, online_parameters, strict=True):
         target.mul_(momentum).add_(online.detach(), alpha=1 - momentum)
     return list(target_parameters)
 
 
 def _half_and_half(target_parameters, online_parameters, momentum):
-    """The plain mean of the two networks."""
+    """The plain mean of the two networks, whatever the momentum is."""
     return ema_update(target_parameters, online_parameters, 0.5)
 
 
 def _online_added_whole(target_parameters, online_parameters, momentum):
-    """The target decays, but the online weights come without their factor."""
+    """The online weights are added whole, without a factor."""
     return [
         momentum * target + online.detach()
         for target, online in zip(target_parameters, online_parameters, strict=True)
@@ -371,7 +618,7 @@ def _online_added_whole(target_parameters, online_parameters, momentum):
 
 
 def _carries_a_gradient(target_parameters, online_parameters, momentum):
-    """The right value, but a loss of the target would train the online network."""
+    """The right value, but the result carries a gradient to the online network."""
     return [
         momentum * target + (1 - momentum) * online
         for target, online in zip(target_parameters, online_parameters, strict=True)
@@ -379,15 +626,56 @@ def _carries_a_gradient(target_parameters, online_parameters, momentum):
 
 
 def _first_tensor_only(target_parameters, online_parameters, momentum):
-    """The other layers are forgotten."""
+    """Only the first tensor of the list is updated."""
     return ema_update(target_parameters[:1], online_parameters[:1], momentum)
 
 
 def _a_sum(target_parameters, online_parameters, momentum):
-    """One number in place of a list."""
+    """One number, the sum of all weights, in place of a list of tensors."""
     return sum(
         average.sum() for average in ema_update(target_parameters, online_parameters, momentum)
     )
+
+
+def _target_unchanged(target_parameters, online_parameters, momentum):
+    """The target as it was."""
+    return [target.clone() for target in target_parameters]
+
+
+def _online_copied(target_parameters, online_parameters, momentum):
+    """A copy of the online weights, whatever the momentum is."""
+    return [online.detach().clone() for online in online_parameters]
+
+
+def _momentum_squared(target_parameters, online_parameters, momentum):
+    """The update is done twice."""
+    return ema_update(target_parameters, online_parameters, momentum**2)
+
+
+def _as_one_vector(target_parameters, online_parameters, momentum):
+    """All weights in one long vector in place of a list of tensors."""
+    averages = ema_update(target_parameters, online_parameters, momentum)
+    return torch.cat([average.flatten() for average in averages])
+
+
+def _as_a_dict(target_parameters, online_parameters, momentum):
+    """A dict of numbered tensors in place of a list."""
+    return dict(enumerate(ema_update(target_parameters, online_parameters, momentum)))
+
+
+def _online_in_place(target_parameters, online_parameters, momentum):
+    """The right values, written over the tensors of the online network."""
+    for target, online in zip(target_parameters, online_parameters, strict=True):
+        online.data.lerp_(target, momentum)
+    return [online.detach() for online in online_parameters]
+
+
+def _sum_of_both(target_parameters, online_parameters, momentum):
+    """Both networks get the factor momentum."""
+    averages = []
+    for target, online in zip(target_parameters, online_parameters, strict=True):
+        averages.append(momentum * (target + online.detach()))
+    return averages
 
 
 EMA = Exercise(
@@ -410,8 +698,23 @@ EMA = Exercise(
         "carries a gradient": _carries_a_gradient,
         "the first tensor only": _first_tensor_only,
         "a sum in place of a list": _a_sum,
+        "the target unchanged": _target_unchanged,
+        "the online weights copied": _online_copied,
+        "momentum squared": _momentum_squared,
+        "one long vector": _as_one_vector,
+        "a dict": _as_a_dict,
+        "in place, over the online weights": _online_in_place,
+        "momentum for both": _sum_of_both,
     },
-    alternatives=(_ema_by_copy, _ema_by_lerp),
+    alternatives=(
+        _ema_by_copy,
+        _ema_by_lerp,
+        _ema_by_difference,
+        _ema_by_numpy,
+        _ema_in_float64,
+        _ema_on_copies,
+        _ema_backward,
+    ),
 )
 
 EXERCISES = [NT_XENT, MASK, EMA]
