@@ -14,8 +14,8 @@ from replearn.lesson.exercises import Exercise
 def center_gram(gram):
     """The Gram matrix H K H of the same examples with their mean subtracted.
 
-    Every row and every column of it sums to 0. gram: (N, N), K_ij = the similarity of examples i
-    and j. H = I - 11^T / N. Returns (N, N); the input is not changed.
+    Every row and every column of it sums to 0. gram: (N, N) float32, K_ij = the similarity of
+    examples i and j. H = I - 11^T / N. Returns (N, N) float32; the input is not changed.
     """
     rows = gram.mean(dim=1, keepdim=True)  # (N, 1)
     columns = gram.mean(dim=0, keepdim=True)  # (1, N)
@@ -61,18 +61,52 @@ def _center_by_loop(gram):
     return centered
 
 
+def _center_in_float64(gram):
+    n = gram.shape[0]
+    ones = torch.ones(n, n, dtype=torch.float64) / n
+    gram = gram.double()
+    return gram - ones @ gram - gram @ ones + ones @ gram @ ones
+
+
+def _center_by_numpy(gram):
+    k = gram.numpy()
+    return k - k.mean(axis=0) - k.mean(axis=1)[:, np.newaxis] + np.mean(k)
+
+
+def _center_in_place_on_a_copy(gram):
+    centered = gram.clone()
+    centered -= centered.mean(dim=0, keepdim=True)
+    centered.sub_(centered.mean(dim=1, keepdim=True))
+    return centered
+
+
+def _center_row_by_row(gram):
+    column_means = gram.sum(0) / len(gram)
+    rows = []
+    for row in gram:
+        rows.append(row - column_means - row.mean() + column_means.mean())
+    return torch.stack(rows)
+
+
+def _center_by_projection(gram):
+    """The part of each side along the constant vector is taken away."""
+    constant = torch.full((len(gram),), len(gram) ** -0.5)
+    gram = gram - torch.outer(constant, constant @ gram)
+    return gram - torch.outer(gram @ constant, constant)
+
+
 def _columns_only(gram):
-    """K H or H K alone: only the columns sum to 0."""
+    """Only H K is computed, so that the columns sum to 0 and the rows do not."""
     return gram - gram.mean(0)
 
 
 def _rows_only(gram):
-    """Only the rows sum to 0."""
+    """Only K H is computed, so that the rows sum to 0 and the columns do not."""
     return gram - gram.mean(1, keepdim=True)
 
 
 def _overall_mean_only(gram):
-    """One number is subtracted from all entries."""
+    """One number, the overall mean, is subtracted from all entries."""
     return gram - gram.mean()
 
 
@@ -82,23 +116,54 @@ def _overall_mean_not_given_back(gram):
 
 
 def _sums_in_place_of_means(gram):
-    """The sums are not divided by N."""
+    """Sums of rows and columns are subtracted in place of their means."""
     return gram - gram.sum(0) - gram.sum(1, keepdim=True) + gram.sum()
 
 
 def _divided_by_n_minus_1(gram):
-    """A covariance's factor, which does not belong here."""
+    """The centered matrix is divided by N - 1, as for a covariance."""
     return center_gram(gram) / (len(gram) - 1)
 
 
 def _diagonal_zeroed(gram):
-    """The similarity of an example with itself is erased."""
+    """The diagonal, each example's similarity with itself, is set to 0 after the centering."""
     return center_gram(gram).fill_diagonal_(0)
 
 
 def _center_in_place(gram):
-    """The right values, written over the input."""
+    """The right values are written over the input."""
     return gram.copy_(center_gram(gram))
+
+
+def _divided_by_the_deviation(gram):
+    """The centered entries are also divided by their standard deviation."""
+    centered = center_gram(gram)
+    return centered / centered.std()
+
+
+def _normalized_to_cosines(gram):
+    """The centered matrix is scaled to ones on its diagonal, as for a correlation."""
+    centered = center_gram(gram)
+    length = centered.diagonal().clamp(min=1e-12).sqrt()
+    return centered / torch.outer(length, length)
+
+
+def _h_with_n_minus_1(gram):
+    """H has 1 / (N - 1) in place of 1 / N."""
+    h = torch.eye(len(gram)) - 1 / (len(gram) - 1)
+    return h @ gram @ h
+
+
+def _h_without_a_division(gram):
+    """H is I - 11^T, without the division by N."""
+    h = torch.eye(len(gram)) - 1
+    return h @ gram @ h
+
+
+def _diagonal_mean_subtracted(gram):
+    """The mean of the diagonal is added back in place of the overall mean."""
+    rows_and_columns = gram.mean(0) + gram.mean(1, keepdim=True)
+    return gram - rows_and_columns + gram.diagonal().mean()
 
 
 CENTER = Exercise(
@@ -122,8 +187,22 @@ CENTER = Exercise(
         "divided by N - 1": _divided_by_n_minus_1,
         "diagonal set to 0": _diagonal_zeroed,
         "in place": _center_in_place,
+        "divided by the deviation": _divided_by_the_deviation,
+        "cosines": _normalized_to_cosines,
+        "N - 1 in H": _h_with_n_minus_1,
+        "H without a division": _h_without_a_division,
+        "mean of the diagonal": _diagonal_mean_subtracted,
     },
-    alternatives=(_center_by_h, _center_twice, _center_by_loop),
+    alternatives=(
+        _center_by_h,
+        _center_twice,
+        _center_by_loop,
+        _center_in_float64,
+        _center_by_numpy,
+        _center_in_place_on_a_copy,
+        _center_row_by_row,
+        _center_by_projection,
+    ),
 )
 
 
@@ -133,8 +212,8 @@ CENTER = Exercise(
 def linear_cka(x, y):
     """Linear CKA (Kornblith et al. 2019, Sec. 3): ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F).
 
-    The columns are centered first. x: (N, P), y: (N, Q): features of the same N examples, row by
-    row. Returns one number in [0, 1].
+    The columns are centered first. x: (N, P) and y: (N, Q), float32: features of the same N
+    examples, row by row. Returns one number in [0, 1], a float or a tensor ().
     """
     x = x - x.mean(dim=0)
     y = y - y.mean(dim=0)
@@ -176,6 +255,59 @@ def _cka_by_numpy(x, y):
     return float(hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)))
 
 
+def _cka_by_trace(x, y):
+    h = torch.eye(len(x), dtype=torch.float64) - 1 / len(x)
+    x = x.double()
+    y = y.double()
+    k = x @ x.T @ h
+    m = y @ y.T @ h
+    return torch.trace(k @ m) / (torch.trace(k @ k) * torch.trace(m @ m)) ** 0.5
+
+
+def _cka_as_a_cosine(x, y):
+    x = (x - x.mean(0)).double()
+    y = (y - y.mean(0)).double()
+    return torch.cosine_similarity((x @ x.T).flatten(), (y @ y.T).flatten(), dim=0)
+
+
+def _cka_by_covariance(x, y):
+    covariance = torch.cov(torch.cat([x, y], 1).T.double())
+    p = x.shape[1]
+    between = covariance[:p, p:].pow(2).sum()
+    within = covariance[:p, :p].pow(2).sum() * covariance[p:, p:].pow(2).sum()
+    return (between / within.sqrt()).item()
+
+
+def _cka_by_directions(x, y):
+    """The formula with eigenvalues and eigenvectors of the Gram matrices."""
+    u, s, _ = torch.linalg.svd(x.double() - x.double().mean(0), full_matrices=False)
+    v, r, _ = torch.linalg.svd(y.double() - y.double().mean(0), full_matrices=False)
+    shared = (u.T @ v).square() * torch.outer(s.square(), r.square())
+    return shared.sum() / (s.pow(4).sum() * r.pow(4).sum()).sqrt()
+
+
+def _cka_by_loops(x, y):
+    x = (x - x.mean(0)).T.tolist()
+    y = (y - y.mean(0)).T.tolist()
+
+    def overlap(a, b):
+        total = 0.0
+        for column in a:
+            for other in b:
+                total += sum(i * j for i, j in zip(column, other, strict=True)) ** 2
+        return total
+
+    return overlap(x, y) / (overlap(x, x) * overlap(y, y)) ** 0.5
+
+
+def _cka_in_place_on_copies(x, y):
+    x = x.clone().sub_(x.mean(0))
+    y = y.clone().sub_(y.mean(0))
+    x /= x.norm()
+    y /= y.norm()
+    return torch.linalg.norm(x.T @ y) ** 2 / torch.linalg.norm(x.T @ x) / torch.linalg.norm(y.T @ y)
+
+
 def _overlap(x, y):
     """||X^T Y||_F^2."""
     return (x.T @ y).square().sum()
@@ -187,7 +319,7 @@ def _ratio(x, y):
 
 
 def _cka_not_centered(x, y):
-    """The mean of the features counts as something that they share."""
+    """The features are not centered, so their means count as something that they share."""
     return _ratio(x, y)
 
 
@@ -197,28 +329,28 @@ def _cka_rows_centered(x, y):
 
 
 def _cka_no_root(x, y):
-    """The norms below the line are squared like the one above."""
+    """The norms below the line are squared, like the one above it."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     return _overlap(x, y) / (_overlap(x, x) * _overlap(y, y))
 
 
 def _cka_norm_not_squared(x, y):
-    """||Y^T X||_F above the line, where its square belongs."""
+    """The norm above the line is not squared."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     return _ratio(x, y).sqrt()
 
 
 def _cka_norms_of_features(x, y):
-    """||X||_F^2 ||Y||_F^2 below the line, in place of the norms of the products."""
+    """Below the line stand the squared norms of X and Y, not the norms of X^T X and Y^T Y."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     return _overlap(x, y) / (x.square().sum() * y.square().sum())
 
 
 def _cka_trace(x, y):
-    """Only feature i of x with feature i of y, the diagonal of Y^T X."""
+    """Only feature i of x is compared with feature i of y, the diagonal of Y^T X."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     trace = (y.T @ x).diagonal().sum()
@@ -226,7 +358,7 @@ def _cka_trace(x, y):
 
 
 def _cka_one_minus(x, y):
-    """A distance in place of a similarity."""
+    """One minus CKA, a distance in place of a similarity."""
     return 1 - linear_cka(x, y)
 
 
@@ -238,6 +370,44 @@ def _cka_spectral(x, y):
     norm_xx = torch.linalg.matrix_norm(x.T @ x, 2)
     norm_yy = torch.linalg.matrix_norm(y.T @ y, 2)
     return norm_xy**2 / (norm_xx * norm_yy)
+
+
+def _cka_one_mean_for_all(x, y):
+    """One mean of all numbers is subtracted in place of the mean of each column."""
+    return _ratio(x - x.mean(), y - y.mean())
+
+
+def _cka_standardized(x, y):
+    """Each column is also divided by its standard deviation."""
+    x = x - x.mean(0)
+    y = y - y.mean(0)
+    return _ratio(x / x.std(0), y / y.std(0))
+
+
+def _cka_of_unit_rows(x, y):
+    """Each example is scaled to length 1 after the centering."""
+    x = x - x.mean(0)
+    y = y - y.mean(0)
+    return _ratio(x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True))
+
+
+def _cka_squared(x, y):
+    """The square of CKA."""
+    return linear_cka(x, y) ** 2
+
+
+def _cka_without_the_diagonal(x, y):
+    """Each example's similarity with itself is left out, which is no longer this formula."""
+    k = _center_by_h(x @ x.T).fill_diagonal_(0)
+    m = _center_by_h(y @ y.T).fill_diagonal_(0)
+    return (k * m).sum() / (k.norm() * m.norm())
+
+
+def _cka_by_the_mean(x, y):
+    """The mean of the squared covariances stands above the line in place of their sum."""
+    x = x - x.mean(0)
+    y = y - y.mean(0)
+    return (y.T @ x).square().mean() / ((x.T @ x).norm() * (y.T @ y).norm())
 
 
 CKA = Exercise(
@@ -262,8 +432,23 @@ CKA = Exercise(
         "each row centered": _cka_rows_centered,
         "one minus": _cka_one_minus,
         "spectral norm": _cka_spectral,
+        "one mean for all": _cka_one_mean_for_all,
+        "columns standardized": _cka_standardized,
+        "rows of length 1": _cka_of_unit_rows,
+        "squared": _cka_squared,
+        "without the diagonal": _cka_without_the_diagonal,
+        "mean in place of sum": _cka_by_the_mean,
     },
-    alternatives=(_cka_by_gram, _cka_by_numpy),
+    alternatives=(
+        _cka_by_gram,
+        _cka_by_numpy,
+        _cka_by_trace,
+        _cka_as_a_cosine,
+        _cka_by_covariance,
+        _cka_by_directions,
+        _cka_by_loops,
+        _cka_in_place_on_copies,
+    ),
 )
 
 
@@ -273,9 +458,10 @@ CKA = Exercise(
 def fools_cka(x):
     """A matrix M (P, P) that keeps all of x, and makes CKA say that x and x @ M differ.
 
-    x: (N, P) features, N > P. M must have an inverse, with a condition number (largest over
-    smallest singular value) of 10,000 or less, so that a linear probe w on x lives on as M^-1 w on
-    x @ M. Linear CKA of x and x @ M: below 0.1.
+    x: (N, P) float32 features, N > P. Returns M, (P, P), floating point. It has an inverse, with a
+    condition number (largest over smallest singular value) of 10,000 or less, so that what a
+    linear probe w reads from x, the probe M^-1 w reads from x @ M. Linear CKA of x and x @ M is
+    below 0.1.
     """
     # Rows of v: directions, the one in which the features vary most first.
     _, _, v = torch.linalg.svd(x - x.mean(dim=0), full_matrices=False)
@@ -362,8 +548,34 @@ def _fools_by_500(x):
     return _stretch(x, -1, 500.0)
 
 
+def _fools_by_shrinking_the_rest(x):
+    """All directions but the quietest become a thousand times smaller."""
+    return _stretch(x, -1, 1_000.0) / 1_000.0
+
+
+def _fools_by_a_negative_factor(x):
+    return _stretch(x, -1, -3_000.0).double()
+
+
+def _fools_and_rotates(x):
+    p = x.shape[1]
+    rotation = torch.linalg.qr(torch.randn(p, p, generator=torch.Generator().manual_seed(p)))[0]
+    return (_stretch(x, -1, 800.0) @ rotation).numpy()
+
+
+def _fools_by_lists(x):
+    return _stretch(x, -1, 1_500.0).tolist()
+
+
+def _fools_by_trying(x):
+    """Stretch one principal direction after the other, and keep the one with the lowest CKA."""
+    candidates = [_stretch(x, which, 900.0) for which in range(x.shape[1])]
+    scores = [linear_cka(x, x @ m).item() for m in candidates]
+    return candidates[scores.index(min(scores))]
+
+
 def _identity(x):
-    """Nothing changes: CKA is 1."""
+    """Nothing changes, so CKA is 1."""
     return torch.eye(x.shape[1])
 
 
@@ -380,39 +592,65 @@ def _common_factor(x):
 
 
 def _random_matrix(x):
-    """It mixes the directions, but stretches the quiet one too little."""
+    """A random matrix mixes the directions, but stretches the quiet ones too little."""
     p = x.shape[1]
     return torch.randn(p, p, generator=torch.Generator().manual_seed(len(x)))
 
 
 def _first_column_stretched(x):
-    """A column is not a direction of the data, and may be the loudest."""
+    """The first column is stretched, which is not the direction that varies least."""
     return torch.diag(torch.tensor([1000.0] + [1.0] * (x.shape[1] - 1)))
 
 
 def _last_column_stretched(x):
-    """Right only where the last column happens to be the quietest direction."""
+    """The last column is stretched, which need not be the direction that varies least."""
     return torch.diag(torch.tensor([1.0] * (x.shape[1] - 1) + [1000.0]))
 
 
 def _loudest_stretched(x):
-    """The direction that dominates CKA dominates it even more."""
+    """The direction that varies most is stretched, and CKA sees it best already."""
     return _stretch(x, 0, 1_000.0)
 
 
 def _everything_else_erased(x):
-    """Only the quiet direction is left: the matrix has no inverse."""
+    """Only the quiet direction is left, so the matrix has no inverse."""
     return _stretch(x, -1, 1_000.0) - _stretch(x, -1, 0.0)
 
 
 def _stretched_too_far(x):
-    """The condition number is a million."""
+    """The stretch of a million is too large for a condition number of 10,000."""
     return _stretch(x, -1, 1e6)
 
 
 def _quiet_shrunk(x):
-    """What CKA hardly saw, it sees even less."""
+    """The direction that varies least is made even smaller."""
     return _stretch(x, -1, 1e-3)
+
+
+def _quiet_doubled(x):
+    """The direction that varies least is stretched, but only twofold."""
+    return _stretch(x, -1, 2.0)
+
+
+def _columns_reversed(x):
+    """The columns change places, which is a rotation that CKA does not see."""
+    return torch.eye(x.shape[1]).flip(0)
+
+
+def _not_centered_directions(x):
+    """The directions are those of x before centering, so that the mean decides."""
+    _, _, v = torch.linalg.svd(x, full_matrices=False)
+    return torch.eye(x.shape[1]) + 999 * torch.outer(v[-1], v[-1])
+
+
+def _loudest_erased(x):
+    """The direction that varies most is set to 0, so the matrix has no inverse."""
+    return _stretch(x, 0, 0.0)
+
+
+def _loudest_shrunk(x):
+    """The direction that varies most is made half as large, which is too little."""
+    return _stretch(x, 0, 0.5)
 
 
 FOOLS = Exercise(
@@ -440,8 +678,22 @@ FOOLS = Exercise(
         "everything else erased": _everything_else_erased,
         "stretched too far": _stretched_too_far,
         "the quiet direction shrunk": _quiet_shrunk,
+        "the quiet direction doubled": _quiet_doubled,
+        "columns in another order": _columns_reversed,
+        "directions before centering": _not_centered_directions,
+        "the loudest direction erased": _loudest_erased,
+        "the loudest direction halved": _loudest_shrunk,
     },
-    alternatives=(_fools_by_covariance, _fools_by_reversing, _fools_by_500),
+    alternatives=(
+        _fools_by_covariance,
+        _fools_by_reversing,
+        _fools_by_500,
+        _fools_by_shrinking_the_rest,
+        _fools_by_a_negative_factor,
+        _fools_and_rotates,
+        _fools_by_lists,
+        _fools_by_trying,
+    ),
 )
 
 EXERCISES = [CENTER, CKA, FOOLS]
