@@ -3,10 +3,12 @@
 Shapes: N pairs or pictures; P and Q columns of two views; d numbers in an embedding; C classes.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from replearn.lesson.exercises import Exercise
+from replearn.lesson.exercises.compare import kind
 
 # --- cca_by_svd -------------------------------------------------------------------------------
 
@@ -14,8 +16,9 @@ from replearn.lesson.exercises import Exercise
 def cca_by_svd(x, y):
     """Canonical correlations (Hotelling 1936), the largest first.
 
-    They are the singular values of S_xx^-1/2 S_xy S_yy^-1/2, S the covariances of centered views.
-    x: (N, P), y: (N, Q), independent columns, N > P, Q. Returns (min(P, Q),) numbers.
+    They are the singular values of S_xx^-1/2 S_xy S_yy^-1/2, with S the covariances of the
+    centered views. x: (N, P) and y: (N, Q), float32, not centered, each with independent columns,
+    N > P, Q. Returns a tensor (min(P, Q),), floats in [0, 1].
     """
     x = x - x.mean(dim=0)
     y = y - y.mean(dim=0)
@@ -33,7 +36,13 @@ def _cca_cases(generator: torch.Generator) -> dict[str, tuple]:
         """d columns, mixed from noisy copies of the causes and from noise of their own."""
         n, shared = causes.shape
         columns = torch.cat([causes + 0.7 * noise(n, shared), noise(n, d - shared)], 1)
-        return columns @ noise(d, d)
+        return mixed(columns)
+
+    def mixed(columns):
+        """A rotation of columns of somewhat different scale: float32 is precise enough for it."""
+        d = columns.shape[1]
+        rotation, _ = torch.linalg.qr(noise(d, d))
+        return columns * torch.linspace(1, 3, d) @ rotation
 
     def views(n, p, q, shared, mean=0.0):
         causes = noise(n, shared)
@@ -44,10 +53,10 @@ def _cca_cases(generator: torch.Generator) -> dict[str, tuple]:
     x, y = views(80, 4, 4, 2)
     return {
         "two shared causes": views(100, 5, 3, 2),
-        "columns of very different scale": (x * torch.tensor([0.01, 1, 10, 30]), y),
+        "columns of very different scale": (x * torch.tensor([0.2, 1, 2, 6]), y),
         "means far from zero": views(60, 3, 4, 1, mean=5.0),
         "one column each (the absolute value of Pearson's correlation)": views(50, 1, 1, 1),
-        "a view and a mixture of it (correlations 1)": (x, x @ noise(4, 4)),
+        "a view and a mixture of it (correlations 1)": (x, mixed(x)),
     }
 
 
@@ -69,15 +78,74 @@ def _cca_by_cholesky(x, y):
     return torch.linalg.svdvals(whitened(x) @ whitened(y).T).clamp(max=1)
 
 
+def _cca_by_eigh(x, y):
+    """As in the lesson, in the precision of the views."""
+
+    def whitened(view):
+        view = view - view.mean(0)
+        values, vectors = torch.linalg.eigh(view.T @ view)
+        return view @ vectors / values.sqrt()
+
+    return torch.linalg.svdvals(whitened(x).T @ whitened(y))
+
+
+def _cca_by_qr(x, y):
+    basis_x = torch.linalg.qr(x - x.mean(0)).Q
+    basis_y = torch.linalg.qr(y - y.mean(0)).Q
+    return torch.linalg.svdvals(basis_y.T @ basis_x)
+
+
+def _cca_by_angles(x, y):
+    """The cosines of the angles between two subspaces, as a list."""
+    import scipy.linalg
+
+    x = (x - x.mean(0)).double().numpy()
+    y = (y - y.mean(0)).double().numpy()
+    return sorted(np.cos(scipy.linalg.subspace_angles(x, y)).tolist(), reverse=True)
+
+
+def _cca_in_numpy(x, y):
+    x = x.numpy() - x.numpy().mean(0)
+    y = y.numpy() - y.numpy().mean(0)
+    left = np.linalg.svd(x, full_matrices=False)[0]
+    right = np.linalg.svd(y, full_matrices=False)[0]
+    return np.linalg.svd(left.T @ right, compute_uv=False)
+
+
+def _cca_by_projectors(x, y):
+    """The squares are the eigenvalues of the product of the projectors onto the two views."""
+    x = (x - x.mean(0)).double()
+    y = (y - y.mean(0)).double()
+    onto_x = x @ torch.linalg.pinv(x)
+    onto_y = y @ torch.linalg.pinv(y)
+    squares = torch.linalg.eigvalsh(onto_x @ onto_y @ onto_x).flip(0)
+    return squares[: min(x.shape[1], y.shape[1])].clamp(0, 1).sqrt()
+
+
+def _cca_in_a_loop(x, y):
+    """One pair after the other, each taken out before the next."""
+    x = x.clone()
+    y = y.clone()
+    x -= x.mean(0)
+    y -= y.mean(0)
+    rest = torch.linalg.qr(x.double())[0].T @ torch.linalg.qr(y.double())[0]
+    correlations = []
+    for _ in range(min(rest.shape)):
+        u, s, vt = torch.linalg.svd(rest)
+        correlations.append(s[0])
+        rest = rest - s[0] * torch.outer(u[:, 0], vt[0])
+    return correlations
+
+
 def _cca_no_whitening(x, y):
-    """Singular values of the covariance between the views."""
+    """These are the singular values of the covariance between views that are not whitened."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     return torch.linalg.svdvals(x.T @ y / (len(x) - 1))
 
 
 def _cca_unit_variance(x, y):
-    """Each column gets variance 1, but the columns of a view stay correlated."""
+    """Each column has variance 1, but the columns of a view are still correlated."""
     x = x - x.mean(0)
     y = y - y.mean(0)
     x = x / x.std(0)
@@ -86,38 +154,68 @@ def _cca_unit_variance(x, y):
 
 
 def _cca_not_centered(x, y):
-    """The means count as something that the views share."""
+    """The views are not centered, so their means count as something that they share."""
     return torch.linalg.svdvals(torch.linalg.qr(x)[0].T @ torch.linalg.qr(y)[0])
 
 
 def _cca_squared(x, y):
-    """Squared correlations, as the eigenvalues of the textbook route are."""
+    """These are the squares of the correlations."""
     return cca_by_svd(x, y) ** 2
 
 
 def _cca_first_only(x, y):
-    """The largest correlation everywhere."""
+    """The largest correlation stands in every place."""
     return cca_by_svd(x, y)[:1].repeat(min(x.shape[1], y.shape[1]))
 
 
 def _cca_smallest_first(x, y):
-    """In rising order, and 0.01 lower, so that a view of one column is wrong as well."""
-    return cca_by_svd(x, y).flip(0) - 1e-2
+    """The correlations stand in rising order, the smallest first."""
+    return cca_by_svd(x, y).flip(0)
 
 
 def _cca_column_by_column(x, y):
-    """Correlations of column i with column i: no direction is looked for."""
+    """Column i of one view is correlated with column i of the other, so no direction is sought."""
     k = min(x.shape[1], y.shape[1])
     x = F.normalize(x - x.mean(0), dim=0)[:, :k]
     y = F.normalize(y - y.mean(0), dim=0)[:, :k]
     return (x * y).sum(0).abs().sort(descending=True).values
 
 
+def _cca_one_view_white(x, y):
+    """Only the first view is whitened."""
+    x = x - x.mean(0)
+    y = y - y.mean(0)
+    u_x, _, _ = torch.linalg.svd(x, full_matrices=False)
+    return torch.linalg.svdvals(u_x.T @ y / len(x) ** 0.5)
+
+
+def _cca_inverse_covariance(x, y):
+    """The views are multiplied by the inverse of their covariance in place of its square root."""
+    x = x - x.mean(0)
+    y = y - y.mean(0)
+    n = len(x) - 1
+    white_x = torch.linalg.solve(x.T @ x / n, x.T)
+    white_y = torch.linalg.solve(y.T @ y / n, y.T)
+    return torch.linalg.svdvals(white_x @ white_y.T / n)
+
+
+def _cca_two_divisors(x, y):
+    """One covariance is divided by N and another by N - 1."""
+    return cca_by_svd(x, y) * (len(x) - 1) / len(x)
+
+
+def _cca_components_by_number(x, y):
+    """Principal component i of one view is compared with number i of the other."""
+    u_x, _, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    u_y, _, _ = torch.linalg.svd(y - y.mean(0), full_matrices=False)
+    return (u_x.T @ u_y).diagonal().abs().sort(descending=True).values
+
+
 CCA = Exercise(
     solution=cca_by_svd,
     cases=_cca_cases,
     difficulty=2,
-    minutes=15,
+    minutes=10,
     tolerance=1e-3,
     hints=(
         "Center both views first. The SVD x = U S V^T gives the whitened view for free: it is U.",
@@ -132,8 +230,21 @@ CCA = Exercise(
         "the first only": _cca_first_only,
         "the smallest first": _cca_smallest_first,
         "column by column": _cca_column_by_column,
+        "only one view whitened": _cca_one_view_white,
+        "the inverse of the covariance": _cca_inverse_covariance,
+        "N and N - 1 mixed": _cca_two_divisors,
+        "principal components by their number": _cca_components_by_number,
     },
-    alternatives=(_cca_by_eigenvalues, _cca_by_cholesky),
+    alternatives=(
+        _cca_by_eigenvalues,
+        _cca_by_cholesky,
+        _cca_by_eigh,
+        _cca_by_qr,
+        _cca_by_angles,
+        _cca_in_numpy,
+        _cca_by_projectors,
+        _cca_in_a_loop,
+    ),
 )
 
 
@@ -143,10 +254,10 @@ CCA = Exercise(
 def symmetric_loss(image_z, text_z, log_scale):
     """CLIP's loss (Radford et al. 2021, Fig. 3): the mean of the losses in both directions.
 
-    They are the cross-entropies picture to text and text to picture. The scores are the cosine
-    times exp(log_scale), that factor never above 100. image_z, text_z: (N, d), row i of both a
-    pair, any length. log_scale: one number, learned, so it gets a gradient too. Returns one number
-    (nats).
+    They are the cross-entropies picture to text and text to picture. The scores are the cosines
+    times exp(log_scale), and that factor is never above 100. image_z, text_z: (N, d), float32,
+    row i of both is a pair, rows of any length. log_scale: a tensor with one number, which is
+    learned, so it gets a gradient too. Returns a tensor with one number, in nats.
     """
     scale = log_scale.exp().clamp(max=100)
     scores = scale * F.normalize(image_z, dim=1) @ F.normalize(text_z, dim=1).T  # (N, N)
@@ -191,6 +302,43 @@ def _loss_by_log_softmax(image_z, text_z, log_scale):
     return -(to_text + to_image).mean() / 2
 
 
+def _loss_in_float64(image_z, text_z, log_scale):
+    images = image_z.double() / image_z.double().norm(dim=1, keepdim=True)
+    texts = text_z.double() / text_z.double().norm(dim=1, keepdim=True)
+    scores = torch.einsum("id,jd->ij", images, texts) * log_scale.double().exp().clamp(max=100)
+    right = scores.diag()
+    return ((scores.logsumexp(0) - right).mean() + (scores.logsumexp(1) - right).mean()) / 2
+
+
+def _loss_by_one_hot(image_z, text_z, log_scale):
+    """The targets as rows of probabilities, texts first."""
+    scale = log_scale.clamp(max=torch.tensor(100.0).log()).exp()
+    scores = F.normalize(text_z) @ F.normalize(image_z).T * scale
+    target = torch.eye(len(scores))
+    losses = [F.cross_entropy(scores, target), F.cross_entropy(scores.T, target)]
+    return sum(losses) / len(losses)
+
+
+def _loss_by_python_min(image_z, text_z, log_scale):
+    scale = min(log_scale.exp(), 100)
+    scores = scale * F.normalize(image_z) @ F.normalize(text_z).T
+    both = torch.cat([scores, scores.T])  # (2N, N)
+    partner = torch.arange(len(scores)).repeat(2)
+    return F.cross_entropy(both, partner)
+
+
+def _loss_of_shape_1(image_z, text_z, log_scale):
+    return symmetric_loss(image_z, text_z, log_scale).reshape(1)
+
+
+def _loss_by_nll(image_z, text_z, log_scale):
+    images = image_z / image_z.square().sum(1, keepdim=True).sqrt()
+    texts = text_z / text_z.square().sum(1, keepdim=True).sqrt()
+    scores = torch.where(log_scale.exp() > 100, 100.0, log_scale.exp()) * images.mm(texts.t())
+    rows = torch.arange(len(scores))
+    return 0.5 * sum(F.nll_loss(s.log_softmax(1), rows) for s in (scores, scores.t()))
+
+
 def _scores(image_z, text_z, scale):
     """Cosines times a scale, (N, N): rows pictures, columns texts."""
     return scale * F.normalize(image_z) @ F.normalize(text_z).T
@@ -206,49 +354,80 @@ def _both_directions(scores):
 
 
 def _picture_to_text_only(image_z, text_z, log_scale):
-    """Each picture looks for its text, and no text for its picture."""
+    """Each picture looks for its text, but no text looks for its picture."""
     return _to_partner(_scores(image_z, text_z, log_scale.exp().clamp(max=100)))
 
 
 def _text_to_picture_only(image_z, text_z, log_scale):
-    """Each text looks for its picture, and no picture for its text."""
+    """Each text looks for its picture, but no picture looks for its text."""
     return _to_partner(_scores(image_z, text_z, log_scale.exp().clamp(max=100)).T)
 
 
 def _sum_of_both(image_z, text_z, log_scale):
-    """Twice too large."""
+    """The two directions are added up, which is twice their mean."""
     return 2 * symmetric_loss(image_z, text_z, log_scale)
 
 
 def _clip_not_normalized(image_z, text_z, log_scale):
-    """Dot products in place of cosines."""
+    """The scores are dot products in place of cosines."""
     scale = log_scale.exp().clamp(max=100)
     return _both_directions(scale * image_z @ text_z.T)
 
 
 def _logarithm_as_scale(image_z, text_z, log_scale):
-    """exp is forgotten."""
+    """The scores are multiplied by the logarithm of the scale."""
     return _both_directions(_scores(image_z, text_z, log_scale))
 
 
 def _divided_by_scale(image_z, text_z, log_scale):
-    """The scale taken for a temperature."""
+    """The scores are divided by the scale, as if it were a temperature."""
     return _both_directions(_scores(image_z, text_z, (-log_scale).exp()))
 
 
 def _not_clamped(image_z, text_z, log_scale):
-    """The scale may grow beyond 100."""
+    """The scale is not held at 100."""
     return _both_directions(_scores(image_z, text_z, log_scale.exp()))
 
 
 def _scale_without_gradient(image_z, text_z, log_scale):
-    """The right value, but the temperature could not be learned."""
+    """The value is right, but the temperature cannot be learned: it gets no gradient."""
     return symmetric_loss(image_z, text_z, log_scale.detach())
 
 
 def _text_without_gradient(image_z, text_z, log_scale):
-    """The right value, but the text encoder could not be learned."""
+    """The value is right, but the text encoder cannot be learned: it gets no gradient."""
     return symmetric_loss(image_z, text_z.detach(), log_scale)
+
+
+def _columns_normalized(image_z, text_z, log_scale):
+    """The columns get length 1 in place of the rows."""
+    scale = log_scale.exp().clamp(max=100)
+    return _both_directions(scale * F.normalize(image_z, dim=0) @ F.normalize(text_z, dim=0).T)
+
+
+def _only_pictures_normalized(image_z, text_z, log_scale):
+    """Only the pictures get length 1."""
+    return _both_directions(log_scale.exp().clamp(max=100) * F.normalize(image_z) @ text_z.T)
+
+
+def _summed_over_pairs(image_z, text_z, log_scale):
+    """The loss is summed over the N pairs in place of averaged."""
+    return len(image_z) * symmetric_loss(image_z, text_z, log_scale)
+
+
+def _among_all_views(image_z, text_z, log_scale):
+    """Each row is compared with the rows of its own kind as well, as in SimCLR."""
+    z = torch.cat([F.normalize(image_z), F.normalize(text_z)])
+    scores = log_scale.exp().clamp(max=100) * z @ z.T
+    scores = scores.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
+    partner = torch.arange(len(z)).roll(len(image_z))
+    return F.cross_entropy(scores, partner)
+
+
+def _sigmoid_loss(image_z, text_z, log_scale):
+    """Each of the N x N pairs is judged alone, right or wrong, with no softmax over candidates."""
+    scores = _scores(image_z, text_z, log_scale.exp().clamp(max=100))
+    return F.binary_cross_entropy_with_logits(scores, torch.eye(len(scores)))
 
 
 LOSS = Exercise(
@@ -275,8 +454,21 @@ LOSS = Exercise(
         "not clamped": _not_clamped,
         "temperature without gradient": _scale_without_gradient,
         "text without gradient": _text_without_gradient,
+        "columns normalized": _columns_normalized,
+        "only the pictures normalized": _only_pictures_normalized,
+        "summed over the pairs": _summed_over_pairs,
+        "among all 2N rows": _among_all_views,
+        "sigmoid in place of softmax": _sigmoid_loss,
     },
-    alternatives=(_loss_by_loop, _loss_by_log_softmax),
+    alternatives=(
+        _loss_by_loop,
+        _loss_by_log_softmax,
+        _loss_in_float64,
+        _loss_by_one_hot,
+        _loss_by_python_min,
+        _loss_of_shape_1,
+        _loss_by_nll,
+    ),
 )
 
 
@@ -286,10 +478,11 @@ LOSS = Exercise(
 def breaking_prompts(encode, pictures, labels, class_names):
     """Prompts, one a class, each with its own class name, that at least halve zero-shot accuracy.
 
-    encode: list of known words in texts -> (n, d) unit vectors; here a bag of words, the mean of
-    its words' vectors. Known: the class names and "a", "not", "photo", "of". pictures: (N, d) unit
-    vectors, labels (N,). A picture gets the class whose prompt is nearest; halved: against the
-    prompts that are the bare class names. Returns C texts.
+    encode: a function, list of n texts -> (n, d) float32, rows of length 1; here a bag of words,
+    the mean of its words' vectors. It knows the class names and "a", "not", "photo", "of".
+    pictures: (N, d) float32, rows of length 1; labels: (N,) int64; class_names: list of C texts.
+    A picture gets the class whose prompt is nearest, and the accuracy is halved against prompts
+    that are the bare class names. Returns a list of C texts.
     """
     prompts = []
     for i, name in enumerate(class_names):
@@ -356,9 +549,11 @@ def _accuracy(encode, prompts, pictures, labels):
 
 def _prompt_judge(answer, _, encode, pictures, labels, class_names):
     """Any prompts will do that keep the rules and halve the accuracy."""
-    is_list = isinstance(answer, (list, tuple))
-    if not is_list or not all(isinstance(prompt, str) for prompt in answer):
-        return f"expected a list of texts, found a {type(answer).__name__}"
+    if not isinstance(answer, (list, tuple)):
+        return f"expected a list of texts, found {kind(answer)}"
+    for prompt in answer:
+        if not isinstance(prompt, str):
+            return f"expected a list of texts, found {kind(prompt)} in it"
     if len(answer) != len(class_names):
         return f"expected {len(class_names)} prompts, one a class, found {len(answer)}"
     for prompt, name in zip(answer, class_names, strict=True):
@@ -374,7 +569,8 @@ def _prompt_judge(answer, _, encode, pictures, labels, class_names):
     if broken > bare / 2:
         return (
             f"expected an accuracy of {bare / 2:.0%} or less (half of the bare names' "
-            f"{bare:.0%}), found {broken:.0%}"
+            f"{bare:.0%}), found {broken:.0%} with prompts from {answer[0][:40]!r} to "
+            f"{answer[-1][:40]!r}"
         )
     return None
 
@@ -410,28 +606,59 @@ def _prompts_by_search(encode, pictures, labels, class_names):
     return _prompts_of_all_others(encode, pictures, labels, class_names)
 
 
+def _the_same_prompt_for_all(encode, pictures, labels, class_names):
+    """With all names in every prompt each picture gets the first class."""
+    return [" ".join(class_names)] * len(class_names)
+
+
+def _prompts_by_concatenation(encode, pictures, labels, class_names):
+    prompts = ()
+    for before, name in zip([class_names[-1], *class_names[:-1]], class_names, strict=True):
+        prompts += ("photo of " + 5 * (before + " ") + name,)
+    return prompts
+
+
+def _prompts_by_nearest_texts(encode, pictures, labels, class_names):
+    """Copies of the next name are added until another class's picture is nearest to the prompt."""
+    bare = encode(list(class_names))
+    prompts = []
+    for i, name in enumerate(class_names):
+        prompt = name
+        while (encode([prompt]) @ bare.T).argmax() == i or prompt.count(" ") < 4:
+            prompt += " " + class_names[(i + 1) % len(class_names)]
+        prompts.append(prompt)
+    return prompts
+
+
+def _prompts_from_a_generator(encode, pictures, labels, class_names):
+    count = len(class_names)
+    for i in range(count):
+        lure = class_names[i - 1]
+        yield f"a photo of a {lure} {lure} {lure} not a {class_names[i]}"
+
+
 def _bare_names(encode, pictures, labels, class_names):
-    """What the accuracy is compared with."""
+    """These prompts are the bare names, with which the accuracy is compared."""
     return list(class_names)
 
 
 def _usual_template(encode, pictures, labels, class_names):
-    """The words around the name say little, and say the same for each class."""
+    """The words around the name say the same for each class."""
     return [f"a photo of a {name}" for name in class_names]
 
 
 def _negation(encode, pictures, labels, class_names):
-    """The word "not" is one more small vector: it negates nothing."""
+    """The word "not" adds the same small vector to every prompt: it negates nothing."""
     return [f"not a {name}" for name in class_names]
 
 
 def _names_of_others(encode, pictures, labels, class_names):
-    """Each prompt is another class's name, without its own."""
+    """Each prompt is another class's name, without the name of its own class."""
     return [*class_names[1:], class_names[0]]
 
 
 def _unknown_words(encode, pictures, labels, class_names):
-    """A word that the encoder has never seen."""
+    """One of the words is unknown to the encoder."""
     return [f"{name} banana" for name in class_names]
 
 
@@ -441,16 +668,44 @@ def _one_prompt_missing(encode, pictures, labels, class_names):
 
 
 def _one_text(encode, pictures, labels, class_names):
-    """One text in place of a list."""
+    """The answer is one text in place of a list with a text for each class."""
     return " ".join(class_names)
 
 
 def _one_class_broken(encode, pictures, labels, class_names):
-    """Only the first class is misled, which is too little (of two classes it would be half)."""
+    """Only one of the prompts is changed, which is too few."""
     prompts = list(class_names)
     if len(class_names) > 2:
         prompts[0] = f"{class_names[0]} {class_names[1]} {class_names[1]}"
     return prompts
+
+
+def _one_lure_for_all(encode, pictures, labels, class_names):
+    """All prompts lean toward the same class, so most pictures still find their own name."""
+    prompts = [f"{name} {(class_names[0] + ' ') * 3}" for name in class_names]
+    prompts[0] = class_names[0]
+    return prompts
+
+
+def _own_name_twice(encode, pictures, labels, class_names):
+    """All names stand in every prompt, and its own stands there twice: it is still the nearest."""
+    return [" ".join([*class_names, name]) for name in class_names]
+
+
+def _many_empty_words(encode, pictures, labels, class_names):
+    """Many words around the name, but the same ones for each class."""
+    return [f"{name}" + " photo" * 40 for name in class_names]
+
+
+def _words_in_lists(encode, pictures, labels, class_names):
+    """Each prompt is a list of words in place of one text."""
+    return [prompt.split() for prompt in breaking_prompts(encode, None, None, class_names)]
+
+
+def _prompts_by_name(encode, pictures, labels, class_names):
+    """The answer is a dict in place of a list of texts."""
+    prompts = breaking_prompts(encode, pictures, labels, class_names)
+    return dict(zip(class_names, prompts, strict=True))
 
 
 PROMPTS = Exercise(
@@ -475,8 +730,20 @@ PROMPTS = Exercise(
         "too few": _one_prompt_missing,
         "one text": _one_text,
         "only one class broken": _one_class_broken,
+        "one lure for all": _one_lure_for_all,
+        "its own name twice": _own_name_twice,
+        "many empty words": _many_empty_words,
+        "lists of words": _words_in_lists,
+        "a dict": _prompts_by_name,
     },
-    alternatives=(_prompts_of_all_others, _prompts_by_search),
+    alternatives=(
+        _prompts_of_all_others,
+        _prompts_by_search,
+        _the_same_prompt_for_all,
+        _prompts_by_concatenation,
+        _prompts_by_nearest_texts,
+        _prompts_from_a_generator,
+    ),
 )
 
 EXERCISES = [CCA, LOSS, PROMPTS]
