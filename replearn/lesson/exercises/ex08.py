@@ -1,8 +1,10 @@
 """Exercises of lesson 08: MCC by assignment, the conditional prior's KL, designing u.
 
-Shapes: N data points; D latents that were learned; K (or k) true factors or latents.
+Shapes: N data points; D latents that were learned; K true factors; n latents of a
+simulation.
 """
 
+import math
 from itertools import permutations
 
 import torch
@@ -15,8 +17,14 @@ from replearn.lesson.exercises import Exercise
 def mcc(z, z_true):
     """Mean |Pearson correlation| of each true factor with a latent of its own.
 
-    The best one-to-one assignment counts. z: (N, D), z_true: (N, K), K <= D <= 6, so that all
-    assignments can be tried. A constant latent counts 0. Returns one number in [0, 1].
+    Of all ways to give each factor a latent of its own, the one with the largest mean counts.
+
+    Args:
+        z: learned latents, (N, D), float32. A constant latent has correlation 0 with everything.
+        z_true: true factors, (N, K), float32, K <= D <= 6, so that all assignments can be tried.
+
+    Returns:
+        The mean over the K factors, one number in [0, 1] (a float or a tensor without dimensions).
     """
     z = z - z.mean(0)
     z_true = z_true - z_true.mean(0)
@@ -123,6 +131,32 @@ def _greedy(z, z_true):
     return total / z_true.shape[1]
 
 
+def _mcc_by_numpy(z, z_true):
+    import numpy as np
+
+    z = z.double().numpy()
+    z_true = z_true.double().numpy()
+    latents = z.shape[1]
+    factors = z_true.shape[1]
+    best = 0.0
+    with np.errstate(all="ignore"):
+        correlation = np.corrcoef(np.hstack([z, z_true]), rowvar=False)
+    correlation = np.nan_to_num(np.abs(correlation[:latents, latents:]))
+    for chosen in permutations(range(latents), factors):
+        total = 0.0
+        for factor, latent in enumerate(chosen):
+            total += correlation[latent, factor]
+        best = max(best, total / factors)
+    return best
+
+
+def _mcc_by_standard_units(z, z_true):
+    z = (z - z.mean(0)) / z.std(0).clamp(min=1e-9)
+    z_true = (z_true - z_true.mean(0)) / z_true.std(0)
+    correlation = torch.einsum("nd,nk->dk", z, z_true).abs() / (len(z) - 1)
+    return _best_assignment(correlation).item()
+
+
 def _no_assignment(z, z_true):
     """Latent i is compared with factor i."""
     return _correlations(z, z_true).diagonal().mean()
@@ -149,6 +183,36 @@ def _nan_for_constant(z, z_true):
     d = z.shape[1]
     correlation = torch.corrcoef(torch.cat([z, z_true], 1).T)[:d, d:]
     return _best_assignment(correlation.abs())
+
+
+def _squared(z, z_true):
+    """The mean of the squared correlations."""
+    return _best_assignment(_correlations(z, z_true) ** 2)
+
+
+def _absolute_value_last(z, z_true):
+    """Signs cancel in the mean, and its absolute value comes too late."""
+    cosines = _cosines(z - z.mean(0), z_true - z_true.mean(0))
+    factors = torch.arange(z_true.shape[1])
+    means = []
+    for latents in permutations(range(z.shape[1]), len(factors)):
+        means.append(cosines[list(latents), factors].mean().abs())
+    return max(means)
+
+
+def _mean_over_latents(z, z_true):
+    """The sum is divided by D, not by K."""
+    return mcc(z, z_true) * z_true.shape[1] / z.shape[1]
+
+
+def _ranks(z, z_true):
+    """Spearman's correlation, which sees the order of the values only."""
+    return mcc(z.argsort(0).argsort(0).float(), z_true.argsort(0).argsort(0).float())
+
+
+def _first_latents_only(z, z_true):
+    """Tries all orders of the first K latents, and leaves out the others."""
+    return mcc(z[:, : z_true.shape[1]], z_true)
 
 
 def _sum_of_correlations(z, z_true):
@@ -179,8 +243,13 @@ MCC = Exercise(
         "covariance": _covariance,
         "NaN for a constant latent": _nan_for_constant,
         "sum in place of mean": _sum_of_correlations,
+        "squared correlations": _squared,
+        "absolute value of the mean": _absolute_value_last,
+        "divided by the number of latents": _mean_over_latents,
+        "correlation of ranks": _ranks,
+        "only the first K latents": _first_latents_only,
     },
-    alternatives=(_mcc_by_recursion, _mcc_by_scipy),
+    alternatives=(_mcc_by_recursion, _mcc_by_scipy, _mcc_by_numpy, _mcc_by_standard_units),
 )
 
 
@@ -190,9 +259,12 @@ MCC = Exercise(
 def conditional_kl(mu, logvar, prior_mu, prior_logvar):
     """KL( q(z|x,u) || p(z|u) ) of two diagonal Gaussians, for each of the N data points, in nats.
 
-    mu, logvar: mean and log-variance of q, prior_mu, prior_logvar: those of the prior of each
-    point's segment; all (N, D). Returns (N,), the sum over the D latents; differentiable in all
-    four.
+    Args:
+        mu, logvar: mean and log-variance of q, each (N, D), float32.
+        prior_mu, prior_logvar: those of the prior of each point's segment, each (N, D), float32.
+
+    Returns:
+        A tensor (N,), the sum over the D latents, with gradients for all four arguments.
     """
     variance = logvar.exp()
     prior_variance = prior_logvar.exp()
@@ -226,6 +298,27 @@ def _kl_by_ratio(mu, logvar, prior_mu, prior_logvar):
     log_ratio = logvar - prior_logvar
     distance = (mu - prior_mu).square() * torch.exp(-prior_logvar)
     return (distance + torch.expm1(log_ratio) - log_ratio).sum(-1) / 2
+
+
+def _kl_by_loops(mu, logvar, prior_mu, prior_logvar):
+    points = []
+    for n in range(len(mu)):
+        total = 0.0
+        for d in range(mu.shape[1]):
+            log_ratio = prior_logvar[n, d] - logvar[n, d]
+            distance = (mu[n, d] - prior_mu[n, d]) ** 2
+            scaled = (logvar[n, d].exp() + distance) / prior_logvar[n, d].exp()
+            total = total + (log_ratio + scaled - 1) / 2
+        points.append(total)
+    return torch.stack(points)
+
+
+def _kl_by_independent_normals(mu, logvar, prior_mu, prior_logvar):
+    from torch.distributions import Independent, Normal, kl_divergence
+
+    q = Independent(Normal(mu.double(), (logvar.double() / 2).exp()), 1)
+    p = Independent(Normal(prior_mu.double(), (prior_logvar.double() / 2).exp()), 1)
+    return kl_divergence(q, p)
 
 
 def _kl_of_each_latent(mu, logvar, prior_mu, prior_logvar):
@@ -274,6 +367,27 @@ def _prior_variance_under_mean_only(mu, logvar, prior_mu, prior_logvar):
     return 0.5 * (prior_logvar - logvar + logvar.exp() + distance - 1).sum(1)
 
 
+def _one_forgotten(mu, logvar, prior_mu, prior_logvar):
+    """Without the -1, the KL of two equal Gaussians is not 0."""
+    return conditional_kl(mu, logvar, prior_mu, prior_logvar) + mu.shape[1] / 2
+
+
+def _logarithm_turned(mu, logvar, prior_mu, prior_logvar):
+    """logvar - prior_logvar in place of prior_logvar - logvar."""
+    return conditional_kl(mu, logvar, prior_mu, prior_logvar) + (logvar - prior_logvar).sum(1)
+
+
+def _averaged_over_points(mu, logvar, prior_mu, prior_logvar):
+    """One number, the mean over the points."""
+    return conditional_kl(mu, logvar, prior_mu, prior_logvar).mean()
+
+
+def _distance_not_squared(mu, logvar, prior_mu, prior_logvar):
+    """The distance of the means, not its square."""
+    scaled = (logvar.exp() + (mu - prior_mu).abs()) / prior_logvar.exp()
+    return 0.5 * (prior_logvar - logvar + scaled - 1).sum(1)
+
+
 def _prior_without_gradient(mu, logvar, prior_mu, prior_logvar):
     """The right value, but the prior of a segment could not be learned."""
     return conditional_kl(mu, logvar, prior_mu.detach(), prior_logvar.detach())
@@ -302,8 +416,12 @@ KL = Exercise(
         "logvar taken for log std": _log_std,
         "prior's variance only under the mean": _prior_variance_under_mean_only,
         "prior without gradient": _prior_without_gradient,
+        "the -1 forgotten": _one_forgotten,
+        "logarithm of the ratio turned around": _logarithm_turned,
+        "mean over the points": _averaged_over_points,
+        "distance of the means not squared": _distance_not_squared,
     },
-    alternatives=(_kl_by_torch, _kl_by_ratio),
+    alternatives=(_kl_by_torch, _kl_by_ratio, _kl_by_loops, _kl_by_independent_normals),
 )
 
 
@@ -311,15 +429,21 @@ KL = Exercise(
 
 
 def choose_u(z, candidates):
-    """Name of the one auxiliary variable that makes the latents identifiable.
+    """Name of the one auxiliary variable that meets all three conditions.
 
-    It meets all three conditions. z: (N, k) latents of a simulation; candidates: {name: (N,)
-    integers, the segment of each point; any integers}.
-    1. Enough segments: at least 2 k + 1.
-    2. Independent inside: the mean over segments of |correlation| within a segment is below 0.3
-       for every two latents.
-    3. Variances that change, each in its own way: of the log-variances (segments, k), each column
+    1. Enough segments: at least 2 n + 1 of them, for n latents.
+    2. Independent inside: for every two latents, the mean over the segments of |correlation|
+       within a segment is below 0.3.
+    3. Variances that change, each in its own way: of the log-variances (segments, n), each column
        minus its mean, the smallest singular value / sqrt(segments) is above 0.3.
+
+    Args:
+        z: latents of a simulation, (N, n), float32.
+        candidates: a dict {name: u}; u (N,), int64, is the segment of each point. The numbers of
+            the segments may be any integers.
+
+    Returns:
+        A name, str.
     """
     for name, u in candidates.items():
         segments = [z[u == label] for label in u.unique()]
@@ -333,7 +457,7 @@ def choose_u(z, candidates):
 
 
 def _simulated(
-    generator, k, segments, points, *, spread=2.4, change_range=(0.8, 9.0), correlation=0.0
+    generator, n, segments, points, *, spread=2.4, change_range=(0.8, 9.0), correlation=0.0
 ):
     """Latents whose variances differ between the segments, and the segment of each point.
 
@@ -344,11 +468,11 @@ def _simulated(
     least, most = change_range
     change = 0
     while not least < change < most:  # by chance the variances might rise and fall together
-        orders = [torch.randperm(segments, generator=generator) for _ in range(k)]
-        order = torch.stack(orders, 1)  # (segments, k)
+        orders = [torch.randperm(segments, generator=generator) for _ in range(n)]
+        order = torch.stack(orders, 1)  # (segments, n)
         change = torch.linalg.svdvals(logs[order]).min() / segments**0.5
     u = torch.arange(segments).repeat_interleave(points)
-    noise = torch.randn(len(u), k, generator=generator)
+    noise = torch.randn(len(u), n, generator=generator)
     noise[:, 1] += correlation * noise[:, 0]
     return (logs[order] / 2).exp()[u] * noise, u
 
@@ -366,10 +490,22 @@ def _candidates(generator):
         second_is_larger = torch.where(size[:, 0] > size[:, 1], 0, 1)
         return second_is_larger + 2 * (size[:, 0] > size[:, 0].median())
 
-    def side(z, u):
-        """Inside, the latents mostly have one sign, or opposite ones: a correlation of 0.45."""
-        same_sign = z[:, 0] * z[:, 1] > 0
+    def split_by_sign(z, u, first, second):
+        """Each segment in two, by whether two latents have one sign: a correlation of 0.45."""
+        same_sign = z[:, first] * z[:, second] > 0
         return 2 * u + (same_sign ^ (torch.rand(len(z), generator=generator) < 0.15))
+
+    def side(z, u):
+        """Inside, the first two latents depend on each other."""
+        return split_by_sign(z, u, 0, 1)
+
+    def side_1_3(z, u):
+        """Inside, the first and the third latent depend on each other."""
+        return split_by_sign(z, u, 0, 2)
+
+    def side_2_3(z, u):
+        """Inside, the second and the third latent depend on each other."""
+        return split_by_sign(z, u, 1, 2)
 
     def gain(z, u):
         """Groups of equal size by the length of z: all variances rise and fall together."""
@@ -392,7 +528,7 @@ def _candidates(generator):
         """Five neighboring segments in one: too few for three latents."""
         return u // 5
 
-    makers = (good, few, side, gain, coin, coin_120, odd, five)
+    makers = (good, few, side, side_1_3, side_2_3, gain, coin, coin_120, odd, five)
     return {maker.__name__: maker for maker in makers}
 
 
@@ -430,6 +566,10 @@ def _choose_cases(generator: torch.Generator) -> dict[str, tuple]:
             simulated(2, 20, 150, spread=1.2, change_range=(0.42, 0.55), correlation=0.22),
             dict(coin="coin", week="good"),
         ),
+        "three latents, of which another two depend on each other inside": (
+            simulated(3, 12, 200),
+            dict(bus="side_2_3", plane="side_1_3", train="good"),
+        ),
         "three latents: five segments are not enough": (
             simulated(3, 24, 120),
             dict(wing="five", ward="good", coin="coin"),
@@ -450,14 +590,20 @@ def _segments(z, u):
     return [z[u == label] for label in u.unique()]
 
 
-def _correlation_inside(segments):
-    """Mean |correlation| of the first two latents within a segment."""
+def _mean_correlations(segments):
+    """Mean over the segments of |correlation| within one, (n, n), 0 on the diagonal."""
     correlations = [torch.corrcoef(segment.T).abs() for segment in segments]
-    return torch.stack(correlations).mean(0)[0, 1]
+    mean = torch.stack(correlations).mean(0)
+    return mean - mean.diagonal().diag()
+
+
+def _correlation_inside(segments):
+    """The largest one of two latents (condition 2)."""
+    return _mean_correlations(segments).max()
 
 
 def _log_variances(segments):
-    """(segments, k), each column minus its mean."""
+    """(segments, n), each column minus its mean."""
     logs = torch.stack([segment.var(0).log() for segment in segments])
     return logs - logs.mean(0)
 
@@ -480,20 +626,20 @@ def _first_that_fits(z, candidates, fits):
 
 
 def _choose_by_eigenvalues(z, candidates):
-    k = z.shape[1]
+    n = z.shape[1]
     for name, u in candidates.items():
         labels, index = u.unique(return_inverse=True)
-        n = len(labels)
+        count = len(labels)
         logs = []
         inside = 0.0
-        for i in range(n):
+        for i in range(count):
             segment = z[index == i] - z[index == i].mean(0)
             covariance = segment.T @ segment / (len(segment) - 1)
             logs.append(covariance.diagonal().log())
             std = covariance.diagonal().sqrt()
-            inside = inside + (covariance / std / std[:, None]).abs() / n
+            inside = inside + (covariance / std / std[:, None]).abs() / count
         smallest = torch.linalg.eigvalsh(torch.cov(torch.stack(logs).T, correction=0))[0]
-        if n > 2 * k and (inside - torch.eye(k)).max() < 0.3 and smallest > 0.09:
+        if count > 2 * n and (inside - torch.eye(n)).max() < 0.3 and smallest > 0.09:
             return name
     return None
 
@@ -507,6 +653,54 @@ def _choose_by_norm(z, candidates):
         return len(segments) > 2 * z.shape[1] and changes and above_diagonal.max() < 0.3
 
     return _first_that_fits(z, candidates, fits)
+
+
+def _choose_by_numpy(z, candidates):
+    import numpy as np
+
+    z = z.double().numpy()
+    n = z.shape[1]
+    names = []
+    for name in candidates:
+        u = candidates[name].numpy()
+        labels = sorted(set(u.tolist()))
+        correlations = []
+        logs = []
+        for label in labels:
+            segment = z[u == label]
+            correlations.append(np.abs(np.corrcoef(segment, rowvar=False)))
+            logs.append([math.log(segment[:, i].var()) for i in range(n)])
+        mean = np.mean(correlations, axis=0)
+        pairs = [mean[i, j] for i in range(n) for j in range(i)]
+        logs = np.array(logs)
+        smallest = np.linalg.svd(logs - logs.mean(0), compute_uv=False)[-1]
+        change = smallest / math.sqrt(len(labels))
+        if len(labels) >= 2 * n + 1 and max(pairs) < 0.3 and change > 0.3:
+            names.append(name)
+    return names[0]
+
+
+def _choose_by_loops(z, candidates):
+    n = z.shape[1]
+    chosen = None
+    for name, u in candidates.items():
+        rows_of = {}
+        for row, label in zip(z, u.tolist(), strict=True):
+            rows_of.setdefault(label, []).append(row)
+        segments = [torch.stack(rows) for rows in rows_of.values()]
+        independent = True
+        for i in range(n):
+            for j in range(i + 1, n):
+                total = 0.0
+                for segment in segments:
+                    pair = segment[:, [i, j]].T
+                    total += abs(torch.corrcoef(pair)[0, 1].item())
+                if total / len(segments) >= 0.3:
+                    independent = False
+        change = _change(segments)
+        if independent and change > 0.3 and len(segments) > 2 * n:
+            chosen = name
+    return chosen
 
 
 def _choose_first(z, candidates):
@@ -529,8 +723,8 @@ def _choose_by_number_only(z, candidates):
     return _first_that_fits(z, candidates, _enough)
 
 
-def _choose_k_plus_1(z, candidates):
-    """k + 1 segments are taken for enough."""
+def _choose_n_plus_1(z, candidates):
+    """n + 1 segments are taken for enough."""
 
     def fits(segments):
         enough = len(segments) >= z.shape[1] + 1
@@ -558,6 +752,86 @@ def _choose_without_independence(z, candidates):
     return _first_that_fits(z, candidates, fits)
 
 
+def _choose_with(z, candidates, inside=_correlation_inside, change=_change):
+    """The first that fits, with condition 2 or 3 measured in another way."""
+
+    def fits(segments):
+        return _enough(segments) and inside(segments) < 0.3 and change(segments) > 0.3
+
+    return _first_that_fits(z, candidates, fits)
+
+
+def _choose_by_first_pair(z, candidates):
+    """Of all pairs of latents, only the first two are looked at."""
+    return _choose_with(z, candidates, inside=lambda segments: _mean_correlations(segments)[0, 1])
+
+
+def _choose_by_neighbors(z, candidates):
+    """Only latents that stand next to each other are looked at, not the first and the last."""
+
+    def inside(segments):
+        return _mean_correlations(segments).diagonal(1).max()
+
+    return _choose_with(z, candidates, inside=inside)
+
+
+def _choose_by_mean_over_pairs(z, candidates):
+    """A mean over the pairs of latents hides one pair that depends."""
+
+    def inside(segments):
+        mean = _mean_correlations(segments)
+        return mean.sum() / (len(mean) * (len(mean) - 1))
+
+    return _choose_with(z, candidates, inside=inside)
+
+
+def _choose_by_signed_correlation(z, candidates):
+    """Without the absolute value, correlations of both signs cancel in the mean."""
+
+    def inside(segments):
+        mean = torch.stack([torch.corrcoef(segment.T) for segment in segments]).mean(0)
+        return (mean - mean.diagonal().diag()).abs().max()
+
+    return _choose_with(z, candidates, inside=inside)
+
+
+def _choose_by_pooled_correlation(z, candidates):
+    """The correlation over all points says nothing of the inside of a segment."""
+
+    def inside(segments):
+        return _mean_correlations([torch.cat(segments)]).max()
+
+    return _choose_with(z, candidates, inside=inside)
+
+
+def _choose_without_root(z, candidates):
+    """The singular value is not divided, and grows with the number of segments."""
+
+    def change(segments):
+        return torch.linalg.svdvals(_log_variances(segments)).min()
+
+    return _choose_with(z, candidates, change=change)
+
+
+def _choose_by_largest_singular_value(z, candidates):
+    """The largest singular value is large also if all variances change together."""
+
+    def change(segments):
+        return torch.linalg.svdvals(_log_variances(segments)).max() / len(segments) ** 0.5
+
+    return _choose_with(z, candidates, change=change)
+
+
+def _choose_by_uncentered_logs(z, candidates):
+    """The columns keep their means, which depend on the units of the latents."""
+
+    def change(segments):
+        logs = torch.stack([segment.var(0).log() for segment in segments])
+        return torch.linalg.svdvals(logs).min() / len(segments) ** 0.5
+
+    return _choose_with(z, candidates, change=change)
+
+
 CHOOSE = Exercise(
     solution=choose_u,
     cases=_choose_cases,
@@ -565,8 +839,8 @@ CHOOSE = Exercise(
     minutes=20,
     hints=(
         "Cut z into segments first: [z[u == label] for label in u.unique()].",
-        "torch.corrcoef(segment.T) has the correlations inside; the ones on its diagonal do not "
-        "count.",
+        "torch.corrcoef(segment.T) has the correlations inside, of all pairs of latents; the ones "
+        "on its diagonal do not count.",
         "torch.linalg.svdvals(logs - logs.mean(0)).min() is near 0 when nothing changes, and also "
         "when all variances change by the same factor.",
     ),
@@ -575,11 +849,19 @@ CHOOSE = Exercise(
         "the last": _choose_last,
         "the most segments": _choose_most_segments,
         "only the number of segments": _choose_by_number_only,
-        "k + 1 segments are enough": _choose_k_plus_1,
+        "n + 1 segments are enough": _choose_n_plus_1,
         "each variance changes, perhaps together": _choose_by_each_variance,
         "independence inside not asked for": _choose_without_independence,
+        "only the first two latents compared": _choose_by_first_pair,
+        "only neighboring latents compared": _choose_by_neighbors,
+        "mean over the pairs of latents": _choose_by_mean_over_pairs,
+        "correlations of both signs averaged": _choose_by_signed_correlation,
+        "correlation over all points": _choose_by_pooled_correlation,
+        "singular value not divided by the root": _choose_without_root,
+        "largest singular value": _choose_by_largest_singular_value,
+        "log-variances not centered": _choose_by_uncentered_logs,
     },
-    alternatives=(_choose_by_eigenvalues, _choose_by_norm),
+    alternatives=(_choose_by_eigenvalues, _choose_by_norm, _choose_by_numpy, _choose_by_loops),
 )
 
 EXERCISES = [MCC, KL, CHOOSE]
