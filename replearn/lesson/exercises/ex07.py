@@ -712,7 +712,7 @@ PROMPTS = Exercise(
     solution=breaking_prompts,
     cases=_prompt_cases,
     difficulty=1,
-    minutes=10,
+    minutes=5,
     judge=_prompt_judge,
     hints=(
         "The encoder averages the vectors of the words. Which word would pull the average to "
