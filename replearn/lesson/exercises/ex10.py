@@ -20,7 +20,8 @@ def barlow_loss(z1, z2, off_diagonal):
     C (D, D) is the cross-correlation of the two views: subtract each feature's mean over the batch,
     divide by sqrt(variance + 1e-5) (biased variance: divide by N), then C = z1^T z2 / N. A constant
     feature has C_ii = 0 (Zbontar et al. 2021, Eq. 1).
-    z1, z2: (N, D), row i of both from one picture. Returns one number.
+    z1, z2: (N, D), float, row i of both from one picture. off_diagonal: float, the weight.
+    Returns one number, a tensor of shape () that carries gradients.
     """
     z1 = (z1 - z1.mean(0)) / (z1.var(0, correction=0) + 1e-5).sqrt()
     z2 = (z2 - z2.mean(0)) / (z2.var(0, correction=0) + 1e-5).sqrt()
@@ -124,14 +125,14 @@ def _barlow_of(c, off_diagonal):
 
 
 def _barlow_not_centered(z1, z2, off_diagonal):
-    """The means are not subtracted."""
+    """The means are not subtracted from the features."""
     z1 = z1 / (z1.var(0, correction=0) + 1e-5).sqrt()
     z2 = z2 / (z2.var(0, correction=0) + 1e-5).sqrt()
     return _barlow_of(z1.T @ z2 / len(z1), off_diagonal)
 
 
 def _unbiased_variance(z1, z2, off_diagonal):
-    """The variance is divided by N - 1, the products by N: no correlation reaches 1."""
+    """The variance is divided by N - 1 and the products by N, so that no correlation reaches 1."""
     z1 = _standardize(z1, correction=1)
     z2 = _standardize(z2, correction=1)
     return _barlow_of(z1.T @ z2 / len(z1), off_diagonal)
@@ -153,30 +154,30 @@ def _correlation(z1, z2):
 
 
 def _absolute_value(z1, z2, off_diagonal):
-    """|1 - C_ii| in place of its square."""
+    """|1 - C_ii| in place of (1 - C_ii)^2."""
     c = _correlation(z1, z2)
     return (1 - c.diagonal()).abs().sum() + off_diagonal * _off_diagonal_squares(c)
 
 
 def _diagonal_in_second_sum(z1, z2, off_diagonal):
-    """The second sum runs over all entries."""
+    """The second sum runs over all entries, the diagonal among them."""
     c = _correlation(z1, z2)
     return (1 - c.diagonal()).square().sum() + off_diagonal * c.square().sum()
 
 
 def _diagonal_to_0(z1, z2, off_diagonal):
-    """The views are pushed apart: C_ii^2 in place of (1 - C_ii)^2."""
+    """C_ii^2 in place of (1 - C_ii)^2, which pushes the views apart."""
     c = _correlation(z1, z2)
     return c.diagonal().square().sum() + off_diagonal * _off_diagonal_squares(c)
 
 
 def _second_sum_not_weighted(z1, z2, off_diagonal):
-    """The weight is ignored."""
+    """The second sum without its weight."""
     return barlow_loss(z1, z2, 1.0)
 
 
 def _one_view_with_itself(z1, z2, off_diagonal):
-    """The second view is not used."""
+    """The first view correlated with itself; the second is not used."""
     return _barlow_of(_correlation(z1, z1), off_diagonal)
 
 
@@ -186,12 +187,12 @@ def _pictures_for_features(z1, z2, off_diagonal):
 
 
 def _mean_over_features(z1, z2, off_diagonal):
-    """D times too small."""
+    """The mean over the features in place of the sum."""
     return barlow_loss(z1, z2, off_diagonal) / z1.shape[1]
 
 
 def _upper_triangle_only(z1, z2, off_diagonal):
-    """Only the pairs i < j: C of two views is not symmetric."""
+    """Only the entries with i < j in the second sum, though C of two views is not symmetric."""
     c = _correlation(z1, z2)
     return (1 - c.diagonal()).square().sum() + off_diagonal * c.triu(1).square().sum()
 
@@ -204,7 +205,7 @@ def _square_of_the_sum(z1, z2, off_diagonal):
 
 
 def _weight_on_the_diagonal(z1, z2, off_diagonal):
-    """The weight stands before the first sum."""
+    """The weight before the first sum in place of the second."""
     c = _correlation(z1, z2)
     return off_diagonal * (1 - c.diagonal()).square().sum() + _off_diagonal_squares(c)
 
@@ -277,8 +278,9 @@ def simsiam_loss(p1, z1, p2, z2):
     """SimSiam's loss: the mean of -cos(p1, z2) and -cos(p2, z1), each over the batch.
 
     The targets z1 and z2 are constants: no gradient may reach them, and both p1 and p2 must get
-    theirs (Chen & He 2021, Eq. 2 and 4). p1, p2: predictions (N, D); z1, z2: projections (N, D) of
-    the two views. Returns one number in [-1, 1].
+    theirs (Chen & He 2021, Eq. 2 and 4). p1, p2: predictions (N, D), float; z1, z2: projections
+    (N, D), float, of the two views. Returns one number in [-1, 1], a tensor of shape () that
+    carries gradients.
     """
     first = F.cosine_similarity(p1, z2.detach(), dim=1).mean()
     second = F.cosine_similarity(p2, z1.detach(), dim=1).mean()
@@ -348,71 +350,71 @@ def _cosine(a, b):
 
 
 def _no_stop_gradient(p1, z1, p2, z2):
-    """The targets move as well: the right value, and a way to collapse."""
+    """The right value, but gradients reach the targets as well."""
     return -0.5 * (_cosine(p1, z2) + _cosine(p2, z1))
 
 
 def _stopped_at_prediction(p1, z1, p2, z2):
-    """The predictor is constant, and the targets move."""
+    """The predictions are held constant in place of the targets."""
     return -0.5 * (_cosine(p1.detach(), z2) + _cosine(p2.detach(), z1))
 
 
 def _stopped_at_both(p1, z1, p2, z2):
-    """Nothing can be learned."""
+    """Both sides are held constant, so that nothing can be learned."""
     return -0.5 * (_cosine(p1.detach(), z2.detach()) + _cosine(p2.detach(), z1.detach()))
 
 
 def _stopped_on_one_side(p1, z1, p2, z2):
-    """z1 still gets a gradient."""
+    """Only z2 is held constant; z1 still gets a gradient."""
     return -(_cosine(p1, z2.detach()) + _cosine(p2, z1)) / 2
 
 
 def _own_view(p1, z1, p2, z2):
-    """Each prediction is compared with its own projection."""
+    """Each prediction is compared with the projection of its own view."""
     return simsiam_loss(p1, z2, p2, z1)
 
 
 def _one_direction(p1, z1, p2, z2):
-    """The second prediction is not used."""
+    """Only p1 is compared with z2; the other half of the loss is missing."""
     return -_cosine(p1, z2.detach())
 
 
 def _sum_of_both(p1, z1, p2, z2):
-    """Twice too large."""
+    """The sum of the two halves in place of their mean."""
     return 2 * simsiam_loss(p1, z1, p2, z2)
 
 
 def _positive_sign(p1, z1, p2, z2):
-    """The views would be pushed apart."""
+    """The cosine without the minus, which pushes the views apart."""
     return -simsiam_loss(p1, z1, p2, z2)
 
 
 def _dot_product(p1, z1, p2, z2):
-    """The lengths are not divided out."""
+    """The dot product in place of the cosine: the lengths are not divided out."""
     first = (p1 * z2.detach()).sum(1).mean()
     second = (p2 * z1.detach()).sum(1).mean()
     return -0.5 * (first + second)
 
 
 def _along_the_batch(p1, z1, p2, z2):
-    """The cosine of columns, over the batch, in place of rows."""
+    """The cosine of the columns, over the batch, in place of the rows."""
     first = F.cosine_similarity(p1, z2.detach(), dim=0).mean()
     second = F.cosine_similarity(p2, z1.detach(), dim=0).mean()
     return -(first + second) / 2
 
 
 def _sum_over_the_batch(p1, z1, p2, z2):
-    """N times too large."""
+    """The sum over the batch in place of the mean."""
     return simsiam_loss(p1, z1, p2, z2) * len(p1)
 
 
 def _one_minus_cosine(p1, z1, p2, z2):
-    """Larger by 1: the gradient is right, the value is not."""
+    """1 minus the cosine in place of minus the cosine."""
     return 1 + simsiam_loss(p1, z1, p2, z2)
 
 
 def _mean_squared_error(p1, z1, p2, z2):
-    """The squared distance without the lengths divided out."""
+    """The mean squared error of vectors whose lengths are not divided out."""
     return (F.mse_loss(p1, z2.detach()) + F.mse_loss(p2, z1.detach())) / 2
 
 
@@ -424,7 +426,7 @@ def _cosine_of_the_means(p1, z1, p2, z2):
 
 
 def _predictor_unused(p1, z1, p2, z2):
-    """The projections are compared with each other."""
+    """The projections are compared with each other, and the predictions are not used."""
     return simsiam_loss(z1, z1, z2, z2)
 
 
@@ -628,43 +630,43 @@ def _name(std_ratio, rank, lowest_rank):
 
 
 def _by_the_loss(log):
-    """A collapsed run can have the best loss of all."""
+    """The diagnosis rests on the loss, which can be best in a collapsed run."""
     if log["loss"][-1] < log["loss"][0] - 0.5:
         return "healthy"
     return "complete collapse"
 
 
 def _last_record_only(log):
-    """One bad record makes a collapse."""
+    """The last record alone in place of the mean of the last five."""
     return _name(log["std_ratio"][-1], log["effective_rank"][-1], log["dimension"] / 8)
 
 
 def _whole_log(log):
-    """The beginning of the run counts as much as its end."""
+    """The mean over the whole log in place of its last five records."""
     return _name(_mean(log["std_ratio"]), _mean(log["effective_rank"]), log["dimension"] / 8)
 
 
 def _first_records(log):
-    """The wrong end of the log."""
+    """The first five records in place of the last."""
     std_ratio = _mean(log["std_ratio"][:5])
     rank = _mean(log["effective_rank"][:5])
     return _name(std_ratio, rank, log["dimension"] / 8)
 
 
 def _same_rank_for_every_width(log):
-    """A rank below 10 counts as a collapse, however wide the head is."""
+    """A rank below 10 counts as a collapse, whatever the dimension is."""
     return _name(_mean(log["std_ratio"][-5:]), _mean(log["effective_rank"][-5:]), 10)
 
 
 def _rank_before_std(log):
-    """A complete collapse has a low rank too, and is called dimensional."""
+    """The rank is tested first, so that a complete collapse is called dimensional."""
     if _mean(log["effective_rank"][-5:]) < log["dimension"] / 8:
         return "dimensional collapse"
     return diagnose(log)
 
 
 def _std_only(log):
-    """The rank is not looked at."""
+    """Only the std ratio is tested, not the rank."""
     return _name(_mean(log["std_ratio"][-5:]), _mean(log["effective_rank"][-5:]), 0)
 
 
@@ -676,14 +678,14 @@ def _median(log):
 
 
 def _last_four(log):
-    """One record too few."""
+    """The last four records in place of five."""
     return _name(
         _mean(log["std_ratio"][-4:]), _mean(log["effective_rank"][-4:]), log["dimension"] / 8
     )
 
 
 def _last_six(log):
-    """One record too many."""
+    """The last six records in place of five."""
     return _name(
         _mean(log["std_ratio"][-6:]), _mean(log["effective_rank"][-6:]), log["dimension"] / 8
     )
@@ -697,12 +699,12 @@ def _without_the_last(log):
 
 
 def _smallest_of_five(log):
-    """One bad record makes a collapse."""
+    """The smallest of the last five records in place of their mean."""
     return _name(min(log["std_ratio"][-5:]), min(log["effective_rank"][-5:]), log["dimension"] / 8)
 
 
 def _always_healthy(log):
-    """No question asked."""
+    """The answer is healthy, whatever the log says."""
     return "healthy"
 
 
