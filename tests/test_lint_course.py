@@ -1,5 +1,6 @@
 """The linter of the course: it accepts a lesson without faults and sees each that is planted."""
 
+import copy
 import json
 import re
 import shutil
@@ -39,6 +40,7 @@ def model():
     )
     figure = code("Frames([])", alt="A slider")
     figure.outputs = [new_output("display_data", {"image/png": "iVBORw0KGgo="})]
+    photograph = copy.deepcopy(figure.outputs[0])
     cells = [
         new_markdown_cell(head),
         code("# Set-up: …", tags=["setup"]),
@@ -50,11 +52,13 @@ def model():
         new_markdown_cell("## Exercises\n\n<!-- solution f -->"),
         code('lesson.check("f", f)\n# lesson.hint("f")', "f: not attempted\n", **checked),
         new_markdown_cell("## On real photographs"),
-        code("photographs = lesson.photographs()", "No photographs here.\n"),
+        code("photographs = lesson.photographs()", "✓ a\n"),
         new_markdown_cell("## Pitfalls"),
         new_markdown_cell("## What we have seen, what is still open\n\n## References"),
         code("lesson.finish()"),
     ]
+    cells[10].outputs.append(photograph)
+    cells[10].metadata["alt"] = "Photographs"
     code_cells = [cell for cell in cells if cell.cell_type == "code"]
     for count, cell in enumerate(code_cells, 1):
         cell.execution_count = count
@@ -126,6 +130,21 @@ def test_a_fault_planted_in_a_notebook_is_seen(model, fault):
     plant(model)
     faults = notebook_faults(model)
     assert [found for found in faults if re.search(message, found)], faults
+
+
+PHOTOGRAPHS = {  # fault: (outputs of the cell with photographs, what the linter says)
+    "not there": (stream("No photographs: none on this disk.\n"), "shows no figure"),
+    "no figure": (stream("✓ a\n"), "shows no figure"),
+    "no claim": ([new_output("display_data", {"image/png": "iVBORw0KGgo="})], "shows no claim"),
+}
+
+
+@pytest.mark.parametrize("fault", PHOTOGRAPHS)
+def test_photographs_that_are_not_shown_are_seen(model, fault):
+    assert list(lesson.photographs_are_shown(model)) == []
+    outputs, message = PHOTOGRAPHS[fault]
+    model.cells[10].outputs = outputs
+    assert [found for found in lesson.photographs_are_shown(model) if message in found]
 
 
 # --- the text, and what belongs to it ---
