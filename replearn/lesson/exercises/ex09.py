@@ -437,7 +437,7 @@ def _log_cases(generator: torch.Generator) -> dict[str, tuple]:
 
     collapsed = [math.log(63) + 0.01 * (1 + i % 3) for i in range(20)]
     # Two steps in five are above the ceiling, and the mean is below it.
-    around = [math.log(31) - 0.4 + 0.3 * (i % 5) for i in range(25)]
+    around = [math.log(31) - 0.8 + 0.3 * (i % 5) for i in range(25)]
     around = [loss + 0.02 * torch.rand((), generator=generator).item() for loss in around]
     return {
         "a log of 40 steps, batches of 128": (log(40, 5.5, 3.2, 0.15), 128, 10),
