@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("lessons", nargs="*")
     parser.add_argument(
         "--variant",
-        default="original",
+        default="as published",
         help="how this copy of the photographs differs from the original",
     )
     parser.add_argument("--store", action="store_true", help="store the executed notebooks, too")
