@@ -809,3 +809,40 @@ def test_real_photographs_by_the_image_folder_route(cache):
         means.append(members.mean(0).flatten())
     nearest = torch.cdist(test.images.flatten(1).float(), torch.stack(means)).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.15  # chance is 0.10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(images=np.zeros((4, 3, 64, 64), np.uint8)),
+        dict(images=np.zeros((4, 3, 32, 32), np.float32)),
+        dict(labels=np.array([0, 1, 2, 10])),
+        dict(labels=np.array([0, 1])),
+        dict(part=np.array([0, 0, 1, 2])),
+        dict(class_names=("cat", "dog")),
+    ],
+)
+def test_a_file_that_is_not_cifar10_is_refused(cache, change):
+    whole = dict(
+        images=np.zeros((4, 3, 32, 32), np.uint8),
+        labels=np.arange(4),
+        part=np.array([0, 0, 1, 1]),
+        class_names=cifar10.CLASS_NAMES,
+    )
+    arrays = {**whole, **change}
+    names = arrays.pop("class_names")
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(cache / cifar10.CACHE_FILE, names=names, key="", **arrays)
+    with pytest.raises(ValueError, match=r"cifar10\.npz: expected CIFAR-10, uint8"):
+        data.load("cifar10")
+
+
+def test_xrays_of_another_size_are_refused(cache):
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = np.zeros((3, 64, 64), np.uint8)
+        arrays[f"{split}_labels"] = np.zeros((3, 1), np.uint8)
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(cache / pneumonia.FILE, **arrays)
+    with pytest.raises(ValueError, match=r"images of uint8 \(64, 64\), not uint8 \(28, 28\)"):
+        data.load("pneumonia")

@@ -1,4 +1,4 @@
-"""Losses and metrics at any scale, with rows of zeros and with outliers, against loops in float64."""
+"""Losses and metrics at any scale, with dead rows and outliers, against loops in float64."""
 
 import math
 
