@@ -28,7 +28,10 @@ def add_export(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--size", type=int, help="fit the head to so many pictures (default: all)")
     parser.add_argument(
-        "--test-size", type=int, default=2000, help="measure on so many pictures (default: 2000)"
+        "--test-size",
+        type=int,
+        default=2000,
+        help="measure on so many pictures at most (default: 2000)",
     )
     parser.set_defaults(run=_export)
 
@@ -71,7 +74,9 @@ def _export(args: argparse.Namespace) -> None:
     card = models.card(args.encoder)
     name = args.data or models.data_name(card)
     train = data.load(name, size=args.size)
-    test = data.load(name, split="test", size=args.test_size)
+    test = data.load(name, split="test")
+    if len(test) > args.test_size:
+        test = data.load(name, split="test", size=args.test_size)
     side = train.images.shape[2]
     about = export(encoder, args.folder, train, test=test, side=side, card=card)
     print(as_text(about["measured"]))
