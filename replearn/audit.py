@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from replearn import _check, augment, metrics, plot, probe
+from replearn.losses import unit_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -240,7 +241,7 @@ def audit(
 
 def _retrieval(h: torch.Tensor, labels: torch.Tensor, k: int) -> dict[str, Any]:
     """Look up every image among all others; return the part of a report that needs labels."""
-    z = F.normalize(h, dim=1)
+    z = unit_rows(h)
     cosine = (z @ z.T).fill_diagonal_(-2)  # below every cosine: no image is its own neighbor
     voted = probe.knn_vote(cosine, labels, k=k)
     return {

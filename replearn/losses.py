@@ -19,6 +19,7 @@ from replearn._check import finite, pair
 __all__ = [
     "barlow_twins",
     "clip_loss",
+    "comparable_rows",
     "decoupled_contrastive",
     "dino",
     "fill_diagonal",
@@ -28,6 +29,7 @@ __all__ = [
     "moco",
     "negative_cosine",
     "nt_xent",
+    "unit_rows",
     "vicreg",
 ]
 
@@ -96,6 +98,53 @@ def fill_diagonal(matrix: torch.Tensor, value: float) -> torch.Tensor:
     return matrix.masked_fill(diagonal, value)
 
 
+def comparable_rows(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows whose squares neither overflow nor vanish, and which rows have no direction.
+
+    A row that is far from 1 is divided by its largest entry, which leaves its direction alone; all
+    other rows stay as they are, to the last bit. A row of zeros becomes a row of ones that carries
+    no gradient, so that nothing is divided by zero: whoever calls has to take it out again.
+
+    Args:
+        z: (N, D).
+
+    Returns:
+        The rows (N, D), and a mask (N, 1) that is True for rows of zeros.
+
+    Example:
+        >>> rows, is_zero = comparable_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0], [3.0, 4.0]]))
+        >>> rows.tolist(), is_zero[:, 0].tolist()
+        ([[0.75, 1.0], [1.0, 1.0], [3.0, 4.0]], [False, True, False])
+    """
+    largest = z.detach().abs().amax(dim=1, keepdim=True)  # (N, 1)
+    is_zero = largest == 0
+    is_far = (largest < 1e-12) | (largest > 1e15)
+    scale = torch.where(is_far & ~is_zero, largest, 1.0)
+    return z.masked_fill(is_zero, 1.0) / scale, is_zero
+
+
+def unit_rows(z: torch.Tensor) -> torch.Tensor:
+    r"""Return each row divided by its length, at any scale.
+
+    .. math:: z_i / \|z_i\|
+
+    A row of zeros has no direction: it stays zero, so that its cosine with everything is 0, and it
+    gets no gradient.
+
+    Args:
+        z: (N, D).
+
+    Returns:
+        (N, D).
+
+    Example:
+        >>> unit_rows(torch.tensor([[3e-30, 4e-30], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    rows, is_zero = comparable_rows(z)
+    return F.normalize(rows, dim=1).masked_fill(is_zero, 0.0)
+
+
 def _view_logits(
     z1: torch.Tensor, z2: torch.Tensor, temperature: float | torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +154,7 @@ def _view_logits(
     and for each view the index of the other view of the same image (2N,).
     """
     pair("z1", z1, "z2", z2, temperature=temperature)
-    z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2N, D)
+    z = unit_rows(torch.cat([z1, z2]))  # (2N, D)
     # To divide z is quicker than to divide the (2N, 2N) product, or to copy that for its diagonal.
     logits = (z @ (z / temperature).T).fill_diagonal_(-math.inf)
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
@@ -269,9 +318,9 @@ def moco(
     pair("query", query, "key", key, min_rows=1, temperature=temperature)
     finite("queue", queue)
     pair("one key", key[:1], "one row of the queue", queue[:1], min_rows=1)
-    query = F.normalize(query, dim=1)
-    key = F.normalize(key.detach(), dim=1)
-    queue = F.normalize(queue.detach(), dim=1)
+    query = unit_rows(query)
+    key = unit_rows(key.detach())
+    queue = unit_rows(queue.detach())
     positives = (query * key).sum(1, keepdim=True)  # (N, 1)
     negatives = query @ queue.T  # (N, K)
     logits = torch.cat([positives, negatives], dim=1) / temperature
@@ -311,7 +360,7 @@ def clip_loss(
         tensor(1.3863)
     """
     pair("image_z", image_z, "text_z", text_z, temperature=temperature)
-    cosine = F.normalize(image_z, dim=1) @ F.normalize(text_z, dim=1).T  # (N, N)
+    cosine = unit_rows(image_z) @ unit_rows(text_z).T  # (N, N)
     scores = cosine / temperature
     return (info_nce(scores) + info_nce(scores.T)) / 2
 
@@ -347,7 +396,11 @@ def negative_cosine(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         tensor(-1.)
     """
     pair("p", p, "z", z, min_rows=1)
-    return -F.cosine_similarity(p, z, dim=1, eps=1e-12).mean()
+    p, p_is_zero = comparable_rows(p)
+    z, z_is_zero = comparable_rows(z)
+    cosine = F.cosine_similarity(p, z, dim=1, eps=1e-12)
+    has_no_direction = (p_is_zero | z_is_zero)[:, 0]
+    return -cosine.masked_fill(has_no_direction, 0.0).mean()
 
 
 @full_precision

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 
 from replearn import _check
 from replearn._check import pair, positive
-from replearn.losses import fill_diagonal, full_precision, info_nce
+from replearn.losses import fill_diagonal, full_precision, info_nce, unit_rows
 
 BLOCK_ROWS = 8192  # rows whose products are summed in float32; the sums of blocks are in float64
+LOST_DIGITS = 0.01  # a difference below this part of a float32 number is computed in float64
 QUERY_ROWS = 1024  # queries whose distances to all N rows are held at once
 
 
@@ -97,13 +98,23 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor, *, debiased: bool = False) -> f
         1.0
     """
     _same_rows("x", x, "y", y, min_rows=4 if debiased else 2)
-    x = _centered_to_unit_range(x)
-    y = _centered_to_unit_range(y)
-    hsic_xx = _hsic(x, x, debiased)
-    hsic_yy = _hsic(y, y, debiased)
+    centered_x = _centered_to_unit_range(x)
+    centered_y = _centered_to_unit_range(y)
+    hsic_xx, biased_xx = _hsic(centered_x, centered_x, debiased)
+    hsic_yy, biased_yy = _hsic(centered_y, centered_y, debiased)
+    hsic_xy, biased_xy = _hsic(centered_x, centered_y, debiased)
+    scale = math.sqrt(max(hsic_xx, 0) * max(hsic_yy, 0))
+    # What is left of a much larger number has lost its digits: then float64 is needed.
+    has_lost_digits = (
+        hsic_xx < LOST_DIGITS * biased_xx
+        or hsic_yy < LOST_DIGITS * biased_yy
+        or scale < LOST_DIGITS * biased_xy
+    )
+    if debiased and has_lost_digits and x.dtype != torch.float64:
+        return linear_cka(x.cpu().double(), y.cpu().double(), debiased=True)
     if not min(hsic_xx, hsic_yy) > 0:
         return 0.0  # one side is constant, or nothing of it is left after the bias
-    return min(_hsic(x, y, debiased) / math.sqrt(hsic_xx * hsic_yy), 1.0)
+    return min(hsic_xy / scale, 1.0)
 
 
 def _centered_to_unit_range(x: torch.Tensor) -> torch.Tensor:
@@ -116,11 +127,14 @@ def _centered_to_unit_range(x: torch.Tensor) -> torch.Tensor:
     return x.div_(largest)
 
 
-def _hsic(x: torch.Tensor, y: torch.Tensor, debiased: bool) -> float:
-    """Return HSIC of centered x and y, up to a factor that cancels in CKA."""
+def _hsic(x: torch.Tensor, y: torch.Tensor, debiased: bool) -> tuple[float, float]:
+    """Return HSIC of centered x and y, up to a factor that cancels in CKA, and its biased estimate.
+
+    Without `debiased` the two are the same.
+    """
     biased = _squared_norm_of_product(x, y)
     if not debiased:
-        return biased.item()
+        return biased.item(), biased.item()
 
     # The diagonals of the Gram matrices x x^T and y y^T are what biases the estimate: an example
     # compared with itself. Song et al. leave them out and correct the centering.
@@ -132,8 +146,8 @@ def _hsic(x: torch.Tensor, y: torch.Tensor, debiased: bool) -> float:
     unbiased = biased - rows + everything
     rounding_noise = 10 * torch.finfo(x.dtype).eps * biased
     if unbiased.abs() <= rounding_noise:
-        return 0.0
-    return unbiased.item()
+        return 0.0, biased.item()
+    return unbiased.item(), biased.item()
 
 
 def _squared_norm_of_product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -367,7 +381,7 @@ def alignment(z1: torch.Tensor, z2: torch.Tensor, *, alpha: float = 2) -> torch.
     """
     pair("z1", z1, "z2", z2, min_rows=1)
     positive("alpha", alpha)
-    difference = F.normalize(z1, dim=1) - F.normalize(z2, dim=1)
+    difference = unit_rows(z1) - unit_rows(z2)
     return difference.norm(dim=1).pow(alpha).mean()
 
 
@@ -402,8 +416,11 @@ def uniformity(z: torch.Tensor, *, t: float = 2) -> torch.Tensor:
     """
     positive("t", t)
     _check.finite("z", z, min_rows=2)
-    z = F.normalize(z, dim=1)
+    z = unit_rows(z)
     exponent = 2 * t * (z @ z.T - 1)  # on the sphere ||z_i - z_j||^2 = 2 - 2 z_i.z_j
+    # A row of zeros is not on the sphere: its squared length is 0 where the line above counts 1.
+    missing = (z.detach() == 0).all(1).to(z.dtype)
+    exponent = exponent + t * (missing[:, None] + missing)
     return _log_mean_exp_off_diagonal(exponent)
 
 
@@ -469,7 +486,7 @@ def collapse_meter(z: torch.Tensor) -> dict[str, float]:
     """
     _check.finite("z", z, min_rows=2)
     n, d = z.shape
-    z = F.normalize(z.detach().cpu().double(), dim=1)
+    z = unit_rows(z.detach().cpu().double())
     # The squared length of the sum of all rows holds the cosine of every pair, and those of the
     # rows with themselves.
     all_cosines = z.sum(0).square().sum()
@@ -527,7 +544,7 @@ def precision_at_k(
             f"'euclidean' or 'cosine', found k={k!r} and metric={metric!r}"
         )
     if metric == "cosine":
-        x = F.normalize(features, dim=1)
+        x = unit_rows(features)
     else:
         x = features - features.mean(0)  # distances of small numbers keep more digits
 

@@ -325,6 +325,27 @@ def card(name: str | os.PathLike) -> dict[str, Any]:
     return _read_card(_find(name))
 
 
+def data_name(card: dict[str, Any]) -> str:
+    """Return what `replearn.data.load` takes for the images that an encoder was trained on.
+
+    Args:
+        card: From `card`. Its entry `data` is a name, the path of a folder, or a sentence that
+            begins with the name of a data set and a colon.
+
+    Returns:
+        The name or the path. A path is never taken apart: colons are part of it.
+
+    Example:
+        >>> data_name({"data": "shapes: 10,000 pictures"}), data_name({"data": "/scan 10:30"})
+        ('shapes', '/scan 10:30')
+    """
+    described = str(card.get("data", "shapes"))
+    for name in ("shapes", "digits", "cifar10", "pneumonia"):
+        if described.startswith(f"{name}: "):
+            return name
+    return "cifar10" if described.startswith("CIFAR-10 (") else described
+
+
 def load(name: str | os.PathLike) -> nn.Module:
     """Load an encoder.
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from replearn import _check
+from replearn.losses import unit_rows
 
 FLOAT64_LIMIT = 2**18  # features (N d) up to which a LinearProbe is fitted in float64
 COSINES_AT_ONCE = 2**24  # 64 MB of float32 for one chunk of queries
@@ -36,16 +37,21 @@ def extract_features(
 
     Args:
         encoder: Maps images (n, 3, H, W) to features (n, d).
-        images: (N, 3, H, W), uint8 (divided by 255 here) or floats as the encoder expects them.
-            Vectors (N, n) pass as well. They may be on another device than the encoder.
+        images: (N, 3, H, W), uint8 (divided by 255 here) or floats from 0 to 1; what an encoder
+            subtracts or divides is a layer of its own. Vectors (N, n) of any range pass as well.
+            They may be on another device than the encoder.
         batch_size: Images that are encoded at once.
 
     Returns:
         Features (N, d), float32, on the encoder's device, without gradient.
 
     Raises:
-        ValueError: The images or the features have a wrong shape, or hold NaN or infinity.
+        ValueError: The images or the features have a wrong shape, or hold NaN or infinity, or
+            floating-point images hold values outside 0 to 1.
         TypeError: The images are not a tensor of bytes or floating-point numbers.
+
+    Warns:
+        UserWarning: All values are below 1/128, as after two divisions by 255.
 
     Example:
         >>> images = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
@@ -58,6 +64,8 @@ def extract_features(
     # Bytes are always finite: one image tells all that is to be checked, without a float copy.
     checked = images[:1].float() if is_bytes else images
     _check.finite("images", checked, ndim=2 if is_vectors else 4)
+    if not is_vectors:
+        _check_images(images)
 
     reference = _reference(encoder, images)
     scale = 255 if is_bytes else 1
@@ -80,6 +88,31 @@ def extract_features(
             f"found features {tuple(features.shape)}"
         )
     return features
+
+
+def _check_images(images: torch.Tensor) -> None:
+    """Raise unless channels come second, and floating-point images have values from 0 to 1."""
+    shape = tuple(images.shape)
+    if shape[1] not in (1, 3) and shape[3] in (1, 3):
+        raise ValueError(
+            f"images: expected channels second, (N, 3, H, W), found {shape}, channels last; "
+            "images.permute(0, 3, 1, 2) moves them"
+        )
+    if not images.is_floating_point() or images.numel() == 0:
+        return
+    lowest, highest = (value.item() for value in images.aminmax())
+    margin = 1e-3  # a resized image may be a little above 1
+    if lowest < -margin or highest > 1 + margin:
+        raise ValueError(
+            f"images: expected floating-point values from 0 to 1, or bytes from 0 to 255, found "
+            f"{lowest:.3g} to {highest:.3g}; divide by 255, and leave out other normalization"
+        )
+    if 0 < highest < 1 / 128:
+        warnings.warn(
+            f"images: all values are below 1/128 (the largest is {highest:.2g}): were they divided "
+            "by 255 twice?",
+            stacklevel=4,
+        )
 
 
 def _reference(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -530,10 +563,19 @@ def _vote(
 
 
 def _check_vote(k: int, temperature: float, n: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"k: expected a whole number, found {k!r}")
     if not 1 <= k <= n or not temperature > 0:
         raise ValueError(
             f"expected 1 <= k <= N = {n} and temperature > 0, found k = {k}, {temperature}"
         )
+
+
+def _unit_rows(z: torch.Tensor) -> torch.Tensor:
+    """Return rows of length 1 in float32, whatever their scale and precision."""
+    if z.dtype != torch.float64:
+        z = z.float()
+    return unit_rows(z).float()
 
 
 def knn_predict(
@@ -580,12 +622,12 @@ def knn_predict(
     _check_vote(k, temperature, len(z_train))
 
     classes, target = y_train.to(z_train.device).unique(return_inverse=True)
-    bank = F.normalize(z_train.float()).T  # (d, N)
+    bank = _unit_rows(z_train).T  # (d, N)
     numbers_per_query = max(len(z_train), k * len(classes))  # its cosines, its votes
     queries_at_once = max(1, COSINES_AT_ONCE // numbers_per_query)
     winners = []
-    for queries in z_test.float().split(queries_at_once):
-        cosine = F.normalize(queries) @ bank  # (m, N)
+    for queries in z_test.split(queries_at_once):
+        cosine = _unit_rows(queries) @ bank  # (m, N)
         winners.append(_vote(cosine, target, len(classes), k, temperature))
     return classes[torch.cat(winners)]
 

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import io
 import os
 import shutil
 import struct
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -455,11 +457,11 @@ def png_bomb(side):
     return raw
 
 
-def sixteen_bits(folder):
-    """Return the bytes of a PNG file of 16 bits a pixel."""
-    path = folder / "16.png"
-    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(path)
-    return path.read_bytes()
+def floats():
+    """Return the bytes of a TIFF file of floating-point numbers."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((40, 40), 0.5, dtype=np.float32)).save(file, "TIFF")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -468,8 +470,9 @@ def sixteen_bits(folder):
         ("half", ""),
         ("empty", ""),
         ("text", ""),
-        ("16 bits", "8 bits"),
+        ("floats", "found floating-point numbers"),
         ("bomb", "pixels"),
+        ("many chunks", "chunks, found more"),
         ("larger bomb", ""),
     ],
 )
@@ -481,12 +484,13 @@ def test_broken_images_are_named(tmp_path, damage, reason):
         "half": whole[: len(whole) // 2],
         "empty": b"",
         "text": b"hello",
-        "16 bits": sixteen_bits(tmp_path),
+        "floats": floats(),
+        "many chunks": whole[:33] + 50_000 * (bytes(4) + b"abCd" + bytes(4)) + whole[33:],
         "bomb": png_bomb(8000),
         "larger bomb": png_bomb(60_000),
     }
     path.write_bytes(broken[damage])
-    words = r"f/a/1\.png: expected a picture, found .+; repair it"
+    words = r"f/a/1\.png: expected a picture, found .+; repair them"
     with pytest.raises(ValueError, match=words) as error:
         data.load(tmp_path / "f")
     assert reason in str(error.value)
@@ -503,10 +507,15 @@ def test_broken_images_are_named(tmp_path, damage, reason):
         (["train/cat/0.png", "test/cat/0.png"], r"two classes or more"),
         (["train/cat/0.png", "train/dog/0.png"], "train/<class>/ and test/<class>/"),
         (["train/cat/0.png", "train/dog/0.png", "test/"], "test/<class>/"),
+        (
+            ["train/cat/0.png", "train/dog/0.png", "test/dog/0.png", "test/cow/0.png"],
+            "found cow in test/ but not in train/",
+        ),
+        (["cat/0.png", "dog/0.png", "cow/"], "found no pictures in cow/"),
         (["train/cat/0.png", "train/dog/0.png", "test/cow/0.png"], "test ones also in train.*cow"),
         (["cat/0.png", "dog/"], r"in every <class>/.*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
         (["ant/0.png", "cat/0.png", "dog/"], r"found the folders \[\['ant', 'cat', 'dog'\]\]"),
-        (["cat/0.png", "dog/0.heic"], r"\.jpg .*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
+        (["cat/0.png", "dog/0.xyz"], r"\.jpg .*\['cat', 'dog'\].*pictures in \[\['cat'\]\]"),
     ],
 )
 def test_folders_that_cannot_be_a_data_set(tmp_path, layout, words):
@@ -521,6 +530,77 @@ def test_folders_that_cannot_be_a_data_set(tmp_path, layout, words):
             Image.new("RGB", (32, 32)).save(path, "PNG")
     with pytest.raises(ValueError, match=words):
         data.load(folder)
+
+
+def test_all_damaged_files_are_listed_and_can_be_left_out(tmp_path):
+    paths = write_images(tmp_path / "f", ["a", "b"], 10)
+    damaged = [paths[3], paths[12], paths[15]]
+    for path in damaged:
+        path.write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="load with skip_damaged=True") as error:
+        data.load(tmp_path / "f")
+    for path in damaged:
+        assert str(path) in str(error.value)
+    with pytest.warns(UserWarning, match="damaged files skipped"):
+        train = data.load(tmp_path / "f", skip_damaged=True)
+    test = data.load(tmp_path / "f", split="test", skip_damaged=True)
+    assert len(train) + len(test) == 17
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="and 10 more"):
+        data.load(tmp_path / "f", skip_damaged=True)
+
+
+def test_what_is_skipped_is_counted(tmp_path):
+    folder = tmp_path / "f"
+    paths = write_images(folder, ["a", "b"], 10)
+    paths[0].rename(paths[0].with_suffix(".jfif"))  # a JPEG's other name: it is read
+    paths[1].rename(paths[1].with_suffix(".xyz"))
+    paths[2].rename(paths[2].with_suffix(""))
+    (folder / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    write_images(folder / "a", ["inner"], 4)
+    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints"):
+        (folder / name).mkdir()
+    (folder / "a" / "Thumbs.db").write_bytes(b"what Windows leaves behind")
+    with pytest.warns(UserWarning, match="7 files skipped") as caught:
+        train = data.load(folder)
+    (sentence,) = [str(warning.message) for warning in caught]
+    for kind in ("in the sub-folder a/inner 4", ".xyz 1", "without a suffix 1", "broken links 1"):
+        assert kind in sentence
+    assert train.class_names == ("a", "b")
+    assert len(train) + len(data.load(folder, split="test")) == 18
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation")])
+def test_val_beside_train_is_the_test_split(tmp_path, names):
+    write_images(tmp_path / names[0], ["a", "b"], 3)
+    write_images(tmp_path / names[1], ["a", "b"], 2)
+    with pytest.warns(UserWarning, match="is taken as the test split"):
+        assert len(data.load(tmp_path)) == 6
+    with pytest.warns(UserWarning, match="is taken as the test split"):
+        assert len(data.load(tmp_path, split="test")) == 4
+
+
+def test_val_beside_train_and_test_is_a_split_of_its_own(tmp_path):
+    for count, split in enumerate(("train", "val", "TEST"), 1):
+        write_images(tmp_path / split, ["a", "b"], count)
+    sizes = [len(data.load(tmp_path, split=split)) for split in ("train", "val", "test")]
+    assert sizes == [2, 4, 6]
+
+
+def test_class_names_that_look_the_same_are_the_same(tmp_path):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        names = [unicodedata.normalize(form, name) for name in ("caf\u00e9", "zebra")]
+        write_images(tmp_path / split, names, 2)
+    test = data.load(tmp_path, split="test")
+    assert test.class_names == ("caf\u00e9", "zebra")
+    assert test.labels.bincount().tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["x" * 244, "[a]*?", "\u732b \U0001f600", "a:b"])
+def test_any_name_of_a_folder_will_do(tmp_path, name):
+    write_images(tmp_path / name, ["[cat]", "dog*"], 5)
+    assert data.load(tmp_path / name).class_names == ("[cat]", "dog*")
 
 
 def test_a_class_of_one_image_is_for_training(tmp_path):
@@ -544,13 +624,13 @@ def folder(tmp_path):
 def decoded(monkeypatch):
     """A list that gets the number of images of each call that decodes some."""
     counts = []
-    decode = image_folder.decode
+    decode_all = image_folder._decode_all
 
-    def counting_decode(image_files):
+    def counting_decode_all(image_files, **options):
         counts.append(len(image_files))
-        return decode(image_files)
+        return decode_all(image_files, **options)
 
-    monkeypatch.setattr(image_folder, "decode", counting_decode)
+    monkeypatch.setattr(image_folder, "_decode_all", counting_decode_all)
     return counts
 
 
@@ -729,3 +809,40 @@ def test_real_photographs_by_the_image_folder_route(cache):
         means.append(members.mean(0).flatten())
     nearest = torch.cdist(test.images.flatten(1).float(), torch.stack(means)).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.15  # chance is 0.10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(images=np.zeros((4, 3, 64, 64), np.uint8)),
+        dict(images=np.zeros((4, 3, 32, 32), np.float32)),
+        dict(labels=np.array([0, 1, 2, 10])),
+        dict(labels=np.array([0, 1])),
+        dict(part=np.array([0, 0, 1, 2])),
+        dict(class_names=("cat", "dog")),
+    ],
+)
+def test_a_file_that_is_not_cifar10_is_refused(cache, change):
+    whole = dict(
+        images=np.zeros((4, 3, 32, 32), np.uint8),
+        labels=np.arange(4),
+        part=np.array([0, 0, 1, 1]),
+        class_names=cifar10.CLASS_NAMES,
+    )
+    arrays = {**whole, **change}
+    names = arrays.pop("class_names")
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(cache / cifar10.CACHE_FILE, names=names, key="", **arrays)
+    with pytest.raises(ValueError, match=r"cifar10\.npz: expected CIFAR-10, uint8"):
+        data.load("cifar10")
+
+
+def test_xrays_of_another_size_are_refused(cache):
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = np.zeros((3, 64, 64), np.uint8)
+        arrays[f"{split}_labels"] = np.zeros((3, 1), np.uint8)
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(cache / pneumonia.FILE, **arrays)
+    with pytest.raises(ValueError, match=r"images of uint8 \(64, 64\), not uint8 \(28, 28\)"):
+        data.load("pneumonia")

@@ -326,3 +326,17 @@ def test_cifar10_encoder_scores_what_its_card_says(name):
         pytest.skip("CIFAR-10 is not on this disk")
     accuracy = knn_accuracy_on("cifar10", models.load(name))
     assert accuracy == pytest.approx(models.card(name)["scores"]["knn"], abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("described", "name"),
+    [
+        ("shapes: 10,000 pictures, seed 0", "shapes"),
+        ("CIFAR-10 (as published): 50,000 training pictures", "cifar10"),
+        ("cifar10", "cifar10"),
+        ("/home/me/scan 2026-01-05 10:30", "/home/me/scan 2026-01-05 10:30"),
+        (r"C:\Users\me\photos", r"C:\Users\me\photos"),
+    ],
+)
+def test_the_path_of_a_folder_is_never_taken_apart(described, name):
+    assert models.data_name({"data": described}) == name

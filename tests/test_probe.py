@@ -112,9 +112,9 @@ def test_train_and_eval_flags_survive_an_encoder_that_fails(images):
 
 
 def test_images_survive_an_encoder_that_works_in_place():
-    images = normal(4, 3, 8, 8, seed=0)
+    images = normal(4, 3, 8, 8, seed=0).sigmoid()
     before = images.clone()
-    extract_features(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten()), images)
+    extract_features(nn.Sequential(nn.Threshold(0.5, 0.0, inplace=True), nn.Flatten()), images)
     assert torch.equal(images, before)
 
 
@@ -147,6 +147,26 @@ def test_encoders_of_no_weights(images):
 def test_extract_features_rejects_bad_images(bad, error, message):
     with pytest.raises(error, match=message):
         extract_features(small_encoder(), bad)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x.float(), "from 0 to 1, or bytes from 0 to 255, found 0 to 255; divide by 255"),
+        (lambda x: (x / 255 - 0.5) / 0.25, "found -2 to 2"),
+        (lambda x: x.permute(0, 2, 3, 1), r"found \(10, 8, 8, 3\), channels last"),
+        (lambda x: (x / 255).permute(0, 2, 3, 1), "channels last"),
+    ],
+)
+def test_images_in_another_range_or_order_are_refused(images, change, message):
+    with pytest.raises(ValueError, match=message):
+        extract_features(small_encoder(), change(images))
+
+
+def test_images_that_were_divided_twice_get_a_warning(images):
+    with pytest.warns(UserWarning, match="divided by 255 twice"):
+        extract_features(small_encoder(), images / 255 / 255)
+    extract_features(small_encoder(), torch.zeros(2, 3, 8, 8))  # black is nothing to warn of
 
 
 class Tokens(nn.Module):

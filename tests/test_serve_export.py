@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 pytest.importorskip("onnx")
@@ -236,6 +237,45 @@ def test_the_package_gives_functions():
     assert "importlib" not in dir(serve)
     with pytest.raises(AttributeError, match=r"'replearn\.serve' has no attribute 'tau'"):
         _ = serve.tau
+
+
+@pytest.mark.parametrize(("points", "precision"), [(-67.0, "fp32"), (-2.1, "fp32"), (-1.9, "int8")])
+def test_a_form_that_lost_its_accuracy_is_not_the_default(copied, points, precision):
+    manifest = bundle.read_manifest(copied)
+    manifest["measured"]["rows"]["INT8 ONNX"]["points"] = points
+    exporting._write_manifest(copied, manifest)
+    assert open_bundle(copied).precision == precision
+    assert open_bundle(copied, precision="int8").precision == "int8"
+
+
+def test_the_export_says_which_form_it_chose(quick, tmp_path, monkeypatch, capsys):
+    measured = {"rows": {"INT8 ONNX": {"points": -67.0}}}
+    monkeypatch.setattr(exporting, "measure_forms", lambda folder, test: measured)
+    with pytest.warns(UserWarning, match="INT8 loses 67.0 points of accuracy, more than 2: fp32"):
+        about = export(tiny_encoder(), tmp_path / "b", shapes(), test=shapes(30, "test"))
+    assert about["precision"] == "fp32"
+    assert "67.0 points" in about["precision_reason"]
+
+
+def test_a_folder_with_colons_in_its_name_is_the_default_data(quick, tmp_path, monkeypatch, capsys):
+    images = tmp_path / "scan 2026-01-05 10:30"
+    for name in ("cat", "dog"):
+        (images / name).mkdir(parents=True)
+        for i in range(10):
+            color = tuple(np.random.default_rng(i).integers(0, 256, 3).tolist())
+            Image.new("RGB", (40, 40), color).save(images / name / f"{i}.png")
+    (tmp_path / "run").mkdir()
+    models.save(
+        tiny_encoder(),
+        tmp_path / "run" / "encoder",
+        architecture=["small_cnn", 4],
+        data=str(images),
+    )
+    rows = {"INT8 ONNX": {"points": 0.0}}
+    monkeypatch.setattr(exporting, "measure_forms", lambda folder, test: {"rows": rows})
+    monkeypatch.setattr(measure, "as_text", str)
+    run_export_command(tmp_path / "run", tmp_path / "bundle")
+    assert "served by default: int8" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", bundle.FILES)

@@ -20,6 +20,7 @@ PICTURE = ROOT / "site" / "_static" / "architecture.svg"
 
 CORE = (
     "files",
+    "image_file",
     "plot",
     "losses",
     "augment",

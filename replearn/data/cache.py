@@ -1,5 +1,6 @@
 """What was decoded once is kept in the cache folder, so that the next call reads one file."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ def _kept(path: Path, key: str) -> Arrays | None:
             names = tuple(file["names"].tolist())
             return Arrays(file["images"], file["labels"], file["part"], names)
     except Exception as error:  # a damaged file can raise anything
-        if path.exists():
+        if os.path.exists(path):  # Path.exists raises for some names
             warnings.warn(f"{path}: damaged, and made anew ({error})", stacklevel=3)
         return None
 
@@ -59,7 +60,7 @@ def _keep(path: Path, key: str, arrays: Arrays) -> None:
                 names=arrays.class_names,
                 key=key,
             )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that the disk cannot spell
         warnings.warn(
             f"{path}: not written ({error}), so the next call takes as long", stacklevel=3
         )

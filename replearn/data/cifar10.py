@@ -62,7 +62,31 @@ def read() -> Arrays:
     image_folder = cache_folder() / IMAGE_FOLDER
     if image_folder.is_dir():
         return read_folder(image_folder)
-    return cached(CACHE_FILE, "", _downloaded)
+    arrays = cached(CACHE_FILE, "", _downloaded)
+    _check(arrays, cache_folder() / CACHE_FILE)
+    return arrays
+
+
+def _check(arrays: Arrays, path: Path) -> None:
+    """Raise unless arrays from a file can be CIFAR-10, or a part of it."""
+    shape = arrays.images.shape
+    count = shape[0]
+    is_right = (
+        arrays.images.dtype == np.uint8
+        and shape[1:] == (3, 32, 32)
+        and arrays.labels.shape == arrays.part.shape == (count,)
+        and arrays.labels.dtype.kind in "iu"
+        and count > 0
+        and 0 <= arrays.labels.min() <= arrays.labels.max() < len(CLASS_NAMES)
+        and set(np.unique(arrays.part)) <= {TRAIN, TEST}
+        and arrays.class_names == CLASS_NAMES
+    )
+    if not is_right:
+        raise ValueError(
+            f"{path}: expected CIFAR-10, uint8 (N, 3, 32, 32) with labels from 0 to 9, found "
+            f"{arrays.images.dtype} {shape} with labels {arrays.labels.dtype} "
+            f"{arrays.labels.shape}; delete it, and it is made anew"
+        )
 
 
 def _downloaded() -> Arrays:

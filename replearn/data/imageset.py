@@ -164,6 +164,7 @@ def load(
     split: str = "train",
     size: int | None = None,
     seed: int = 0,
+    skip_damaged: bool = False,
     **options: float,
 ) -> ImageSet:
     """Return one split of a data set, as RGB images of 32 x 32 pixels.
@@ -171,15 +172,17 @@ def load(
     The data sets are "shapes" (drawn), "digits" (scikit-learn's scans), "cifar10" (photographs,
     downloaded where they are not on the disk), "pneumonia" (MedMNIST's chest X-rays, which have
     to be on the disk), and your own images in a folder. A folder holds
-    ``{train,test}/<class>/*`` or ``<class>/*``; in the second case a fixed fifth of each class is
-    the test split.
+    ``{train,test}/<class>/*``, with or without a ``val/`` beside them, or ``<class>/*``; in the
+    second case a fixed fifth of each class is the test split.
 
     Args:
         name: One of these names, or the path of a folder.
-        split: "train" or "test"; "pneumonia" has a "val", too.
+        split: "train" or "test"; "pneumonia" has a "val", too, and a folder may have one.
         size: How many images, 1 or more. None stands for all of them, and for 10,000 shapes.
         seed: Which images a `size` below all selects, and which shapes are drawn. Each class gets
             its share of the selection, and of any first part of it.
+        skip_damaged: Of a folder: whether files that cannot be decoded are left out with a
+            warning. Without it they are an error that lists them.
         **options: Passed on to `replearn.data.shapes.render`; other data sets take none.
 
     Returns:
@@ -196,7 +199,9 @@ def load(
         >>> shapes.images.shape
         torch.Size([4, 3, 32, 32])
     """
-    splits = SPLITS if name == "pneumonia" else SPLITS[:2]
+    sources = _sources()
+    is_folder = name != "shapes" and name not in sources and _is_folder(name)
+    splits = SPLITS if name == "pneumonia" or is_folder else SPLITS[:2]
     if split not in splits:
         raise ValueError(f"split: expected one of {splits}, found {split!r}")
     if size is not None and (not isinstance(size, int) or size < 1):
@@ -210,8 +215,7 @@ def load(
         shapes_seed = 2 * seed + (1 if split == "test" else 0)
         return shapes.render(size or 10_000, seed=shapes_seed, **options)
 
-    sources = _sources()
-    if name not in sources and not _is_folder(name):
+    if name not in sources and not is_folder:
         raise ValueError(
             "name: expected shapes, digits, cifar10, pneumonia or a folder of pictures, "
             f"found {name!r}"
@@ -223,7 +227,8 @@ def load(
     else:
         from replearn.data.folder import read_folder
 
-        arrays = read_folder(Path(name).expanduser().resolve())
+        folder = Path(name).expanduser().resolve()
+        arrays = read_folder(folder, skip_damaged=skip_damaged)
     return _select(name, arrays, split, size, seed)
 
 

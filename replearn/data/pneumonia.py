@@ -47,6 +47,9 @@ def read() -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             scans = [file[f"{split}_images"] for split in SPLITS]  # each (n, 28, 28)
             labels = [file[f"{split}_labels"].reshape(-1) for split in SPLITS]
+        for images in scans:
+            if images.shape[1:] != (28, 28) or images.dtype != np.uint8:
+                raise ValueError(f"images of {images.dtype} {images.shape[1:]}, not uint8 (28, 28)")
         framed = np.pad(np.concatenate(scans), ((0, 0), (2, 2), (2, 2)), mode="edge")
         images = framed[:, None].repeat(3, axis=1)
     except Exception as error:  # a damaged file can raise anything

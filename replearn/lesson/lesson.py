@@ -170,8 +170,9 @@ class Lesson:
             test_set = data.load(name, split="test", size=test, seed=self.seed)
         except Exception as error:
             # Offline, no space, a broken file: the lesson goes on without photographs.
-            lines = str(error).splitlines() or [type(error).__name__]
-            print(f"No photographs: {lines[0]} {_ADVICE}")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            advice = f" {_ADVICE}" if name == "cifar10" else ""
+            print(f"No photographs: {reason}{advice}")
             return None
         self.data = f"{LESSONS[self.number][1]} and {name}"
         return train_set, test_set

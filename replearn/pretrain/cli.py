@@ -113,6 +113,10 @@ def _pretrain(args: argparse.Namespace) -> None:
     given = vars(args)
     changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
     recipe = replace(NAMED[args.recipe], **changes)
+    if isinstance(recipe.data, str) and Path(recipe.data).expanduser().is_dir():
+        if recipe.data not in ("cifar10", "digits", "pneumonia", "shapes"):
+            # The card remembers it, and may be read in another working folder.
+            recipe = replace(recipe, data=str(Path(recipe.data).expanduser().resolve()))
 
     def load_sets() -> tuple["ImageSet", "ImageSet"]:
         train = data.load(recipe.data, size=args.size)
@@ -154,8 +158,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json:
         writable_folder(Path(args.json).expanduser().parent)
 
-    trained_on = str(card.get("data", "shapes")).split(":")[0]  # "shapes: 8,000 pictures" -> shapes
-    name = args.data or trained_on
+    name = args.data or models.data_name(card)
     train = data.load(name, size=args.size)
     test = data.load(name, split="test", size=args.test_size)
     other = _other_sets(args)

@@ -28,6 +28,7 @@ FILES = (  # besides the manifest
     *MODELS.values(),
     INDEX,
 )
+MOST_POINTS_LOST = 2  # of accuracy, with which the INT8 form is still served by default
 BATCH = 256  # images that go through the network at a time
 
 
@@ -48,6 +49,7 @@ class Bundle:
         images: The training images, uint8 (M, 3, side, side).
         side: Height and width of an image, in pixels.
         card: What is known about the encoder, as `export` was told.
+        precision: The form of the encoder that `embed` runs, "int8" or "fp32".
     """
 
     embed: Callable[[np.ndarray], np.ndarray]
@@ -59,14 +61,16 @@ class Bundle:
     images: np.ndarray
     side: int
     card: dict[str, Any]
+    precision: str = "int8"
 
 
-def open_bundle(folder: str | Path, *, precision: str = "int8", threads: int = 1) -> Bundle:
+def open_bundle(folder: str | Path, *, precision: str | None = None, threads: int = 1) -> Bundle:
     """Open a bundle, after checking every file of it.
 
     Args:
         folder: Where `export` wrote it.
-        precision: The form of the encoder, "int8" or "fp32".
+        precision: The form of the encoder, "int8" or "fp32"; None for the one that `export`
+            chose: "int8" unless it was measured to lose more than 2 points of accuracy.
         threads: CPU threads of one call of `embed`.
 
     Returns:
@@ -76,12 +80,13 @@ def open_bundle(folder: str | Path, *, precision: str = "int8", threads: int = 1
         ValueError: The bundle is damaged, incomplete or something else, or onnxruntime is not
             installed.
     """
-    if precision not in MODELS:
+    if precision is not None and precision not in MODELS:
         raise ValueError(f"precision: expected {' or '.join(MODELS)}, found {precision!r}")
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads: expected a whole number of 1 or more, found {threads!r}")
     folder = _complete_folder(Path(folder).expanduser())
     manifest = read_manifest(folder)
+    precision = precision or default_precision(manifest.get("measured"))[0]
 
     used = {}
     for name in FILES:  # the others are checked as well: a damaged bundle should not go unseen
@@ -102,7 +107,30 @@ def open_bundle(folder: str | Path, *, precision: str = "int8", threads: int = 1
         images=index["images"],
         side=side,
         card=manifest["card"],
+        precision=precision,
     )
+
+
+def default_precision(measured: dict[str, Any] | None) -> tuple[str, str]:
+    """Return in which form a bundle is served unless somebody chooses, and why.
+
+    Args:
+        measured: From `replearn.serve.measure.measure_forms`, or None.
+
+    Returns:
+        "int8" or "fp32", and the reason in a few words.
+
+    Example:
+        >>> rows = {"INT8 ONNX": {"points": -67.0}}
+        >>> default_precision({"rows": rows})
+        ('fp32', 'INT8 loses 67.0 points of accuracy, more than 2')
+    """
+    if measured is None:
+        return "int8", "the export measured nothing"
+    points = measured["rows"]["INT8 ONNX"]["points"]
+    if points < -MOST_POINTS_LOST:
+        return "fp32", f"INT8 loses {-points:.1f} points of accuracy, more than {MOST_POINTS_LOST}"
+    return "int8", f"{points:+.1f} points of accuracy"
 
 
 def previous_folder(folder: Path) -> Path:

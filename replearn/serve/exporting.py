@@ -60,7 +60,9 @@ def export(
         card: What others should know about the encoder; anything that JSON can hold.
 
     Returns:
-        What bundle.json says; with `test` it has an entry "measured".
+        What bundle.json says; with `test` it has the entries "measured", "precision" (the form
+        that is served by default, fp32 where INT8 loses more than 2 points) and
+        "precision_reason".
 
     Raises:
         ValueError: The images do not fit, the card is not JSON, the encoder cannot be exported,
@@ -84,7 +86,11 @@ def export(
             manifest = _write(encoder, partial, train, side, card)
             if test is not None:
                 measured = measure_forms(partial, test)
-                manifest = _write_manifest(partial, {**manifest, "measured": measured})
+                precision, reason = bundle.default_precision(measured)
+                if precision != "int8":
+                    warnings.warn(f"{folder}: {reason}: fp32 is the default", stacklevel=2)
+                said = {"precision": precision, "precision_reason": reason}
+                manifest = _write_manifest(partial, {**manifest, "measured": measured, **said})
             _publish(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -34,7 +34,7 @@ MISSING = 'serving needs fastapi, uvicorn and onnxruntime: pip install "replearn
 STANDARD_INPUT = 0  # its file descriptor
 
 
-def create_app(bundle: Bundle, *, precision: str = "int8", **limits: float) -> FastAPI:
+def create_app(bundle: Bundle, *, precision: str | None = None, **limits: float) -> FastAPI:
     """Return a FastAPI application for a bundle.
 
     Its routes are /embed, /classify and /neighbors, which take an image, /health, and / with a page
@@ -42,7 +42,7 @@ def create_app(bundle: Bundle, *, precision: str = "int8", **limits: float) -> F
 
     Args:
         bundle: From `open_bundle`.
-        precision: "int8" or "fp32", as the bundle was opened; it is only shown.
+        precision: What is shown as the form of the encoder; None for that of the bundle.
         **limits: Of `replearn.serve.app.Limits`. `max_bytes` (2,000,000) and `max_pixels`
             (4,000,000) of an image; `workers` (2) images are worked on at a time and `queue` (16)
             wait, all others get a 503 with Retry-After; `body_seconds` (10) for a body to arrive.
@@ -57,12 +57,12 @@ def create_app(bundle: Bundle, *, precision: str = "int8", **limits: float) -> F
         from replearn.serve.app import Limits, build
     except ImportError as error:
         raise ValueError(f"{MISSING} ({error})") from error
-    return build(bundle, precision, Limits(**limits))
+    return build(bundle, precision or bundle.precision, Limits(**limits))
 
 
 @contextmanager
 def start(
-    folder: str | Path, *, port: int = 0, precision: str = "int8", seconds: float = 60.0
+    folder: str | Path, *, port: int = 0, precision: str | None = None, seconds: float = 60.0
 ) -> Iterator[str]:
     """Run the service of a bundle in a process of its own while the block runs.
 
@@ -74,7 +74,7 @@ def start(
     Args:
         folder: The bundle.
         port: Where it listens; 0 is any free port.
-        precision: "int8" or "fp32".
+        precision: "int8" or "fp32"; None for what the bundle says.
         seconds: How long to wait for the first answer.
 
     Yields:
@@ -85,7 +85,9 @@ def start(
         TimeoutError: It did not answer in time.
     """
     command = [sys.executable, "-m", "replearn", "serve", str(folder)]
-    command += ["--port", str(port), "--precision", precision, "--until-stdin-closes"]
+    command += ["--port", str(port), "--until-stdin-closes"]
+    if precision:
+        command += ["--precision", precision]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as log_folder:
         log = Path(log_folder) / "log.txt"
         with open(log, "wb") as output:
@@ -108,7 +110,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    precision: str = "int8",
+    precision: str | None = None,
     workers: int = 2,
     queue: int = 16,
     until_stdin_closes: bool = False,
@@ -119,7 +121,7 @@ def serve(
         folder: The bundle.
         host: The address to listen at; "0.0.0.0" is the whole network.
         port: The port to listen at; 0 is any free one.
-        precision: "int8" or "fp32".
+        precision: "int8" or "fp32"; None for what the bundle says.
         workers: Images that are worked on at a time, a thread each.
         queue: Requests that may wait; all others get a 503.
         until_stdin_closes: Also end when standard input does.
@@ -132,17 +134,22 @@ def serve(
     try:
         import uvicorn  # noqa: F401  (before the work: _make_server needs it)
 
-        from replearn.serve.bundle import open_bundle
+        from replearn.serve.bundle import default_precision, open_bundle, read_manifest
     except ImportError as error:
         raise ValueError(f"{MISSING} ({error})") from error
     bundle = open_bundle(folder, precision=precision)
-    app = create_app(bundle, precision=precision, workers=workers, queue=queue)
+    app = create_app(bundle, workers=workers, queue=queue)
     with _listen(host, port) as listener:
         server = _make_server(app)
         if until_stdin_closes:
             _end_with_stdin(server)
         # `start` reads this line from the log.
-        print(f"{folder} ({precision}) at {_url(listener)}; Ctrl-C stops it", flush=True)
+        if precision is None:
+            chosen, reason = default_precision(
+                read_manifest(Path(folder).expanduser()).get("measured")
+            )
+            print(f"form: {chosen} ({reason})", flush=True)
+        print(f"{folder} ({bundle.precision}) at {_url(listener)}; Ctrl-C stops it", flush=True)
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
