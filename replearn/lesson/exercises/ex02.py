@@ -6,7 +6,6 @@ Shapes: N pictures, d numbers in a feature vector, C classes.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.preprocessing import StandardScaler
 
 from replearn.lesson.exercises import Exercise
 
@@ -295,6 +294,8 @@ def _leak_by_a_tiny_number(x_train, x_test):
 
 
 def _leak_by_scikit_learn(x_train, x_test):
+    from sklearn.preprocessing import StandardScaler  # late: the grader's processes do without
+
     scaler = StandardScaler().fit(x_train.numpy())
     return scaler.transform(x_train.numpy()), scaler.transform(x_test.numpy())
 
