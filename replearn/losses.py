@@ -112,9 +112,9 @@ def comparable_rows(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         The rows (N, D), and a mask (N, 1) that is True for rows of zeros.
 
     Example:
-        >>> rows, is_zero = comparable_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0], [3.0, 4.0]]))
+        >>> rows, is_zero = comparable_rows(torch.tensor([[2.0**99, 2.0**100], [0, 0], [3, 4]]))
         >>> rows.tolist(), is_zero[:, 0].tolist()
-        ([[0.75, 1.0], [1.0, 1.0], [3.0, 4.0]], [False, True, False])
+        ([[0.5, 1.0], [1.0, 1.0], [3.0, 4.0]], [False, True, False])
     """
     largest = z.detach().abs().amax(dim=1, keepdim=True)  # (N, 1)
     is_zero = largest == 0

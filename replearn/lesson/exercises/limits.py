@@ -56,8 +56,8 @@ def silence() -> Iterator[Printed]:
     Example:
         >>> with silence() as printed:
         ...     print("debug")
-        >>> printed.text
-        'debug\n'
+        >>> printed.text.strip()
+        'debug'
     """
     printed = Printed()
     with (
