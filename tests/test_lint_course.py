@@ -147,6 +147,28 @@ def test_photographs_that_are_not_shown_are_seen(model, fault):
     assert [found for found in lesson.photographs_are_shown(model) if message in found]
 
 
+SEEDS = {  # fault: (record of the claim's sentence and seeds, what the linter says)
+    "another sentence": (dict(sentence="b", held=[True] * 5), "was not measured over seeds (a…)"),
+    "two seeds": (dict(sentence="a", held=[True] * 2), "was measured at 2 seeds"),
+    "a seed at which it fails": (dict(sentence="a", held=[True] * 4 + [False]), "held at 4 of 5"),
+}
+
+
+@pytest.mark.parametrize("fault", SEEDS)
+def test_a_claim_without_five_seeds_is_seen(model, tmp_path, fault):
+    found = lesson.Lesson(tmp_path, NAME)
+    found.notebook = model
+    assert "were not measured" in next(lesson.claims_hold_at_every_seed(found))
+    path = tmp_path / "replearn" / "lesson" / "claims" / "06_cpu.json"
+    path.parent.mkdir(parents=True)
+    record, message = SEEDS[fault]
+    path.write_text(json.dumps({"claims": [dict(sentence="a", held=[True] * 5)]}))
+    assert list(lesson.claims_hold_at_every_seed(found)) == []
+    path.write_text(json.dumps({"claims": [record]}))
+    (message_found,) = lesson.claims_hold_at_every_seed(found)
+    assert message in message_found
+
+
 # --- the text, and what belongs to it ---
 
 

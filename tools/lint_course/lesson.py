@@ -70,6 +70,11 @@ THRESHOLDS_NOT_SAID_YET = {"02", "03", "07", "08"}
 PHOTOGRAPHS_NOT_STORED_YET = {"07", "08"}
 
 
+# Lessons whose claims were reworded after they had been measured over seeds; likewise.
+SEEDS_NOT_MEASURED_YET = {"01", "02", "03", "04", "06", "07", "08", "10", "11", "12"}
+SEEDS = 5
+
+
 class Lesson:
     """A lesson of a checkout, read when it is asked for.
 
@@ -116,6 +121,9 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
     if lesson.number not in PHOTOGRAPHS_NOT_STORED_YET:
         for fault in photographs_are_shown(lesson.notebook):
             yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
+    if lesson.number not in SEEDS_NOT_MEASURED_YET:
+        for fault in claims_hold_at_every_seed(lesson):
+            yield f"{text_name}: {fault}"
     for rule in LESSON_RULES:
         for fault in rule(lesson):
             yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
@@ -336,16 +344,7 @@ def words_are_in_the_glossary(lesson: Lesson) -> Iterator[str]:
 
 def photographs_are_shown(nb: NotebookNode) -> Iterator[str]:
     """The stored section on real photographs has a figure and claims, so that readers see them."""
-    section = []
-    for cell in nb.cells:
-        if cell.cell_type == "markdown" and "## On real photographs" in cell.source:
-            section = [cell]
-        elif cell.cell_type == "markdown" and re.search(r"^## ", cell.source, re.MULTILINE):
-            if section:
-                break
-        elif section:
-            section.append(cell)
-    code_cells = [cell for cell in section if cell.cell_type == "code"]
+    code_cells = _photograph_cells(nb)
     printed = "".join(_stream_text(cell) for cell in code_cells)
     has_figure = any(
         "image/png" in output.get("data", {}) for cell in code_cells for output in cell.outputs
@@ -355,6 +354,51 @@ def photographs_are_shown(nb: NotebookNode) -> Iterator[str]:
         yield f"the section on real photographs shows no figure: {store}"
     if "✓" not in printed:
         yield f"the section on real photographs shows no claim: {store}"
+
+
+def _photograph_cells(nb: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells of the section on real photographs."""
+    inside = False
+    code_cells = []
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and re.search(r"^## ", cell.source, re.MULTILINE):
+            inside = "## On real photographs" in cell.source
+        elif cell.cell_type == "code" and inside:
+            code_cells.append(cell)
+    return code_cells
+
+
+def claims_hold_at_every_seed(lesson: Lesson) -> Iterator[str]:
+    """What a lesson claims, photographs aside, was measured at five seeds and held at each."""
+    measure = f"`python -m tools.notebooks run {lesson.number} --seeds {SEEDS} --profile cpu`"
+    path = lesson.root / "replearn" / "lesson" / "claims" / f"{lesson.number}_cpu.json"
+    if not path.exists():
+        yield f"its claims were not measured over seeds: {measure}"
+        return
+    record = {}
+    for claim in json.loads(path.read_text("utf-8"))["claims"]:
+        record[claim["sentence"]] = claim["held"]
+
+    photographs = _photograph_cells(lesson.notebook)
+    for cell in _code(lesson.notebook):
+        if ".claim(" not in cell.source or cell in photographs:
+            continue
+        for line in _stream_text(cell).splitlines():
+            if not line.startswith("✓ "):
+                continue
+            # The numbers follow the sentence, in parentheses.
+            known = [words for words in record if f"{line} (".startswith(f"✓ {words} (")]
+            if not known:
+                yield f"a claim was not measured over seeds ({line[2:62]}…): {measure}"
+                continue
+            held = record[max(known, key=len)]
+            if len(held) < SEEDS:
+                yield f"a claim was measured at {len(held)} seeds ({line[2:62]}…): {measure}"
+            elif not all(held):
+                yield (
+                    f"a claim held at {sum(held)} of {len(held)} seeds ({line[2:62]}…): say what "
+                    f"is true at each, and {measure}"
+                )
 
 
 def photographs_quote_the_measurement(lesson: Lesson) -> Iterator[str]:
