@@ -227,11 +227,18 @@ class Execution(NamedTuple):
         seconds: How long it took.
         record: What `lesson.finish()` wrote; empty if the notebook did not get there.
         error: Why it stopped, or None.
+        cells: (seconds, first words of its code) of each cell that ran.
     """
 
     seconds: float
     record: dict[str, Any]
     error: str | None
+    cells: list[tuple[float, str]]
+
+    def slowest(self, count: int = 6) -> str:
+        """Return the cells that took longest, in words."""
+        cells = sorted(self.cells, reverse=True)[:count]
+        return ", ".join(f"{seconds:.0f} s “{code}”" for seconds, code in cells)
 
 
 def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment: str) -> Execution:
@@ -249,6 +256,16 @@ def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment
     started = time.perf_counter()
     is_terminal = sys.stdout.isatty()
     error = None
+    cells: list[tuple[float, str]] = []
+    show_progress = _progress(nb, name) if is_terminal else None
+
+    def after_cell(cell: "NotebookNode", cell_index: int, **_: Any) -> None:
+        if cell.cell_type == "code":
+            seconds = time.perf_counter() - started - sum(seconds for seconds, _ in cells)
+            cells.append((seconds, " ".join(cell.source.split())[:40]))
+        if show_progress:
+            show_progress(cell)
+
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             **os.environ,
@@ -266,7 +283,7 @@ def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment
             record_timing=False,
             coalesce_streams=True,
             store_widget_state=False,
-            on_cell_complete=_progress(nb, name) if is_terminal else None,
+            on_cell_executed=after_cell,
             extra_arguments=["--log-level=40"],
         )
         try:
@@ -277,16 +294,16 @@ def execute(nb: "NotebookNode", name: str, *, strict: bool = True, **environment
             print("\r\033[K", end="")
         records = list(Path(folder).glob("*.json"))
         record = json.loads(records[0].read_text("utf-8")) if records else {}
-    return Execution(time.perf_counter() - started, record, error)
+    return Execution(time.perf_counter() - started, record, error, cells)
 
 
-def _progress(nb: "NotebookNode", name: str) -> Callable[..., None]:
-    """Return what nbclient calls after each cell: it writes one line over and over."""
+def _progress(nb: "NotebookNode", name: str) -> Callable[["NotebookNode"], None]:
+    """Return what is called after each cell: it writes one line over and over."""
     total = sum(cell.cell_type == "code" for cell in nb.cells)
     started = time.perf_counter()
     done = 0
 
-    def show(cell: "NotebookNode", cell_index: int, **_: Any) -> None:
+    def show(cell: "NotebookNode") -> None:
         nonlocal done
         done += cell.cell_type == "code"
         seconds = time.perf_counter() - started
@@ -397,6 +414,11 @@ def run_over_seeds(source: Path, seeds: int, profile: str | None) -> Outcome:
             f"  seed {seed}: {held} of {len(claims)} claims held, {execution.seconds:.0f} s",
             flush=True,
         )
+        for claim in claims:
+            if not claim["holds"]:
+                print(f"    ✗ {claim['sentence']} {claim['numbers']}", flush=True)
+        if seed == 0:
+            print(f"    slowest cells: {execution.slowest()}", flush=True)
         records.append(execution.record)
 
     claims = claims_by_seed(records)
