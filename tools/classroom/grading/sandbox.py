@@ -1,0 +1,228 @@
+"""The wall around a notebook: one process in bubblewrap, and what is read back from it.
+
+Inside there are the system's programs, Python with its packages, and this package, all read-only;
+an empty /tmp of 64 MB; no network, no process but its own, no capability. Your home folder and the
+other notebooks are not there at all. The process gets the notebook's text through a pipe and sends
+lines of JSON through another one. `inside` limits memory, processes and files; the time is limited
+here.
+
+What is protected is the machine, not the verdict: code that works at it can send one of its own.
+That gains nothing, because the solutions are public, and whoever copies one has all points too.
+"""
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from tools.project import ROOT
+
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
+TMP_BYTES = 64 * 2**20
+WALL = (
+    "bwrap --unshare-all --unshare-user --disable-userns --die-with-parent --new-session "
+    f"--cap-drop ALL --size {TMP_BYTES} --tmpfs /tmp"
+)
+# A private /dev, in which /dev/shm would have no limit otherwise.
+DEVICES = (
+    "--proc /proc --dev /dev --size 1048576 --tmpfs /dev/shm --remount-ro /dev --remount-ro / "
+    "--chdir /tmp"
+)
+NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+START_SECONDS = 120.0  # in which torch must be imported, on a busy machine
+LONGEST_LINE = 4096  # bytes
+MOST_LINES = 64
+STOPPED = "✗ wrong: it does not come to an end: stopped after {seconds:g} seconds"
+NO_VERDICT = "✗ wrong: its process sent what is no verdict"
+
+
+class Limits(NamedTuple):
+    """What a notebook may take.
+
+    Attributes:
+        seconds: Of time, for one exercise.
+        memory: MB of memory, beyond what torch takes.
+        protected: Whether it runs inside bubblewrap.
+    """
+
+    seconds: float = 10.0
+    memory: int = 1024
+    protected: bool = True
+
+
+class NoVerdict(Exception):
+    """The process sent no verdict; the message says what happened."""
+
+
+def fault() -> str:
+    """Say why bubblewrap cannot be used here; "" if it can."""
+    if shutil.which("bwrap") is None:
+        return "there is no program bwrap"
+    tried = subprocess.run(
+        [*_wall(), "true"], capture_output=True, text=True, errors="replace", env=_environment()
+    )
+    return tried.stderr.strip() if tried.returncode else ""
+
+
+class Run:
+    """A process that grades one notebook, from one of its exercises on; to be used with `with`.
+
+    Args:
+        content: The notebook.
+        name: Of its file.
+        skip: How many exercises are graded already.
+        limits: What it may take.
+    """
+
+    def __init__(self, content: bytes, name: str, skip: int, limits: Limits) -> None:
+        options = dict(
+            paths=[str(ROOT), *_packages()],
+            name=name,
+            skip=skip,
+            seconds=limits.seconds,
+            memory=limits.memory,
+        )
+        program = Path(__file__).with_name("inside.py")
+        python = [os.path.realpath(sys.executable), "-I", "-S", "-B", program, json.dumps(options)]
+        self._folder = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
+        folder = self._folder.name
+        self._seconds = 5 * limits.seconds + 5  # `inside` is to notice by itself, and says more
+        self._process = subprocess.Popen(
+            [*_wall(), *python] if limits.protected else python,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env=_environment() if limits.protected else _environment(home=folder),
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        with suppress(OSError):  # it may have ended: `_line` will notice
+            self._process.stdin.write(content)
+            self._process.stdin.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def lesson(self) -> str:
+        """Return the number of the lesson.
+
+        Raises:
+            NoVerdict: The process says why there is none, or says nothing.
+        """
+        line = self._line(START_SECONDS, lesson=str, fault=str)
+        if line["fault"]:
+            raise NoVerdict(line["fault"])
+        return line["lesson"]
+
+    def verdict(self, name: str) -> dict[str, Any]:
+        """Return what the process says of its next exercise: score, text and answer.
+
+        Args:
+            name: The exercise.
+
+        Raises:
+            NoVerdict: It says nothing in time, or nothing that is a verdict.
+        """
+        line = self._line(self._seconds, exercise=str, score=float, text=str, answer=str)
+        if line["exercise"] != name or not 0.0 <= line["score"] <= 1.0:
+            raise NoVerdict(NO_VERDICT)
+        return line
+
+    def _listen(self) -> None:
+        """Put the first lines of the process into the queue, and an empty one at its end."""
+        for _ in range(MOST_LINES):
+            line = self._process.stdout.readline(LONGEST_LINE + 1)
+            self._lines.put(line)
+            if not line:
+                break
+
+    def _line(self, seconds: float, **kinds: type) -> dict[str, Any]:
+        """Return the next line: a dictionary with exactly these keys, and values of these types."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            raise NoVerdict(STOPPED.format(seconds=seconds)) from None
+        if not line:
+            raise NoVerdict(f"✗ wrong: its process ended{self._ending()}")
+        try:
+            found = json.loads(line) if len(line) <= LONGEST_LINE else None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or {key: type(found[key]) for key in found} != kinds:
+            raise NoVerdict(NO_VERDICT)
+        return found
+
+    def _ending(self) -> str:
+        """Say how the process ended."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return ""
+        number = code - 128 if code > 128 else -code  # bubblewrap's way, and Python's
+        if number <= 0:
+            return f" (exit code {code})"
+        names = {int(one): one.name for one in signal.Signals}
+        return f" ({names.get(number, f'signal {number}')})"
+
+    def _kill(self) -> None:
+        """End the process and its group; all that runs inside bubblewrap ends with it."""
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+
+def _wall() -> list[str]:
+    """Return the command that runs another one inside bubblewrap."""
+    mine = [ROOT / "replearn", ROOT / "tools"]
+    seen = []
+    for place in map(Path, [*SYSTEM, os.path.realpath(sys.base_prefix), *_packages(), *mine]):
+        # Folders that bubblewrap makes without being told may be closed to others than root.
+        for folder in reversed(place.parents):
+            seen += ["--dir", str(folder)]
+        seen += ["--ro-bind-try", str(place), str(place)]
+    wall = [*WALL.split(), *seen, *DEVICES.split()]
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return wall
+    # No limit on processes binds root, and nobody else may read root's own folders. So root sees
+    # only what is to be seen, becomes nobody, and then does as everybody does.
+    reachable = ["bwrap", "--tmpfs", "/tmp", *seen, "--dev-bind", "/dev", "/dev"]
+    return [*reachable, "--bind", "/proc", "/proc", *NOBODY.split(), *wall]
+
+
+def _packages() -> list[str]:
+    """Return the folders that Python's packages are installed in."""
+    kinds = ("site-packages", "dist-packages")
+    return [os.path.realpath(path) for path in sys.path if Path(path).name in kinds]
+
+
+def _environment(home: str = "/tmp") -> dict[str, str]:
+    """Return the variables of the process: none of those that the grader has itself."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    variables = dict.fromkeys(threads, "1")
+    if "SYSTEMROOT" in os.environ:  # without it Windows starts no Python
+        variables["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
+    path = os.path.dirname(shutil.which("bwrap") or "")
+    return {**variables, "PATH": f"{path}:{os.defpath}", "HOME": home, "CUDA_VISIBLE_DEVICES": ""}
