@@ -1,8 +1,8 @@
 """Grade a folder of notebooks without a server: exercise cells only, one process for each notebook.
 
-Of a notebook only what an exercise needs is run: the cell with its `lesson.check("name", function)`,
-and the imports, functions and constants of the cells before it that this cell names. So a whole
-lesson is graded in seconds. What is protected, and what is not, says `sandbox`.
+Of a notebook only what an exercise needs is run: the cell with its `lesson.check("name", fn)`, and
+the imports, functions and constants of the cells before it that this cell names. So a whole lesson
+is graded in seconds. What is protected, and what is not, says `sandbox`.
 """
 
 import csv

@@ -10,6 +10,8 @@ What is protected is the machine, not the verdict: code that works at it can sen
 That gains nothing, because the solutions are public, and whoever copies one has all points too.
 """
 
+import atexit
+import functools
 import json
 import os
 import queue
@@ -23,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
+
+import torch
 
 from tools.project import ROOT
 
@@ -38,7 +42,8 @@ DEVICES = (
     "--chdir /tmp"
 )
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
-START_SECONDS = 120.0  # in which torch must be imported, on a busy machine
+INSIDE = Path(__file__).with_name("inside.py")
+START_SECONDS = 180.0  # in which torch must be imported, on a busy machine
 LONGEST_LINE = 4096  # bytes
 MOST_LINES = 64
 STOPPED = "✗ wrong: it does not come to an end: stopped after {seconds:g} seconds"
@@ -91,8 +96,7 @@ class Run:
             seconds=limits.seconds,
             memory=limits.memory,
         )
-        program = Path(__file__).with_name("inside.py")
-        python = [os.path.realpath(sys.executable), "-I", "-S", "-B", program, json.dumps(options)]
+        python = [*_python(), "-B", INSIDE, json.dumps(options)]
         self._folder = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
         folder = self._folder.name
         self._seconds = 5 * limits.seconds + 5  # `inside` is to notice by itself, and says more
@@ -198,7 +202,8 @@ def _wall() -> list[str]:
     """Return the command that runs another one inside bubblewrap."""
     mine = [ROOT / "replearn", ROOT / "tools"]
     seen = []
-    for place in map(Path, [*SYSTEM, os.path.realpath(sys.base_prefix), *_packages(), *mine]):
+    python = [os.path.realpath(sys.base_prefix), *_packages(), _bytecode()]
+    for place in map(Path, [*SYSTEM, *filter(None, python), *mine]):
         # Folders that bubblewrap makes without being told may be closed to others than root.
         for folder in reversed(place.parents):
             seen += ["--dir", str(folder)]
@@ -210,6 +215,32 @@ def _wall() -> list[str]:
     # only what is to be seen, becomes nobody, and then does as everybody does.
     reachable = ["bwrap", "--tmpfs", "/tmp", *seen, "--dev-bind", "/dev", "/dev"]
     return [*reachable, "--bind", "/proc", "/proc", *NOBODY.split(), *wall]
+
+
+def _python() -> list[str]:
+    """Return the command that starts Python: without what variables, `.pth` files and the current
+    folder would add to it."""
+    python = [os.path.realpath(sys.executable), "-I", "-S"]
+    folder = _bytecode()
+    return [*python, "-X", f"pycache_prefix={folder}"] if folder else python
+
+
+@functools.cache
+def _bytecode() -> str:
+    """Return a folder with compiled modules, if torch was installed without: "" if not.
+
+    Nothing can be stored inside the wall, and to compile torch takes longer than to grade.
+    """
+    if os.path.exists(torch.__cached__):
+        return ""
+    folder = tempfile.mkdtemp(prefix="grade-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.chmod(folder, 0o755)
+    modules = "torch, replearn.lesson.exercises, tools.classroom.cells"
+    code = f"import sys; sys.path[:0] = {[str(ROOT), *_packages()]}; import {modules}"
+    python = [os.path.realpath(sys.executable), "-I", "-S", "-X", f"pycache_prefix={folder}"]
+    subprocess.run([*python, "-c", code], env=_environment(), check=True)
+    return folder
 
 
 def _packages() -> list[str]:
