@@ -127,12 +127,10 @@ def _verdicts(path: Path, limits: Limits) -> Iterator[tuple[str, str, float, str
     while not lesson or done < len(names):
         with Run(content, path.name, done, limits) as run:
             try:
+                found = run.lesson()
                 if not lesson:
-                    found = run.lesson()
-                    names = exercises.names(found)
                     lesson = found
-                else:
-                    run.lesson()
+                    names = exercises.names(lesson)
                 for name in names[done:]:
                     verdict = run.verdict(name)
                     yield lesson, name, verdict["score"], verdict["text"], verdict["answer"]

@@ -1,8 +1,8 @@
 """What runs inside the sandbox: one notebook, and a line of JSON about each of its exercises.
 
-`sandbox` starts it as a program: `python -I -S inside.py OPTIONS`, with the notebook on standard
-input. The first line names the lesson, or says why there is none; each further line is the verdict
-on an exercise. Learners' code runs in this process and can send whatever it likes in their place.
+`sandbox` starts it, with the notebook on standard input. The first line names the lesson, or says
+why there is none; each further line is the verdict on an exercise. Learners' code runs in this
+process and can send whatever it likes in their place.
 """
 
 import contextlib
@@ -11,10 +11,15 @@ import linecache
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from tools.classroom.cells import Needed
+import torch
+
+from replearn.lesson import exercises
+from replearn.lesson.exercises import limits
+from replearn.lesson.exercises.checker import GRADING_SEED, check
+from replearn.lesson.lesson import LESSONS
+from tools.classroom.cells import Needed, cells_of, fingerprint, lesson_of, slice_of
 
 MEGABYTE = 2**20
 LARGEST_FILE = 16 * MEGABYTE
@@ -41,14 +46,6 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nowhere, descriptor)
-    sys.path[:0] = options["paths"]
-    import torch
-
-    from replearn.lesson import exercises
-    from replearn.lesson.exercises import limits
-    from replearn.lesson.lesson import LESSONS
-    from tools.classroom.cells import cells_of, lesson_of
-
     torch.set_num_threads(1)
     limits.LIMIT = options["seconds"]
     _limit(options["memory"])
@@ -63,12 +60,13 @@ def main() -> None:
         tell(lesson="", fault=error.args[0][:LONGEST_TEXT])
         return
     lesson = lesson_of(options["name"], cells)
-    if lesson not in LESSONS:
+    names = exercises.names(lesson) if lesson in LESSONS else []
+    if not names:
         fault = f"no exercises in lesson {lesson}" if lesson else 'no Lesson("NN") in it'
         tell(lesson="", fault=fault)
         return
     tell(lesson=lesson, fault="")
-    for name in exercises.names(lesson)[options["skip"] :]:
+    for name in names[options["skip"] :]:
         tell(**verdict(cells, lesson, name))
 
 
@@ -79,12 +77,12 @@ def _limit(memory: int) -> None:
     except ModuleNotFoundError:  # Windows
         return
     # No new process and no thread: all other limits count for a single process.
-    limits = dict(NPROC=0, FSIZE=LARGEST_FILE, NOFILE=OPEN_FILES, CORE=0)
+    most = dict(NPROC=0, FSIZE=LARGEST_FILE, NOFILE=OPEN_FILES, CORE=0)
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])
-        limits["AS"] = pages * resource.getpagesize() + memory * MEGABYTE
-    for name, limit in limits.items():
+        most["AS"] = pages * resource.getpagesize() + memory * MEGABYTE
+    for name, limit in most.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     # Should memory run out all the same, this process is the first that the system ends.
@@ -104,8 +102,6 @@ def verdict(cells: Sequence[tuple[str, str]], lesson: str, name: str) -> dict[st
         The exercise, its score from 0 to 1, a sentence, and a fingerprint of the answer, which is
         "" where nothing was attempted.
     """
-    from tools.classroom.cells import fingerprint, slice_of
-
     try:
         needed = slice_of(cells, name)
     except LookupError as error:
@@ -116,19 +112,14 @@ def verdict(cells: Sequence[tuple[str, str]], lesson: str, name: str) -> dict[st
     return dict(exercise=name, score=score, text=text, answer=answer)
 
 
-def _checked(needed: "Needed", lesson: str, name: str) -> tuple[float, str]:
+def _checked(needed: Needed, lesson: str, name: str) -> tuple[float, str]:
     """Return the score and the sentence of the function that the cells define."""
-    import torch
-
-    from replearn.lesson import exercises
-    from replearn.lesson.exercises import checker, limits
-
-    torch.manual_seed(checker.GRADING_SEED)
+    torch.manual_seed(GRADING_SEED)
     try:
         with limits.silence(), limits.time_limit():
             function = _function(needed)
         exercise = exercises.get(lesson, name)
-        result = exercises.check(exercise, function, seed=checker.GRADING_SEED)
+        result = check(exercise, function, seed=GRADING_SEED)
     except limits.TimeUp:
         return 0.0, f"✗ wrong: the cell does not come to an end: stopped after {limits.LIMIT:g} s"
     except BaseException as error:  # SystemExit, too: there may be other exercises
@@ -138,7 +129,7 @@ def _checked(needed: "Needed", lesson: str, name: str) -> tuple[float, str]:
     return result.score, result.text
 
 
-def _function(needed: "Needed") -> Any:
+def _function(needed: Needed) -> Any:
     """Run the statements one by one, and return what the expression names then."""
     namespace = {"__name__": "__main__", "lesson": _Silent()}
     first_error = None
@@ -155,7 +146,3 @@ def _function(needed: "Needed") -> Any:
         return eval(compile(needed.expression, "<check>", "eval"), namespace)
     except Exception as error:
         raise (first_error or error) from None
-
-
-if __name__ == "__main__":
-    main()

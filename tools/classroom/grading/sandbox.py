@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from replearn.lesson.lesson import LESSONS
 from tools.project import ROOT
 
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -42,7 +43,7 @@ DEVICES = (
     "--chdir /tmp"
 )
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
-INSIDE = Path(__file__).with_name("inside.py")
+LOAD = "from tools.classroom.grading import inside"
 START_SECONDS = 180.0  # in which torch must be imported, on a busy machine
 LONGEST_LINE = 4096  # bytes
 MOST_LINES = 64
@@ -90,13 +91,13 @@ class Run:
 
     def __init__(self, content: bytes, name: str, skip: int, limits: Limits) -> None:
         options = dict(
-            paths=[str(ROOT), *_packages()],
             name=name,
             skip=skip,
             seconds=limits.seconds,
             memory=limits.memory,
         )
-        python = [*_python(), "-B", INSIDE, json.dumps(options)]
+        python = [*_python(_bytecode()), "-B", "-c", f"{_start()}; inside.main()"]
+        python.append(json.dumps(options))
         self._folder = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
         folder = self._folder.name
         self._seconds = 5 * limits.seconds + 5  # `inside` is to notice by itself, and says more
@@ -137,6 +138,8 @@ class Run:
         line = self._line(START_SECONDS, lesson=str, fault=str)
         if line["fault"]:
             raise NoVerdict(line["fault"])
+        if line["lesson"] not in LESSONS:
+            raise NoVerdict(NO_VERDICT)
         return line["lesson"]
 
     def verdict(self, name: str) -> dict[str, Any]:
@@ -217,12 +220,16 @@ def _wall() -> list[str]:
     return [*reachable, "--bind", "/proc", "/proc", *NOBODY.split(), *wall]
 
 
-def _python() -> list[str]:
+def _python(bytecode: str) -> list[str]:
     """Return the command that starts Python: without what variables, `.pth` files and the current
-    folder would add to it."""
+    folder would add to it; compiled modules lie in the folder `bytecode`, unless that is ""."""
     python = [os.path.realpath(sys.executable), "-I", "-S"]
-    folder = _bytecode()
-    return [*python, "-X", f"pycache_prefix={folder}"] if folder else python
+    return [*python, "-X", f"pycache_prefix={bytecode}"] if bytecode else python
+
+
+def _start() -> str:
+    """Return the code that loads `inside`."""
+    return f"import sys; sys.path[:0] = {[str(ROOT), *_packages()]}; {LOAD}"
 
 
 @functools.cache
@@ -236,10 +243,7 @@ def _bytecode() -> str:
     folder = tempfile.mkdtemp(prefix="grade-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
-    modules = "torch, replearn.lesson.exercises, tools.classroom.cells"
-    code = f"import sys; sys.path[:0] = {[str(ROOT), *_packages()]}; import {modules}"
-    python = [os.path.realpath(sys.executable), "-I", "-S", "-X", f"pycache_prefix={folder}"]
-    subprocess.run([*python, "-c", code], env=_environment(), check=True)
+    subprocess.run([*_python(folder), "-c", _start()], env=_environment(), check=True)
     return folder
 
 
