@@ -557,8 +557,7 @@ REFUSED = {
     "more processes": "resource.setrlimit(resource.RLIMIT_NPROC, (99, 99))",
     "more memory": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "ptrace": "called(libc.ptrace(16, PID, None, None))",
-    "memory of process 1": "open('/proc/1/mem', 'r+b')",
-    "process_vm_writev": "called(libc.process_vm_writev(PID, None, 0, None, 0, 0))",
+    "process_vm_writev": "called(libc.process_vm_writev(PID, vector, 1, vector, 1, 0))",
     "files of process 1": "open('/proc/1/root/OUT/precious')",
     "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
     "namespaces of the machine": "open('/proc/sys/user/max_user_namespaces', 'w').write('9')",
@@ -600,7 +599,9 @@ REFUSED = {
 CONTAINED = {
     "kill process 1": "os.kill(1, 9)",
     "kill everybody": "os.kill(-1, 0)",
+    "memory of process 1": "open('/proc/1/mem', 'r+b')",
     "setsid": "os.setsid()",
+    "outlive the grader": "libc.prctl(1, 0)",
     "io_uring": "libc.syscall(425, 8, ctypes.create_string_buffer(120))",
     "shared memory": "libc.shmget(1, 4096, 0o1666)",
     "deep recursion": "f = lambda: f(); f()",
@@ -612,6 +613,8 @@ CONTAINED = {
 ATTEMPTS = """\
 import ctypes, os, resource, signal, socket, subprocess, sys, threading, time, torch
 libc = ctypes.CDLL(None, use_errno=True)
+value = ctypes.create_string_buffer(8)
+vector = (ctypes.c_void_p * 2)(ctypes.addressof(value), 8)
 def called(code):
     if code < 0:
         raise OSError(ctypes.get_errno(), "refused")
@@ -646,8 +649,8 @@ import os, json
 # Each ends its process, or spoils what it sends; three in a notebook: the row that it gets.
 ENDING = {
     "exit": ("import os; os._exit(0)", "its process ended (exit code 0)"),
-    "kill": ("import os; os.killpg(0, 9)", "its process ended"),
-    "signal": ("import signal; signal.raise_signal(41)", "its process ended (signal 41)"),
+    "kill": ("import os; os.killpg(0, 9)", "your function returned None"),
+    "abort": ("import os; os.abort()", "its process ended (SIGABRT)"),
     "segfault": ("import ctypes; ctypes.string_at(0)", "its process ended (SIGSEGV)"),
     "program": ("import os; os.execv('/bin/sh', ['sh', '-c', 'exit 7'])", "(exit code 7)"),
     "closed": ("import os; os.closerange(0, 64); os._exit(3)", "its process ended (exit code 3)"),

@@ -78,6 +78,8 @@ def _limit(memory: int) -> None:
         return
     # No new process and no thread: all other limits count for a single process.
     most = dict(NPROC=0, FSIZE=LARGEST_FILE, NOFILE=OPEN_FILES, CORE=0)
+    # `sandbox` watches the time; this is for a process that outlives it.
+    most["CPU"] = int(30 * limits.LIMIT) + 60
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])

@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -35,13 +36,14 @@ SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 TMP_BYTES = 64 * 2**20
 WALL = (
     "bwrap --unshare-all --unshare-user --disable-userns --die-with-parent --new-session "
-    f"--cap-drop ALL --size {TMP_BYTES} --tmpfs /tmp"
+    f"--as-pid-1 --cap-drop ALL --size {TMP_BYTES} --tmpfs /tmp"
 )
 # A private /dev, in which /dev/shm would have no limit otherwise.
 DEVICES = (
     "--proc /proc --dev /dev --size 1048576 --tmpfs /dev/shm --remount-ro /dev --remount-ro / "
     "--chdir /tmp"
 )
+REACH = "bwrap --die-with-parent --tmpfs /tmp --dev-bind /dev /dev --bind /proc /proc"
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 LOAD = "from tools.classroom.grading import inside"
 START_SECONDS = 180.0  # in which torch must be imported, on a busy machine
@@ -101,8 +103,11 @@ class Run:
         self._folder = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
         folder = self._folder.name
         self._seconds = 5 * limits.seconds + 5  # `inside` is to notice by itself, and says more
+        self._first = None  # the process inside bubblewrap, as a descriptor
+        info, told = os.pipe()
         self._process = subprocess.Popen(
-            [*_wall(), *python] if limits.protected else python,
+            [*_wall("--info-fd", str(told)), *python] if limits.protected else python,
+            pass_fds=[told] if limits.protected else [],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -110,11 +115,17 @@ class Run:
             env=_environment() if limits.protected else _environment(home=folder),
             start_new_session=True,
         )
+        os.close(told)
+        with open(info, "rb", buffering=0) as file:
+            found = re.search(rb'"child-pid": (\d+)', file.read(LONGEST_LINE))
+        if found:
+            with suppress(OSError):  # it may have ended already
+                self._first = os.pidfd_open(int(found[1]))
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
-        with suppress(OSError):  # it may have ended: `_line` will notice
-            self._process.stdin.write(content)
-            self._process.stdin.close()
+        # It may have ended already: `_line` will notice.
+        with suppress(OSError), self._process.stdin as stdin:
+            stdin.write(content)
 
     def __enter__(self) -> "Run":
         return self
@@ -193,7 +204,14 @@ class Run:
         return f" ({names.get(number, f'signal {number}')})"
 
     def _kill(self) -> None:
-        """End the process and its group; all that runs inside bubblewrap ends with it."""
+        """End the process and its group, and inside bubblewrap the first process of all.
+
+        That ends by itself with the group, too, unless it has asked the system not to.
+        """
+        if self._first is not None:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            os.close(self._first)
         with suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -201,8 +219,8 @@ class Run:
                 self._process.kill()
 
 
-def _wall() -> list[str]:
-    """Return the command that runs another one inside bubblewrap."""
+def _wall(*options: str) -> list[str]:
+    """Return the command that runs another one inside bubblewrap, with more options for it."""
     mine = [ROOT / "replearn", ROOT / "tools"]
     seen = []
     python = [os.path.realpath(sys.base_prefix), *_packages(), _bytecode()]
@@ -211,13 +229,12 @@ def _wall() -> list[str]:
         for folder in reversed(place.parents):
             seen += ["--dir", str(folder)]
         seen += ["--ro-bind-try", str(place), str(place)]
-    wall = [*WALL.split(), *seen, *DEVICES.split()]
+    wall = [*WALL.split(), *options, *seen, *DEVICES.split()]
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return wall
     # No limit on processes binds root, and nobody else may read root's own folders. So root sees
     # only what is to be seen, becomes nobody, and then does as everybody does.
-    reachable = ["bwrap", "--tmpfs", "/tmp", *seen, "--dev-bind", "/dev", "/dev"]
-    return [*reachable, "--bind", "/proc", "/proc", *NOBODY.split(), *wall]
+    return [*REACH.split(), *seen, *NOBODY.split(), *wall]
 
 
 def _python(bytecode: str) -> list[str]:
@@ -234,12 +251,13 @@ def _start() -> str:
 
 @functools.cache
 def _bytecode() -> str:
-    """Return a folder with compiled modules, if torch was installed without: "" if not.
+    """Return the folder of compiled modules, or "" if they lie beside their source.
 
-    Nothing can be stored inside the wall, and to compile torch takes longer than to grade.
+    Nothing can be stored inside the wall, and to compile torch takes longer than to grade: where
+    it is not compiled, that is done once.
     """
     if os.path.exists(torch.__cached__):
-        return ""
+        return os.path.abspath(sys.pycache_prefix) if sys.pycache_prefix else ""
     folder = tempfile.mkdtemp(prefix="grade-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.chmod(folder, 0o755)
