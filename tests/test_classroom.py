@@ -849,7 +849,7 @@ def test_without_bubblewrap_the_command_says_what_to_do(tmp_path, monkeypatch):
         command.main(["grade", str(tmp_path)])
     assert not (tmp_path / "grades.csv").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(sandbox, "WALL", "bwrap --no-such-option")
+    monkeypatch.setattr(sandbox, "WALL", "--no-such-option")
     with pytest.raises(SystemExit, match=r"no-such-option.*\): install the package bubblewrap"):
         command.main(["grade", str(tmp_path)])
 

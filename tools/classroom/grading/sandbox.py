@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import queue
-import re
 import shutil
 import signal
 import subprocess
@@ -35,7 +34,7 @@ from tools.project import ROOT
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 TMP_BYTES = 64 * 2**20
 WALL = (
-    "bwrap --unshare-all --unshare-user --disable-userns --die-with-parent --new-session "
+    "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session "
     f"--as-pid-1 --cap-drop ALL --size {TMP_BYTES} --tmpfs /tmp"
 )
 # A private /dev, in which /dev/shm would have no limit otherwise.
@@ -43,7 +42,7 @@ DEVICES = (
     "--proc /proc --dev /dev --size 1048576 --tmpfs /dev/shm --remount-ro /dev --remount-ro / "
     "--chdir /tmp"
 )
-REACH = "bwrap --die-with-parent --tmpfs /tmp --dev-bind /dev /dev --bind /proc /proc"
+REACH = "--unshare-pid --die-with-parent --tmpfs /tmp --dev-bind /dev /dev --bind /proc /proc"
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 LOAD = "from tools.classroom.grading import inside"
 START_SECONDS = 180.0  # in which torch must be imported, on a busy machine
@@ -116,11 +115,9 @@ class Run:
             start_new_session=True,
         )
         os.close(told)
-        with open(info, "rb", buffering=0) as file:
-            found = re.search(rb'"child-pid": (\d+)', file.read(LONGEST_LINE))
-        if found:
-            with suppress(OSError):  # it may have ended already
-                self._first = os.pidfd_open(int(found[1]))
+        # Read to its end: bubblewrap must not find the pipe closed. It may have ended already.
+        with open(info) as file, suppress(ValueError, OSError):
+            self._first = os.pidfd_open(json.load(file)["child-pid"])
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         # It may have ended already: `_line` will notice.
@@ -229,12 +226,13 @@ def _wall(*options: str) -> list[str]:
         for folder in reversed(place.parents):
             seen += ["--dir", str(folder)]
         seen += ["--ro-bind-try", str(place), str(place)]
-    wall = [*WALL.split(), *options, *seen, *DEVICES.split()]
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return wall
+    wall = [*WALL.split(), *seen, *DEVICES.split()]
+    if os.geteuid() != 0:
+        return ["bwrap", *options, *wall]
     # No limit on processes binds root, and nobody else may read root's own folders. So root sees
     # only what is to be seen, becomes nobody, and then does as everybody does.
-    return [*REACH.split(), *seen, *NOBODY.split(), *wall]
+    reach = [*REACH.split(), *seen, *NOBODY.split()]
+    return ["bwrap", *options, *reach, "bwrap", *wall]
 
 
 def _python(bytecode: str) -> list[str]:
