@@ -23,7 +23,6 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -91,12 +90,7 @@ class Run:
     """
 
     def __init__(self, content: bytes, name: str, skip: int, limits: Limits) -> None:
-        options = dict(
-            name=name,
-            skip=skip,
-            seconds=limits.seconds,
-            memory=limits.memory,
-        )
+        options = dict(limits._asdict(), name=name, skip=skip)
         python = [*_python(_bytecode()), "-B", "-c", f"{_start()}; inside.main()"]
         python.append(json.dumps(options))
         self._folder = tempfile.TemporaryDirectory(prefix="grade-", ignore_cleanup_errors=True)
@@ -127,12 +121,7 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._kill()
         self._process.wait()
         self._folder.cleanup()
