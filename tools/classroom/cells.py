@@ -1,6 +1,7 @@
 """What one exercise needs of a learner's notebook: read from its text, nothing is run here."""
 
 import ast
+import functools
 import hashlib
 import json
 import re
@@ -191,6 +192,7 @@ def fingerprint(needed: Needed) -> str:
     return digest.hexdigest()[:32]
 
 
+@functools.lru_cache(maxsize=256)  # each exercise of a notebook looks at all its cells
 def parse(text: str) -> ast.Module | SyntaxError:
     """Return the syntax tree of a cell, without the lines that only IPython understands; or the
     SyntaxError."""
