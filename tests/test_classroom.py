@@ -1,15 +1,17 @@
 """The class kit: assignments for nbgrader, and grading a folder whose notebooks may do anything."""
 
+import ast
 import csv
 import json
+import os
+import signal
 import socket
-import struct
+import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,13 +21,9 @@ from replearn.lesson.lesson import LESSONS
 from tools import notebooks, project
 from tools.classroom import __main__ as command
 from tools.classroom import assignment, grading
-from tools.classroom.cells import lesson_of, parse, read, slice_of
+from tools.classroom.cells import cells_of, content_of, fingerprint, lesson_of, parse, slice_of
 from tools.classroom.course import write_course
-from tools.classroom.grading import protocol as wire
-from tools.classroom.grading.fork_server import Nursery
-from tools.classroom.grading.proxy import Proxy
-
-pytest.importorskip("resource", reason="grading needs Linux or macOS")
+from tools.classroom.grading import inside, sandbox
 
 # --- the course ---
 
@@ -272,14 +270,14 @@ def test_an_exercise_runs_with_what_it_names_and_without_experiments():
         ("code", 'def f(x):\n    return helper(x)\nlesson.check("f", f)\nboom()'),
     ]
     steps, expression, note = slice_of(notebook, "f")
-    assert [step.split("\n")[0] for step in steps] == [
+    assert [ast.unparse(step.statement).split("\n")[0] for step in steps] == [
         "import torch, os",
         "EPS = 1e-08",
         "half = torch.tensor(0.5)",
         "def helper(x):",
         "def f(x):",
     ]
-    assert expression == "f" and note == ""
+    assert ast.unparse(expression) == "f" and note == ""
 
 
 @pytest.mark.parametrize(
@@ -292,14 +290,14 @@ def test_an_exercise_runs_with_what_it_names_and_without_experiments():
         ("x.ipynb", 'Lesson("0")', ""),
     ],
 )
-def test_the_lesson_is_the_one_that_the_notebook_names(tmp_path, name, source, number):
-    assert lesson_of(tmp_path / name, cells(source)) == number
+def test_the_lesson_is_the_one_that_the_notebook_names(name, source, number):
+    assert lesson_of(name, cells(source)) == number
 
 
 def test_of_several_cells_the_last_one_counts():
     notebook = cells('r = lesson.check("f", a)', 'x.check("f", b); 1', 'lesson.check("g", c)')
     steps, expression, note = slice_of(notebook, "f")
-    assert expression == "b" and "2 cells" in note and steps == []
+    assert ast.unparse(expression) == "b" and "2 cells" in note and steps == []
 
 
 def test_what_cannot_be_run_is_told():
@@ -327,116 +325,56 @@ def test_what_cannot_be_run_is_told():
         "\xff\xfe",
     ],
 )
-def test_no_notebook_at_all(tmp_path, content):
-    path = tmp_path / "x.ipynb"
-    path.write_bytes(content.encode("latin-1"))
-    found, fault = read(path)
-    assert found == [] and fault.startswith("not a notebook: ")
+def test_no_notebook_at_all(content):
+    with pytest.raises(LookupError, match=r"^not a notebook: "):
+        cells_of(content.encode("latin-1"))
 
 
-# --- values between the processes ---
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_a_notebook_may_be_in_any_unicode(encoding):
+    content = json.dumps(dict(cells=[dict(cell_type="code", source=["ä\n", "b"])]))
+    assert cells_of(content.encode(encoding)) == [("code", "ä\nb")]
 
 
-def test_values_survive_the_wire():
-    values = [
-        None,
-        True,
-        3,
-        0.1,
-        float("inf"),
-        "ä",
-        ...,
-        [1, (2, [])],
-        {"a": 1, 2: (3.0,)},
-        torch.tensor(5),
-        torch.rand(2, 0, 3),
-        torch.rand(3, 2).T,
-        torch.tensor([True, False]),
-        np.arange(3.0),
-        np.float32(2),
-        torch.tensor([1e-45, float("nan")]).bfloat16(),
-        torch.tensor([1 + 2j]).conj(),
-    ]
-    message = json.loads(json.dumps(wire.pack(values, None)))
-    for before, after in zip(values, wire.unpack(message, None), strict=True):
-        if isinstance(before, torch.Tensor):
-            assert torch.equal(before.isnan(), after.isnan()) and before.dtype == after.dtype
-            assert torch.equal(before.nan_to_num(), after.nan_to_num()) or before.is_complex()
-        else:
-            assert (
-                np.array_equal(before, after)
-                if isinstance(before, np.generic | np.ndarray)
-                else before == after
-            )
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        [],
-        {},
-        {"a": 1, "b": 2},
-        {"tensor": ["float32", [2], "", False]},
-        {"tensor": ["load", [], "", False]},
-        {"tensor": ["int8", [-1, -1], "AA", 0]},
-        {"tensor": 1},
-        {"list": 3},
-        {"dict": [[{"list": []}, 1]]},
-        {"code": ""},
-    ],
-)
-def test_a_strangers_message_is_a_value_or_an_error(item):
-    with pytest.raises((ValueError, TypeError, AttributeError)):
-        wire.unpack(item, lambda kind, content: int(content))
-
-
-def test_a_message_may_be_short_long_or_late():
-    for sent, error in [
-        (b"", EOFError),
-        (struct.pack(">Q", 2**40), ValueError),
-        (struct.pack(">Q", 3) + b"{x}", ValueError),
-        (struct.pack(">Q", 200_000) + b"[" * 200_000, ValueError),
+def test_what_cannot_be_opened_is_told(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "large").write_bytes(b" " * 2_000_000)
+    monkeypatch.setattr("tools.classroom.cells.LARGEST", 1_000_000)
+    for name, message in [
+        ("link", "not a notebook: a link"),
+        (".", "not a notebook: a link or a folder"),
+        ("large", "too large: expected at most 1 MB, found 2 MB"),
     ]:
-        mine, theirs = socket.socketpair()
-        with mine:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
-            theirs.sendall(sent)
-            theirs.close()
-            with pytest.raises(error):
-                wire.receive(mine, time.monotonic() + 5)
-    mine, theirs = socket.socketpair()
-    with mine, theirs, pytest.raises(TimeoutError):
-        wire.receive(mine, time.monotonic() + 0.05)
+        with pytest.raises(LookupError, match=message):
+            content_of(tmp_path / name)
 
 
-# --- a class that may do anything ---
+def test_equal_answers_may_differ_in_comments_and_spaces_only():
+    def of(source):
+        return fingerprint(slice_of(cells(source), "f"))
 
-SECONDS_TO_GRADE = 4.0  # of one exercise, where nothing else keeps the machine busy
+    answer = of('def f(x):\n    return x + 1\nlesson.check("f", f)')
+    assert of('# mine\ndef f( x ):\n\n    return (x+1)  # one\nlesson.check("f", f)') == answer
+    assert of('def f(x):\n    return x + 2\nlesson.check("f", f)') != answer
+    assert of('def f(y):\n    return y + 1\nlesson.check("f", f)') != answer
+
+
+# --- verdicts on answers, as the process gives them ---
+
+HEAD = 'import torch\nfrom replearn.lesson import Lesson\nlesson = Lesson("06")'
 RIGHT = """\
 def m(s):
     {}
     return s.masked_fill(torch.eye(len(s)).bool(), -torch.inf)
 lesson.check("mask_self_pairs", m)"""
-HEAD = 'import torch\nfrom replearn.lesson import Lesson\nlesson = Lesson("06")'
-FORGE = """\
-import json, os, struct
-found = {"tensor": ["float32", [], "AAAAAA==", False]}
-text = json.dumps(dict(found=found, changed=False, score=1.0, right=True)).encode()
-for descriptor in range(3, 30):
-    try:
-        for _ in range(50):
-            os.write(descriptor, struct.pack(">Q", len(text)) + text)
-    except OSError:
-        pass
-"""
 
 
 def wrong(body, before=""):
     return f'{before}\ndef m(s):\n    {body}\nlesson.check("mask_self_pairs", m)'
 
 
-# Signals are numbered 0 here: should they ever get through, they do nothing.
-CLASS = {  # student: cells, points for mask_self_pairs, what the message says
+BORROW = "from replearn.lesson import exercises as e"
+ANSWERS = {  # cells, the score, what the message says
     "right": ([HEAD, RIGHT.format("pass")], 1, "✓ right"),
     "twice": ([HEAD, wrong("return 1"), RIGHT.format("pass")], 1, "2 cells"),
     "chatty": (
@@ -449,202 +387,540 @@ CLASS = {  # student: cells, points for mask_self_pairs, what the message says
     "stub": ([HEAD, wrong("raise NotImplementedError")], 0, "not attempted"),
     "nothing": ([HEAD], 0, "missing"),
     "syntax": ([HEAD, wrong("return (")], 0, "cannot be read"),
-    "crash": (
-        [HEAD, wrong("return 1 / 0")],
+    "crash": ([HEAD, wrong("return 1 / 0")], 0, "ZeroDivisionError in the line `return 1 / 0`"),
+    "crashing cell": ([HEAD, wrong("return g(s)", "g = boom()")], 0, "name 'g' is not defined"),
+    "crashing check": (
+        [HEAD, 'boom()\nlesson.check("mask_self_pairs", m)'],
         0,
-        "ZeroDivisionError (division by zero, in the line `return 1 / 0`)",
+        "the cell ends with NameError (name 'boom' is not defined)",
     ),
-    "crashing_cell": ([HEAD, wrong("return g(s)", "g = boom()")], 0, "name 'g' is not defined"),
-    "not_a_function": (
+    "not a function": (
         [HEAD, 'lesson.check("mask_self_pairs", 5)'],
         0,
-        "expected a function, found int",
+        "expected a function mask_self_pairs(similarity), found int",
+    ),
+    "memory": ([HEAD, wrong("return torch.ones(10**15)")], 0, "RuntimeError"),
+    "exit": ([HEAD, wrong("import sys; sys.exit(0)")], 0, "SystemExit"),
+    "exit of the cell": (
+        [HEAD, wrong("pass", "import sys; sys.exit(0)")],
+        0,
+        "ends with SystemExi",
     ),
     "forever": ([HEAD, wrong("while True: pass")], 0, "does not come to an end"),
-    "forever_cell": ([HEAD, wrong("pass", "while True: pass")], 0, "does not come to an end"),
-    "sleeps": ([HEAD, wrong("import time; time.sleep(1e6)")], 0, "does not come to an end"),
-    "memory": ([HEAD, wrong("return torch.ones(10**10)")], 0, "RuntimeError"),
-    "exit": ([HEAD, wrong("import sys; sys.exit(0)")], 0, "SystemExit"),
-    "hard_exit": ([HEAD, wrong("import os; os._exit(0)")], 0, "its process ended (exit code 0)"),
-    "segfault": (
-        [HEAD, wrong("import ctypes; ctypes.string_at(0)")],
-        0,
-        "its process ended (SIGSEGV)",
-    ),
-    "signal": (
-        [HEAD, wrong("import signal; signal.raise_signal(41)")],
-        0,
-        "its process ended (signal 41)",
-    ),
-    "kill": ([HEAD, wrong("import os; os.kill(os.getppid(), 0)")], 0, "os.kill is not allowed"),
-    "kill_c": ([HEAD, wrong("import ctypes; ctypes.CDLL(None).kill(1, 0)")], 0, "is not allowed"),
-    "fork": ([HEAD, wrong("import os; return os.fork()")], 0, "os.fork is not allowed"),
-    "shell": (
-        [HEAD, wrong("import os; return os.system('touch FOLDER/hacked')")],
-        0,
-        "is not allowed",
-    ),
-    "writes": ([HEAD, wrong("open('FOLDER/hacked', 'w').write('x')")], 0, "is not allowed"),
-    "deletes": (
-        [HEAD, wrong("import os; os.remove('FOLDER/right/06.ipynb')")],
-        0,
-        "is not allowed",
-    ),
+    "forever in the cell": ([HEAD, wrong("pass", "while True: pass")], 0, "does not come to an"),
     "fakes": (
         [HEAD, wrong("print('✓ right'); return 1", "class lesson:\n    check = print")],
         0,
         "expected shape",
     ),
-    "patches": (
-        [HEAD, wrong("return 1", "import replearn.lesson.exercises as e\ne.check = lambda *_: 1")],
-        0,
-        "✗",
-    ),
-    "borrows": (
-        [
-            HEAD,
-            "from replearn.lesson import exercises\n"
-            + wrong("return exercises.get('06', 'mask_self_pairs').solution(s)"),
-        ],
-        0,
-        "NameError",
-    ),
-    "forges": ([HEAD, wrong("exec(text); return 1", f"text = {FORGE!r}")], 0, "✗ wrong"),
-    "floods": ([HEAD, wrong("return 'x' * 2 * 10**7")], 0, "sent what is no answer"),
-    "deep": (
+    "a long sum": ([HEAD, RIGHT.format(f"x = {'+'.join(['1'] * 400)}")], 1, "✓ right"),
+    "an endless sum": ([HEAD, RIGHT.format(f"x = {'+'.join(['1'] * 99_999)}")], 0, "✗"),
+    "nested": (
         [HEAD, wrong("x = []\n    for _ in range(10**5): x = [x]\n    return x")],
         0,
         "✗ wrong",
     ),
     "odd": ([HEAD, wrong("return {frozenset([1]): object()}")], 0, "✗ wrong"),
-    "equal": (
+    "equal to all": (
         [HEAD, wrong("return type('T', (torch.Tensor,), {'__eq__': lambda *_: True})()")],
         0,
         "✗ wrong",
     ),
-    "=1+1": ([HEAD, wrong("raise ValueError('a\\n=b\\x1b[31m')")], 0, "ValueError (a =b [31m"),
+    "formula": ([HEAD, wrong("raise ValueError('a\\n=b\\x1b[31m')")], 0, "ValueError in the line"),
+    "the published solution": (
+        [HEAD, wrong("return e.get('06', 'mask_self_pairs').solution(s)", BORROW)],
+        1,
+        "✓ right",
+    ),
 }
 
 
-@pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as nursery:
-        nursery.child(500, 10)  # now torch is imported
-        yield nursery
-
-
-@pytest.fixture(scope="module")
-def graded(tmp_path_factory, nursery):
-    folder = tmp_path_factory.mktemp("class")
-    for student, (sources, *_) in CLASS.items():
-        (folder / student).mkdir()
-        texts = [source.replace("FOLDER", str(folder)) for source in sources]
-        code = [dict(cell_type="code", source=source.splitlines(True)) for source in texts]
-        (folder / student / "06.ipynb").write_text(
-            json.dumps(dict(cells=code, metadata={}, nbformat=4)), "utf-8"
-        )
-    (folder / "06_alone.ipynb").write_text("junk")
-    (folder / "13.ipynb").write_text(
-        json.dumps(dict(cells=[dict(cell_type="code", source='Lesson("13")')]))
-    )
-    (folder / "link.ipynb").symlink_to("/etc/passwd")
-    for nothing in (".ipynb_checkpoints", "__MACOSX"):
-        (folder / "right" / nothing).mkdir()
-        (folder / "right" / nothing / "06.ipynb").write_text("no submission")
-    endless = tmp_path_factory.mktemp("endless")
-    for student in ("forever", "forever_cell", "sleeps"):
-        (folder / student).rename(endless / student)
-    rows = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            grading, "Nursery", lambda: nullcontext(nursery)
-        )  # torch is imported once for all these tests
-        for place, seconds in ((folder, "20"), (endless, "1")):
-            assert command.main(["grade", str(place), "--seconds", seconds, "--memory", "500"]) == 0
-            with open(place / "grades.csv", encoding="utf-8", newline="") as file:
-                rows += csv.DictReader(file)
-    return folder, rows
-
-
-@pytest.mark.parametrize("student", CLASS)
-def test_a_class(graded, student):
-    _, points, message = CLASS[student]
-    (row,) = [
-        row
-        for row in graded[1]
-        if row["notebook"].lstrip("'") == f"{student}/06.ipynb"
-        and row["exercise"] == "mask_self_pairs"
-    ]
-    assert float(row["points"]) == points == float(row["score"]) and message in row["message"], row
-
-
-def test_the_table_is_whole(graded):
-    folder, rows = graded
-    assert not (folder / "hacked").exists() and (folder / "right" / "06.ipynb").exists()
-    assert len(rows) == 3 * len(CLASS) + 3 + 1 + 1
-    others = [row for row in rows if row["exercise"] in ("nt_xent", "ema_update")]
-    assert all(float(row["points"]) == 0 for row in others)
-    found = {row["student"]: row["message"] for row in rows if row["exercise"] in ("", "nt_xent")}
-    assert found["06_alone"].startswith("not a notebook") and found["link"].startswith(
-        "not a notebook"
-    )
-    assert found["13"] == "no exercises in lesson 13" and found["'=1+1"].startswith("missing")
-    assert not list(folder.glob(".*.partial"))
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_verdict(monkeypatch, answer):
+    monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.5 if "for" in answer else 20)
+    sources, score, message = ANSWERS[answer]
+    verdict = inside.verdict(cells(*sources), "06", "mask_self_pairs")
+    assert verdict["exercise"] == "mask_self_pairs"
+    assert verdict["score"] == score and message in verdict["text"], verdict
+    was_attempted = answer not in ("stub", "nothing", "syntax", "an endless sum")
+    assert bool(verdict["answer"]) == was_attempted
 
 
 @pytest.mark.parametrize(
     "lesson, name", [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
 )
-def test_every_exercise_through_the_processes(nursery, lesson, name):
-    """The solution is accepted within two seconds, and a mistake is told as in the notebook."""
+def test_a_mistake_is_told_as_in_the_notebook(lesson, name):
     exercise = exercises.get(lesson, name)
-    module = f"sys.modules['replearn.lesson.exercises.ex{lesson}']"
-    where = f"{module}.EXERCISES[{exercises.names(lesson).index(name)}]"
-
-    def graded(steps, expression):
-        proxy = Proxy(nursery, seconds=20, memory=1024)
-        try:
-            return proxy.grade(exercise, lesson, steps, expression)
-        finally:
-            proxy.close()
-
-    seconds = []
-    # On a busy machine the first try may have to wait, and all of them take longer.
-    while min(seconds, default=9) >= SECONDS_TO_GRADE and len(seconds) < 3:
-        started = time.perf_counter()
-        assert graded([exercise.source()], name)[0] == 1.0
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < SECONDS_TO_GRADE
+    where = f"get({lesson!r}, {name!r}).wrong"
     mistake = list(exercise.wrong)[-1]
-    score, message = graded(["import sys"], f"{where}.wrong[{mistake!r}]")
-    assert score < 1.0 and message.startswith("✗ wrong: ") and "expected" in message, mistake
+    source = "from replearn.lesson.exercises import get\n"
+    source += f'x.check("{name}", {where}[{mistake!r}])'
+    verdict = inside.verdict(cells(source), lesson, name)
+    assert verdict["score"] < 1.0 and "expected" in verdict["text"], mistake
+    assert verdict["text"].startswith("✗ wrong: ")
 
 
-def test_an_answer_that_is_an_object_needs_the_token(nursery):
-    exercise, forged = exercises.get("04", "swap_head"), FORGE.replace("found=found", "token='?'")
-    proxy = Proxy(nursery, seconds=20, memory=1024)
-    score, message = proxy.grade(
-        exercise, "04", [forged + "def f(network, classes): return network"], "f"
+# --- the sandbox ---
+
+
+@pytest.fixture(scope="module", autouse=True)
+def long_first_import():
+    """Import in the sandbox may take long on a busy machine; a verdict may not."""
+    sandbox._bytecode()
+
+
+@pytest.fixture(scope="module")
+def wall():
+    """Skip the test where bubblewrap does not work."""
+    fault = sandbox.fault()
+    if fault:
+        pytest.skip(f"bubblewrap does not work here: {fault}")
+
+
+def write_notebook(path, *sources):
+    path.parent.mkdir(exist_ok=True)
+    code = [dict(cell_type="code", source=source) for source in sources]
+    path.write_text(json.dumps(dict(cells=code, metadata={}, nbformat=4)), "utf-8")
+
+
+def grade(folder, *arguments):
+    """Grade a folder by command; return its table as {(student, exercise): row}."""
+    assert command.main(["grade", str(folder), *arguments]) == 0
+    return table_of(folder)
+
+
+def table_of(folder):
+    with open(folder / "grades.csv", encoding="utf-8", newline="") as file:
+        return {(row["student"], row["exercise"]): row for row in csv.DictReader(file)}
+
+
+def running(mark):
+    """Return the ids of all processes with this text in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended
+            pass
+    return found
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("lesson", [lesson for lesson in LESSONS if exercises.names(lesson)])
+def test_every_solution_passes_the_wall(wall, tmp_path, lesson):
+    sources = []
+    for name in exercises.names(lesson):
+        source = exercises.get(lesson, name).source()
+        sources.append(f'{source}\nlesson.check("{name}", {name})')
+    write_notebook(tmp_path / "ada" / f"{lesson}_x.ipynb", *sources)
+    rows = grade(tmp_path)
+    assert [exercise for _, exercise in rows] == exercises.names(lesson)
+    for (_, name), row in rows.items():
+        assert float(row["score"]) == 1.0, row
+        assert float(row["points"]) == exercises.get(lesson, name).difficulty
+
+
+# Each is tried by the same learner, whose answer is right all the same: OUT is a folder of the
+# teacher's with a file `precious` in it, PID a process of the teacher's, PORT one of its sockets.
+# What is refused must raise an error. `called` raises one if a function of C says so.
+REFUSED = {
+    "write": "open('OUT/new', 'w')",
+    "overwrite": "open('OUT/precious', 'w')",
+    "read": "open('OUT/precious').read()",
+    "write to the home folder": "open('HOME/escaped', 'w')",
+    "write to the package": "open(torch.__file__, 'a')",
+    "write to the checkout": "open('ROOT/replearn/escaped.py', 'w')",
+    "write to the root": "open('/escaped', 'w')",
+    "write to the system": "open('/usr/bin/escaped', 'w')",
+    "write to /dev": "open('/dev/escaped', 'w')",
+    "storage from a file": "torch.UntypedStorage.from_file('OUT/precious', True, 8)",
+    "storage in a new file": "torch.UntypedStorage.from_file('OUT/new', True, 8)",
+    "PyTorchFileWriter": "torch._C.PyTorchFileWriter('OUT/new')",
+    "torch.save": "torch.save(torch.ones(3), 'OUT/new')",
+    "numpy.memmap": "import numpy; numpy.memmap('OUT/new', mode='w+', shape=8)",
+    "mknod": "os.mknod('OUT/new')",
+    "mknod of a disk": "os.mknod('/tmp/disk', 0o60666, os.makedev(254, 0))",
+    "a disk": "open('/dev/vda', 'r+b')",
+    "memory of the machine": "open('/dev/mem', 'rb')",
+    "the terminal": "open('/dev/tty', 'w')",
+    "sqlite": "import sqlite3; sqlite3.connect('OUT/new').execute('create table a(b)')",
+    "a link to outside": "os.symlink('OUT/precious', '/tmp/link'); open('/tmp/link', 'a')",
+    "a hard link": "os.link('/usr/bin/env', '/tmp/env')",
+    "truncate": "os.truncate('OUT/precious', 0)",
+    "remove": "os.remove('OUT/precious')",
+    "rename": "os.rename('OUT', 'OUT.gone')",
+    "chmod of Python": "os.chmod(os.path.realpath(sys.executable), 0)",
+    "kill": "os.kill(PID, 9)",
+    "kill by pidfd": "signal.pidfd_send_signal(os.pidfd_open(PID), 9)",
+    "prlimit": "resource.prlimit(PID, resource.RLIMIT_CPU, (1, 1))",
+    "more processes": "resource.setrlimit(resource.RLIMIT_NPROC, (99, 99))",
+    "more memory": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "ptrace": "called(libc.ptrace(16, PID, None, None))",
+    "process_vm_writev": "called(libc.process_vm_writev(PID, vector, 1, vector, 1, 0))",
+    "files of process 1": "open('/proc/1/root/OUT/precious')",
+    "core_pattern": "open('/proc/sys/kernel/core_pattern', 'w')",
+    "namespaces of the machine": "open('/proc/sys/user/max_user_namespaces', 'w').write('9')",
+    "sysrq": "open('/proc/sysrq-trigger', 'w').write('h')",
+    "socket of the machine": "socket.create_connection(('127.0.0.1', PORT), 2)",
+    "socket to outside": "socket.create_connection(('192.0.2.1', 80), 2)",
+    "datagram to outside": "socket.socket(2, 2).sendto(b'x', ('192.0.2.1', 53))",
+    "abstract socket": "socket.socket(1).connect('\\0replearn-PORT')",
+    "socket file": "socket.socket(1).connect('OUT/socket')",
+    "raw socket": "socket.socket(2, 3, 1)",
+    "fork": "os.fork() or os._exit(0)",
+    "fork bomb": "[os.fork() for _ in range(99)]",
+    "a daemon": "os.fork() and os._exit(0); os.setsid(); time.sleep(999)",
+    "a thread": "threading.Thread(target=time.sleep, args=[9]).start()",
+    "a program": "subprocess.run(['touch', 'OUT/new'])",
+    "a shell": "called(-1 if os.system('touch OUT/new') else 0)",
+    "unshare": "called(libc.unshare(0x10000000))",
+    "unshare mounts": "called(libc.unshare(0x20000))",
+    "mount": "called(libc.mount(b'x', b'/tmp', b'tmpfs', 0, None))",
+    "remount": "called(libc.mount(b'x', b'/usr', None, 0x1020, None))",
+    "umount": "called(libc.umount2(b'/usr', 2))",
+    "chroot": "os.chroot('/tmp')",
+    "setns": "called(libc.setns(os.open('/proc/1/ns/mnt', 0), 0))",
+    "setuid": "os.setuid(0)",
+    "set-user-ID program": "os.chmod('/tmp', 0o4777); os.chown('/tmp', 0, 0)",
+    "bpf": "called(libc.syscall(321, 0, None, 0))",
+    "a module of the kernel": "called(libc.init_module(None, 0, b''))",
+    "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
+    "the host name": "called(libc.sethostname(b'x', 1))",
+    "fill /tmp": "[open(f'/tmp/{i}', 'wb').write(bytes(10**7)) for i in range(99)]",
+    "a large file": "open('/tmp/large', 'wb').write(bytes(10**8))",
+    "a large memory file": "os.truncate(os.memfd_create('x'), 10**9)",
+    "fill /dev/shm": "open('/dev/shm/x', 'wb').write(bytes(10**7))",
+    "many open files": "[open('/dev/null') for _ in range(9999)]",
+    "memory": "bytearray(8 * 2**30)",
+    "memory in pieces": "[torch.ones(2**24) for _ in range(999)]",
+}
+# What may succeed, because it stays inside.
+CONTAINED = {
+    "kill process 1": "os.kill(1, 9)",
+    "kill everybody": "os.kill(-1, 0)",
+    "memory of process 1": "open('/proc/1/mem', 'r+b')",
+    "setsid": "os.setsid()",
+    "stop": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "outlive the grader": "libc.prctl(1, 0)",
+    "io_uring": "libc.syscall(425, 8, ctypes.create_string_buffer(120))",
+    "shared memory": "libc.shmget(1, 4096, 0o1666)",
+    "deep recursion": "f = lambda: f(); f()",
+    "module globals": "import replearn.lesson.exercises.compare as c; c.NUMBERS = ()",
+    "exit handlers": "import atexit; atexit.register(os.kill, os.getppid(), 9)",
+    "print without end": "print('x' * 10**7); [os.write(1, b'x' * 10**6) for _ in range(99)]",
+    "a forged table": "open('grades.csv', 'w').write('mallory,,,1,1,right')",
+}
+ATTEMPTS = """\
+import ctypes, os, resource, signal, socket, subprocess, sys, threading, time, torch
+libc = ctypes.CDLL(None, use_errno=True)
+value = ctypes.create_string_buffer(8)
+vector = (ctypes.c_void_p * 2)(ctypes.addressof(value), 8)
+def called(code):
+    if code < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+def attempt():
+    succeeded = []
+    for name, source in {attempts!r}.items():
+        try:
+            exec(source, dict(globals()))
+            succeeded.append(name)
+        except Exception:
+            pass
+    return succeeded
+succeeded = attempt()
+def m(s):
+    if succeeded:
+        raise RuntimeError(", ".join(succeeded))
+    return s.masked_fill(torch.eye(len(s)).bool(), -torch.inf)
+lesson.check("mask_self_pairs", m)"""
+ONE_BY_ONE = 'def {name}_answer(*arguments):\n    {body}\nlesson.check("{name}", {name}_answer)'
+FORGE = """\
+import os, json
+    def send(data):
+        for descriptor in range(3, 64):
+            try:
+                os.write(descriptor, data)
+            except OSError:
+                pass
+    def verdict(score, text="forged"):
+        line = dict(exercise="nt_xent", score=score, text=text, answer="")
+        return json.dumps(line).encode() + b"\\n"
+    """
+SWALLOW = """\
+import time
+    while True:
+        try: time.sleep(9)
+        except: pass"""
+# Each ends its process, or spoils what it sends; two in a notebook: what its row says.
+ENDING = {
+    "exit": ("import os; os._exit(0)", "its process ended (exit code 0)"),
+    "kill": ("import os; os.killpg(0, 9)", "your function returned None"),
+    "odd error": ("raise GeneratorExit", "the cell ends with GeneratorExit"),
+    "segfault": ("import ctypes; ctypes.string_at(0)", "its process ended (SIGSEGV)"),
+    "program": ("import os; os.execv('/bin/sh', ['sh', '-c', 'exit 7'])", "(exit code 7)"),
+    "closed": ("import os; os.closerange(0, 64); os._exit(3)", "its process ended (exit code 3)"),
+    "swallows": (SWALLOW, "come to an end: stopped after 20 seconds"),
+    "long": (FORGE + "send(b'x' * 60_000)", "its process sent what is no verdict"),
+    "nested": (FORGE + "send(b'[' * 4000 + b'\\n')", "its process sent what is no verdict"),
+    "junk": (FORGE + "send(b'\\xff\\n')", "its process sent what is no verdict"),
+    "other form": (FORGE + "send(b'[1]\\n')", "its process sent what is no verdict"),
+    "too much": (FORGE + "send(verdict(1e9))", "its process sent what is no verdict"),
+    "nan": (FORGE + "send(verdict(float('nan')))", "its process sent what is no verdict"),
+    "no number": (FORGE + "send(verdict('1'))", "its process sent what is no verdict"),
+    "forged text": (FORGE + "send(verdict(0.5, '=1\\n\\x1b[2J\\ud800' * 9))", "=1 [2J =1"),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(wall, tmp_path_factory):
+    """(The table of a class that tries everything, the folder of the teacher's own)."""
+    folder = tmp_path_factory.mktemp("class")
+    out = tmp_path_factory.mktemp("teacher")
+    (out / "precious").write_text("precious")
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind(f"\0replearn-{port}")
+    abstract.listen()
+    named = socket.socket(socket.AF_UNIX)
+    named.bind(str(out / "socket"))
+    named.listen()
+    sleeper = subprocess.Popen(["sleep", "9999"])
+
+    def filled(attempts):
+        values = dict(OUT=out, HOME=Path.home(), ROOT=project.ROOT, PID=sleeper.pid, PORT=port)
+        known = {}
+        for name, source in attempts.items():
+            for word, value in values.items():
+                source = source.replace(word, str(value))
+            known[name] = source
+        return ATTEMPTS.format(attempts=known)
+
+    write_notebook(folder / "a_refused" / "06.ipynb", HEAD, filled(REFUSED))
+    contained = filled(CONTAINED).replace("if succeeded", "if False")
+    write_notebook(folder / "b_contained" / "06.ipynb", HEAD, contained)
+    for first in range(0, len(ENDING), 2):
+        names = list(ENDING)[first : first + 2]
+        bodies = [ENDING[name][0] for name in names]
+        sources = [
+            ONE_BY_ONE.format(name=exercise, body=body)
+            for exercise, body in zip(exercises.names("06"), bodies, strict=False)
+        ]
+        solution = exercises.get("06", "ema_update").source()
+        last = f'{solution}\nlesson.check("ema_update", ema_update)'
+        path = folder / "-".join(["c", *names]).replace(" ", "_") / "06.ipynb"
+        write_notebook(path, HEAD, *sources, last)
+    write_notebook(folder / "z_right" / "06_hostile.ipynb", HEAD, RIGHT.format("pass"))
+    try:
+        rows = grade(folder, "--seconds", "3", "--memory", "500")
+        for opened in (listener, abstract, named):
+            opened.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                opened.accept()
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        for opened in (listener, abstract, named):
+            opened.close()
+    return rows, out
+
+
+@pytest.mark.seconds
+def test_no_escape_succeeds(hostile):
+    rows, out = hostile
+    row = rows["a_refused", "mask_self_pairs"]
+    assert float(row["points"]) == 1.0, row["message"]
+    assert len(REFUSED) + len(CONTAINED) + len(ENDING) > 90
+    assert sorted(path.name for path in out.iterdir()) == ["precious", "socket"]
+    assert (out / "precious").read_text() == "precious"
+    assert not (Path.home() / "escaped").exists()
+    assert not running("06_hostile.ipynb")
+
+
+@pytest.mark.seconds
+def test_what_stays_inside_does_not_end_the_run(hostile):
+    rows, _ = hostile
+    assert ("b_contained", "mask_self_pairs") in rows
+    assert float(rows["z_right", "mask_self_pairs"]["points"]) == 1.0
+    assert all(0.0 <= float(row["points"]) <= 2.0 for row in rows.values())
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("ending", ENDING)
+def test_a_process_that_ends_gets_a_row_with_a_word(hostile, ending):
+    rows, _ = hostile
+    (student,) = [one for one, exercise in rows if ending.replace(" ", "_") in one.split("-")][:1]
+    position = student.split("-").index(ending.replace(" ", "_")) - 1
+    row = rows[student, exercises.names("06")[position]]
+    assert ENDING[ending][1] in row["message"], row
+    assert float(rows[student, "ema_update"]["score"]) == 1.0, "graded by a process of its own"
+
+
+@pytest.mark.seconds
+def test_a_forged_verdict_is_worth_what_a_copy_is(wall, tmp_path):
+    """The solutions are public: `sandbox` protects the machine, and says so."""
+    body = f"import time; {FORGE}send(verdict(1.0) * 2); time.sleep(99)"
+    write_notebook(
+        tmp_path / "forging" / "06.ipynb",
+        HEAD,
+        ONE_BY_ONE.format(name="nt_xent", body=body),
+        RIGHT.format("pass"),
     )
-    proxy.close()
-    assert score == 0.0 and message.startswith("✗ wrong")
-    proxy = Proxy(nursery, seconds=20, memory=1024)
-    score, message = proxy.grade(
-        exercise, "04", [f"def f(network, classes):\n    exec({forged!r})"], "f"
+    patch = """
+import replearn.lesson.exercises.checker as c
+c._judge.__code__ = (lambda *_: None).__code__
+c.difference = lambda *_: None
+"""
+    write_notebook(tmp_path / "patching" / "06.ipynb", HEAD, wrong("return s", patch))
+    rows = grade(tmp_path, "--seconds", "3")
+    assert rows["forging", "nt_xent"]["message"] == "forged"
+    assert float(rows["forging", "nt_xent"]["points"]) == 2.0
+    assert "no verdict" in rows["forging", "mask_self_pairs"]["message"], "the second line"
+    assert float(rows["patching", "mask_self_pairs"]["points"]) == 1.0
+
+
+@pytest.mark.seconds
+def test_files_of_all_kinds_get_a_row(wall, tmp_path):
+    large = [HEAD, RIGHT.format("pass"), f"'''{'x' * 11_000_000}'''"]
+    write_notebook(tmp_path / "large" / "06.ipynb", *large)
+    many_lines = "\n".join(f"    x = {i}" for i in range(70_000))
+    write_notebook(tmp_path / "long" / "06.ipynb", HEAD, RIGHT.format(f"x = 0\n{many_lines}"))
+    for encoding in ("utf-16", "utf-8-sig"):
+        write_notebook(tmp_path / encoding / "06.ipynb", HEAD, RIGHT.format("x = 'ä'"))
+        path = tmp_path / encoding / "06.ipynb"
+        path.write_bytes(path.read_text("utf-8").encode(encoding))
+    (tmp_path / "06_alone.ipynb").write_text("junk")
+    write_notebook(tmp_path / "13.ipynb", 'Lesson("13")')
+    write_notebook(tmp_path / "x.ipynb", "")
+    write_notebook(tmp_path / "=1+1" / "06.ipynb", HEAD)
+    (tmp_path / "link.ipynb").symlink_to("/etc/passwd")
+    (tmp_path / "all.zip").write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "answers.py").write_text("")
+    for nothing in (".ipynb_checkpoints", "__MACOSX"):
+        (tmp_path / "large" / nothing).mkdir()
+        (tmp_path / "large" / nothing / "06.ipynb").write_text("no submission")
+    rows = grade(tmp_path)
+    for student in ("large", "long", "utf-16", "utf-8-sig"):
+        assert float(rows[student, "mask_self_pairs"]["points"]) == 1.0, rows
+    messages = {student: row["message"] for (student, _), row in rows.items()}
+    assert len(messages) == 12
+    assert messages["06_alone"].startswith("not a notebook: JSONDecodeError")
+    assert messages["13"] == "no exercises in lesson 13"
+    assert messages["x"] == 'no Lesson("NN") in it'
+    assert messages["'=1+1"].startswith("missing: no cell")
+    assert messages["link"].startswith("not a notebook: a link")
+    assert messages["all"] == "a .zip file: unpack it, then grade again"
+    assert messages["empty"] == "no notebook in the folder; it is empty"
+    assert messages["other"] == "no notebook in the folder; found answers.py"
+    equal = "[the same answer as utf-8-sig]"
+    assert rows["utf-16", "mask_self_pairs"]["message"].endswith(equal)
+    assert "the same" not in rows["large", "mask_self_pairs"]["message"]
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.seconds
+def test_a_run_that_is_killed_leaves_its_rows_and_no_process(wall, tmp_path):
+    write_notebook(tmp_path / "ada" / "06.ipynb", HEAD, RIGHT.format("pass"))
+    write_notebook(tmp_path / "bob" / "06_endless.ipynb", HEAD, wrong(SWALLOW))
+    child = os.fork()
+    if child == 0:
+        command.main(["grade", str(tmp_path), "--seconds", "300"])
+        os._exit(0)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and len(running("06_endless.ipynb")) < 2:
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    rows = table_of(tmp_path)
+    assert [row["exercise"] for row in rows.values()][:3] == exercises.names("06")
+    assert float(rows["ada", "mask_self_pairs"]["points"]) == 1.0
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and running("06_endless.ipynb"):
+        time.sleep(0.1)
+    assert not running("06_endless.ipynb")
+
+
+# --- the command ---
+
+
+def test_without_bubblewrap_the_command_says_what_to_do(tmp_path, monkeypatch):
+    write_notebook(tmp_path / "ada" / "06.ipynb", HEAD)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"there is no program bwrap\): install .*--unprotected"):
+        command.main(["grade", str(tmp_path)])
+    assert not (tmp_path / "grades.csv").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(sandbox, "WALL", "--no-such-option")
+    with pytest.raises(SystemExit, match=r"no-such-option.*\): install the package bubblewrap"):
+        command.main(["grade", str(tmp_path)])
+
+
+@pytest.mark.seconds
+def test_unprotected_the_same_process_runs_without_bubblewrap(tmp_path, capsys):
+    write_notebook(tmp_path / "ada" / "06.ipynb", HEAD, RIGHT.format("open('/tmp/x', 'w').close()"))
+    write_notebook(tmp_path / "bob" / "06.ipynb", HEAD, wrong("import os; os._exit(2)"))
+    rows = grade(tmp_path, "--unprotected")
+    assert "can read, change and delete whatever you can" in capsys.readouterr().out
+    assert float(rows["ada", "mask_self_pairs"]["points"]) == 1.0
+    assert "its process ended (exit code 2)" in rows["bob", "mask_self_pairs"]["message"]
+
+
+def test_nothing_is_imported_from_the_folder_that_is_graded(tmp_path):
+    (tmp_path / "ada").mkdir()
+    modules = ("argparse", "csv", "json", "numpy", "replearn", "sitecustomize", "torch", "conftest")
+    for name in modules:
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')")
+    (tmp_path / "x.pth").write_text("import os; open('imported', 'w')")
+    graded = subprocess.run(
+        [sys.executable, "-m", "tools.classroom", "grade", ".", "--unprotected"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(project.ROOT)},
+        capture_output=True,
+        text=True,
     )
-    proxy.close()
-    assert score == 0.0 and "sent what is no answer" in message
+    assert graded.returncode == 0, graded.stderr
+    assert "it is empty" in graded.stdout and not (tmp_path / "imported").exists()
 
 
-def test_a_nursery_that_was_killed_is_replaced(nursery):
-    assert nursery.child(100, 5)
-    nursery.process.kill()
-    nursery.process.wait()
-    proxy = Proxy(nursery, seconds=20, memory=1024)
-    exercise = exercises.get("06", "ema_update")
-    score, _ = proxy.grade(exercise, "06", [exercise.source()], "ema_update")
-    proxy.close()
-    assert score == 1.0
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "x"])
+@pytest.mark.parametrize("option", ["--seconds", "--memory"])
+def test_limits_are_positive_numbers(capsys, option, value):
+    with pytest.raises(SystemExit):
+        command.main(["grade", ".", f"{option}={value}"])
+    assert f"argument {option}: invalid positive" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "ada").mkdir()
+    with pytest.raises(SystemExit, match="cannot be written: No such file"):
+        command.main(["grade", str(tmp_path), "--unprotected", "--csv", str(tmp_path / "no/g.csv")])
+
+
+def test_a_table_never_follows_a_link(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "grades.csv").symlink_to(tmp_path / "precious")
+    rows = grade(tmp_path, "--unprotected")
+    assert rows["ada", ""]["message"].startswith("no notebook")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_copies_are_named_in_all_their_rows():
+    def row(student, answer, exercise="nt_xent"):
+        return grading.Grade(student, f"{student}/06.ipynb", exercise, 1.0, 2.0, "✓", answer)
+
+    rows = [row(name, "same") for name in "abcde"]
+    rows += [row("f", "other"), row("g", ""), row("h", ""), row("f", "same", "mask_self_pairs")]
+    named = grading.with_copies_named(rows)
+    assert named[0].message == "✓ [the same answer as b, c, d and 1 more]"
+    assert named[4].message == "✓ [the same answer as a, b, c and 1 more]"
+    assert [one.message for one in named[5:]] == ["✓"] * 4
+    twice = grading.with_copies_named([row("a", "same"), row("a", "same")])
+    assert [one.message for one in twice] == ["✓", "✓"]
 
 
 def test_points_and_table():

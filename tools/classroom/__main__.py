@@ -2,10 +2,19 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools import notebooks
+
+NO_BUBBLEWRAP = (
+    "grade: expected bubblewrap, in which notebooks can do no harm, found that it does not work "
+    "here ({fault}): install the package bubblewrap, 0.8 or newer, or grade in a container with "
+    "--unprotected"
+)
+UNPROTECTED = (
+    "--unprotected: each notebook can read, change and delete whatever you can, and send it away"
+)
 
 
 def class_command(args: argparse.Namespace) -> int:
@@ -22,18 +31,27 @@ def class_command(args: argparse.Namespace) -> int:
 
 
 def grade_command(args: argparse.Namespace) -> int:
-    """Grade a folder of notebooks: exercise cells only, each in a process of its own; no server."""
-    try:
-        from tools.classroom import grading
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f"grade: needs Linux or macOS (in Windows: WSL), found no module {error.name}"
-        ) from None
+    """Grade a folder of notebooks: exercise cells only, each notebook behind a wall; no server."""
+    from tools.classroom import grading
+    from tools.classroom.grading import sandbox
+
+    paths = grading.submissions(args.folder)
+    fault = "" if args.unprotected else sandbox.fault()
+    if fault:
+        raise SystemExit(NO_BUBBLEWRAP.format(fault=fault))
+    if args.unprotected:
+        print(UNPROTECTED)
     show = _show_on_one_line if sys.stdout.isatty() else _show_nothing
-    grades = grading.grade(args.folder, seconds=args.seconds, memory=args.memory, tell=show)
-    show("\r")
+    limits = sandbox.Limits(args.seconds, args.memory, protected=not args.unprotected)
     path = args.csv or args.folder / "grades.csv"
-    grading.write_csv(grades, path)
+    try:
+        grades = grading.store(grading.grade(args.folder, paths, limits, show), path)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the rows so far are in {path}")
+        return 130
+    except OSError as error:
+        raise SystemExit(f"grade: {path} cannot be written: {error.strerror}") from None
+    show("\r")
     graded = {grade.notebook for grade in grades}
     print(f"{grading.table(grades)}\n\n{len(graded)} notebooks; {path}")
     return 0
@@ -45,6 +63,19 @@ def _show_on_one_line(text: str) -> None:
 
 def _show_nothing(text: str) -> None:
     """Keep silent where the output is a file, in which a line cannot be written over."""
+
+
+def _positive(kind: type) -> Callable[[str], float]:
+    """Return a function that reads a positive number of this kind."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    number.__name__ = f"positive {kind.__name__}"  # argparse shows it
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,10 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--csv", type=Path, help="the table as a file (default: FOLDER/grades.csv)"
     )
     grading.add_argument(
-        "--seconds", type=float, default=10.0, help="time for one exercise (default: 10)"
+        "--seconds", type=_positive(float), default=10.0, help="time for one exercise (default: 10)"
     )
     grading.add_argument(
-        "--memory", type=int, default=1024, help="MB for one exercise (default: 1024)"
+        "--memory", type=_positive(int), default=1024, help="MB for one exercise (default: 1024)"
+    )
+    grading.add_argument(
+        "--unprotected",
+        action="store_true",
+        help="without bubblewrap, for a container that holds nothing but the notebooks",
     )
 
     args = parser.parse_args(arguments)

@@ -1,6 +1,8 @@
 """What one exercise needs of a learner's notebook: read from its text, nothing is run here."""
 
 import ast
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,41 +28,82 @@ class Check(NamedTuple):
     function: ast.expr
 
 
+class Step(NamedTuple):
+    """A statement to run.
+
+    Attributes:
+        statement: As a piece of the syntax tree of its cell.
+        place: Which cell that is, as Python names a file.
+        text: The cell.
+    """
+
+    statement: ast.stmt
+    place: str
+    text: str
+
+    def module(self) -> ast.Module:
+        """Return what can be compiled; the lines keep the numbers that they have in the cell."""
+        return ast.Module([self.statement], type_ignores=[])
+
+
 class Needed(NamedTuple):
     """What to run for one exercise.
 
     Attributes:
-        statements: Source code, to be run in order.
+        steps: In order.
         expression: What names the function then.
-        note: Something to tell the learner, or "".
+        note: Something to tell the teacher, or "".
     """
 
-    statements: list[str]
-    expression: str
+    steps: list[Step]
+    expression: ast.Expression
     note: str
 
 
-def read(path: Path) -> tuple[list[tuple[str, str]], str]:
-    """Read a notebook that may be anything.
+def content_of(path: Path) -> bytes:
+    """Read a file that may be anything.
 
-    Returns:
-        Its cells as (kind, source) and "", or no cells and what is wrong with the file.
+    Raises:
+        LookupError: It cannot be read; the message says why.
     """
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
-            return [], "not a notebook: a link, no file, or too large"
+        if path.is_symlink() or not path.is_file():
+            raise LookupError("not a notebook: a link or a folder")
+        size = path.stat().st_size
+        if size > LARGEST:
+            limit = f"expected at most {LARGEST / 1e6:.0f} MB, found {size / 1e6:.0f} MB"
+            raise LookupError(f"too large: {limit} (clear the outputs and save it again)")
+        return path.read_bytes()
+    except OSError as error:
+        raise LookupError(f"cannot be read: {error.strerror}") from None
+
+
+def cells_of(content: bytes) -> list[tuple[str, str]]:
+    """Return the cells of a notebook as (kind, source).
+
+    Args:
+        content: A file that may be anything, in UTF-8, 16 or 32, with or without a mark of it.
+
+    Raises:
+        LookupError: It is not a notebook; the message says why.
+    """
+    try:
         cells = []
-        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        for cell in json.loads(content)["cells"]:
             kind = cell["cell_type"]
             source = cell["source"]
             cells.append((kind, source if isinstance(source, str) else "".join(source)))
-        return cells, ""
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        return [], f"not a notebook: {type(error).__name__} ({error})"
+        return cells
+    except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        raise LookupError(f"not a notebook: {type(error).__name__} ({error})") from None
 
 
-def lesson_of(path: Path, cells: Iterable[tuple[str, str]]) -> str:
+def lesson_of(name: str, cells: Iterable[tuple[str, str]]) -> str:
     """Return the number of the lesson: from `Lesson("06")`, else from a file name 06_….ipynb.
+
+    Args:
+        name: Of the file.
+        cells: (kind, source) of each cell.
 
     Returns:
         Two digits, or "" if neither says so.
@@ -69,7 +112,7 @@ def lesson_of(path: Path, cells: Iterable[tuple[str, str]]) -> str:
     for kind, text in cells:
         if kind == "code":
             numbers += re.findall(r"""\bLesson\(\s*["']?(\d\d?)["']?\s*\)""", text)
-    numbers += re.findall(r"^(\d\d)(?=\D)", path.name)
+    numbers += re.findall(r"^(\d\d)(?=\D)", name)
     if not numbers:
         return ""
     number = numbers[0].zfill(2)
@@ -89,7 +132,7 @@ def slice_of(cells: Sequence[tuple[str, str]], name: str) -> Needed:
     Raises:
         LookupError: There is no such cell, or it cannot be read; the message says which.
     """
-    trees = {}  # position of a cell → its statements
+    steps = {}  # position of a cell → its statements
     calls = []  # (position of the cell, its check)
     unreadable = ""
     heading = len(cells)  # position of "## Exercises"
@@ -103,36 +146,53 @@ def slice_of(cells: Sequence[tuple[str, str]], name: str) -> Needed:
             if re.search(rf"""\.check\(\s*["']{name}["']""", text):
                 unreadable = f"✗ wrong: the cell cannot be read: {tree.msg}, line {tree.lineno}"
             continue
-        trees[position] = tree.body
+        place = f"<cell {position + 1}>"
+        steps[position] = [Step(statement, place, text) for statement in tree.body]
         calls += [(position, check) for check in checks(tree) if check.exercise == name]
     if not calls:
         raise LookupError(unreadable or f'missing: no cell with lesson.check("{name}", …)')
 
-    place, check = calls[-1]
-    own = trees[place][: check.index]
+    last, check = calls[-1]
+    own = steps[last][: check.index]
     # In a notebook without the heading, anything may belong to an exercise.
     exercises_start = heading if heading < len(cells) else -1
     candidates = []
-    for position, statements in trees.items():
-        if position < place:
+    for position, found in steps.items():
+        if position < last:
             in_exercises = position > exercises_start
-            candidates += [one for one in statements if _may_run(one, in_exercises)]
+            candidates += [step for step in found if _may_run(step.statement, in_exercises)]
 
-    wanted = _names([*own, check.function])
-    needed: list[ast.stmt] = []
-    for statement in reversed(candidates):
-        if _binds(statement) & (wanted | {"*"}):
-            needed.insert(0, statement)
-            wanted |= _names([statement])
+    wanted = _names([*(step.statement for step in own), check.function])
+    needed: list[Step] = []
+    for step in reversed(candidates):
+        if _binds(step.statement) & (wanted | {"*"}):
+            needed.append(step)
+            wanted |= _names([step.statement])
 
     note = f" [{len(calls)} cells with this exercise: the last one counts]"
     return Needed(
-        statements=[ast.unparse(statement) for statement in needed + own],
-        expression=ast.unparse(check.function),
+        steps=[*reversed(needed), *own],
+        expression=ast.Expression(check.function),
         note=note if len(calls) > 1 else "",
     )
 
 
+def fingerprint(needed: Needed) -> str:
+    """Return a text that is the same for answers which differ in comments and spaces only.
+
+    Args:
+        needed: What is run for the answer.
+    """
+    digest = hashlib.sha256()
+    for root in [*(step.statement for step in needed.steps), needed.expression]:
+        for node in ast.walk(root):
+            fields = (value for _, value in ast.iter_fields(node))
+            plain = [value for value in fields if not isinstance(value, (ast.AST, list))]
+            digest.update(f"{type(node).__name__} {plain}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()[:32]
+
+
+@functools.lru_cache(maxsize=256)  # each exercise of a notebook looks at all its cells
 def parse(text: str) -> ast.Module | SyntaxError:
     """Return the syntax tree of a cell, without the lines that only IPython understands; or the
     SyntaxError."""

@@ -14,8 +14,9 @@ the whole lesson all the same.
 The points of an exercise are its difficulty, times the share of the checks that it passes
 (`points`). nbgrader runs answers and tests in one kernel: the tests import replearn afresh, which
 stops accidents and shadowed names, but a learner who means to can still forge a number there.
-`grade FOLDER/submitted` (see `grading`) checks without that gap. `lesson.solution` and the package
-on the web show the solutions: what is taken out here is the text, not the secret.
+nbgrader also runs them with the teacher's rights; `grade FOLDER/submitted` (see `grading`) shuts
+them off from the machine. `lesson.solution` and the package on the web show the solutions: what is
+taken out here is the text, not the secret.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,29 +1,43 @@
-"""Grade a folder of notebooks without a server: exercise cells only, each in a process of its own, one table.
+"""Grade a folder of notebooks without a server: exercise cells only, one process for each notebook.
 
-Of a notebook only what an exercise needs is run: the cell with its `lesson.check("name", function)`, and the imports,
-functions and constants of the cells before it that this cell names. So a whole lesson is graded in seconds.
-What is protected, and what is not, says `proxy`.
+Of a notebook only what an exercise needs is run: the cell with its `lesson.check("name", fn)`, and
+the imports, functions and constants of the cells before it that this cell names. So a whole lesson
+is graded in seconds. What is protected, and what is not, says `sandbox`.
 """
 
 import csv
 import io
 import re
-from dataclasses import astuple, dataclass, fields
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from replearn.files import write_atomically
 from replearn.lesson import exercises
-from replearn.lesson.exercises import limits as guard
-from replearn.lesson.lesson import LESSONS
 from tools import notebooks
-from tools.classroom.cells import lesson_of, read, slice_of
-from tools.classroom.grading.fork_server import Nursery
-from tools.classroom.grading.proxy import Proxy
+from tools.classroom.cells import content_of
+from tools.classroom.grading.sandbox import Limits, NoVerdict, Run
+
+COLUMNS = ("student", "notebook", "exercise", "score", "points", "message")
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".xz", ".bz2")
+LONGEST_MESSAGE = 300  # characters
+NAMED_COPIES = 3  # students who are named in the row of one who has the same answer
 
 
 @dataclass(frozen=True)
 class Grade:
-    """One line of the table: score in [0, 1], points = score x difficulty, message of the checker."""
+    """One line of the table.
+
+    Attributes:
+        student: The first folder below the one that is graded, or the file's name.
+        notebook: The path from there.
+        exercise: Its name, or "" where there is no telling which.
+        score: From 0 to 1.
+        points: The score times the exercise's difficulty.
+        message: What the checker says, or what happened.
+        answer: The same text for equal answers, or "".
+    """
 
     student: str
     notebook: str
@@ -31,94 +45,191 @@ class Grade:
     score: float
     points: float
     message: str
+    answer: str = ""
 
 
-def grade(folder, *, seconds=10.0, memory=1024, tell=lambda text: None):
-    """Grades of all exercises of all notebooks under `folder`; the first folder's name is the student's.
+def submissions(folder: Path) -> list[Path]:
+    """Return what is to be graded: notebooks, archives, and students' folders without either.
 
-    seconds: for the cells and the checks of one exercise together. memory: MB that it may take beyond torch itself.
-    Raises SystemExit if there is no such folder, or no notebook in it.
+    Args:
+        folder: Notebooks lie in it or in its folders.
+
+    Raises:
+        SystemExit: There is no such folder, or nothing in it.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise SystemExit(f"grade: expected a folder of notebooks, found {found}: {folder}")
-    paths = sorted(folder.rglob("*.ipynb"))
-    paths = [
-        path
-        for path in paths
-        if not re.search(r"(^|/)(\.|__MACOSX)", path.relative_to(folder).as_posix())
-    ]
+    paths = []
+    for path in folder.rglob("*"):
+        hidden = re.search(r"(^|/)(\.|__MACOSX)", path.relative_to(folder).as_posix())
+        if hidden or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.suffix.lower() in (".ipynb", *ARCHIVES):
+            paths.append(path)
+    students = {path.relative_to(folder).parts[0] for path in paths}
+    for path in folder.iterdir():
+        hidden = path.name.startswith((".", "__MACOSX"))
+        if path.is_dir() and not hidden and path.name not in students:
+            paths.append(path)
     if not paths:
         raise SystemExit(f"grade: no notebook (*.ipynb) in {folder} or its folders")
-    guard.LIMIT, grades = max(guard.LIMIT, seconds), []
-    with Nursery() as nursery:
-        for position, path in enumerate(paths, 1):
-            tell(f"[{position}/{len(paths)}] {path.relative_to(folder)}")
-            grades += _notebook(
-                path, folder, lambda: Proxy(nursery, seconds=seconds, memory=memory)
+    return sorted(paths)
+
+
+def grade(
+    folder: Path,
+    paths: Sequence[Path],
+    limits: Limits,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Iterator[Grade]:
+    """Yield the grades of all exercises, whatever the files hold.
+
+    Args:
+        folder: The folder that is graded.
+        paths: What `submissions` has found in it.
+        limits: What a notebook may take.
+        tell: Is called with a line on how far it is.
+    """
+    for position, path in enumerate(paths, 1):
+        inside = path.relative_to(folder)
+        tell(f"[{position}/{len(paths)}] {_plain(inside)}")
+        student = inside.parts[0] if len(inside.parts) > 1 or path.is_dir() else path.stem
+        for lesson, exercise, score, message, answer in _verdicts(path, limits):
+            worth = exercises.get(lesson, exercise).difficulty if exercise else 0
+            yield Grade(
+                student=_plain(student),
+                notebook=_plain(inside),
+                exercise=exercise,
+                score=round(score, 4),
+                points=round(score * worth, 2),
+                message=_plain(message),
+                answer=answer,
             )
-    return grades
 
 
-def _notebook(path, folder, start):
-    """The grades of one notebook, one an exercise of its lesson, whatever the file holds."""
-    inside = path.relative_to(folder)
-    student = inside.parts[0] if len(inside.parts) > 1 else path.stem
+def _verdicts(path: Path, limits: Limits) -> Iterator[tuple[str, str, float, str, str]]:
+    """Yield lesson, exercise, score, message and answer of each exercise of a submission."""
+    if path.suffix.lower() in ARCHIVES and not path.is_dir():
+        yield "", "", 0.0, f"a {path.suffix.lower()} file: unpack it, then grade again", ""
+        return
+    if path.suffix.lower() != ".ipynb":
+        yield "", "", 0.0, f"no notebook in the folder; {_found_in(path)}", ""
+        return
+    try:
+        content = content_of(path)
+    except LookupError as error:
+        yield "", "", 0.0, error.args[0], ""
+        return
+    lesson = ""
+    names: list[str] = []
+    done = 0
+    while not lesson or done < len(names):
+        with Run(content, path.name, done, limits) as run:
+            try:
+                found = run.lesson()
+                if not lesson:
+                    lesson = found
+                    names = exercises.names(lesson)
+                for name in names[done:]:
+                    verdict = run.verdict(name)
+                    yield lesson, name, verdict["score"], verdict["text"], verdict["answer"]
+                    done += 1
+            except NoVerdict as error:
+                # The exercises after the one that has ended the process get a new one.
+                name = names[done] if lesson else ""
+                yield lesson, name, 0.0, error.args[0], ""
+                if not lesson:
+                    return
+                done += 1
 
-    def row(exercise, score, message):
-        worth = exercises.get(lesson, exercise).difficulty if exercise else 0
-        texts = _plain(student), _plain(inside), exercise
-        return Grade(*texts, round(score, 4), round(score * worth, 2), _plain(message))
 
-    cells, fault = read(path)
-    lesson = lesson_of(path, cells)
-    names = exercises.names(lesson) if lesson in LESSONS else []
-    if not names:
-        unknown = (
-            f"no exercises in lesson {lesson}"
-            if lesson
-            else 'no Lesson("NN") in it: which lesson is it?'
-        )
-        return [row("", 0.0, fault or unknown)]
-    grades = []
-    for name in names:
-        try:
-            if fault:
-                raise LookupError(fault)
-            steps, expression, note = slice_of(cells, name)
-            proxy = start()
-            score, message = proxy.grade(exercises.get(lesson, name), lesson, steps, expression)
-            proxy.close()
-            grades.append(row(name, score, message + note))
-        except LookupError as error:
-            grades.append(row(name, 0.0, error.args[0]))
-    return grades
+def _found_in(folder: Path) -> str:
+    """Say what lies in a student's folder that has no notebook."""
+    if folder.is_symlink():
+        return "it is a link"
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        return f"it cannot be opened: {error.strerror}"
+    return f"found {', '.join(names)}" if names else "it is empty"
 
 
-def _plain(text):
-    """One printable line of at most 300 characters."""
+def _plain(text: object) -> str:
+    """Return one printable line of bounded length."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return " ".join(text.encode("utf-8", "replace").decode().split())[:300]
+    return " ".join(text.encode("utf-8", "replace").decode().split())[:LONGEST_MESSAGE]
 
 
-def table(grades):
-    """The grades as aligned columns, and a line with the sum."""
-    rows = [[field.name for field in fields(Grade)]]
-    rows += [
-        [g.student, g.notebook, g.exercise or "–", f"{g.score:.2f}", f"{g.points:g}", g.message]
-        for g in grades
-    ]
-    return notebooks.aligned(rows)
+def with_copies_named(grades: Sequence[Grade]) -> list[Grade]:
+    """Return the grades, with a word where several students have the same answer.
 
-
-def write_csv(grades, path):
-    """All grades as CSV, whole or not at all; what a spreadsheet would take for a formula gets an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Grade)])
+    Args:
+        grades: All of them.
+    """
+    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in grades:
-        writer.writerow(
-            [f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in astuple(one)]
-        )
-    write_atomically(Path(path), text.getvalue())
+        if one.answer and one.student not in owners[one.exercise, one.answer]:
+            owners[one.exercise, one.answer].append(one.student)
+    named = []
+    for one in grades:
+        others = [name for name in owners[one.exercise, one.answer] if name != one.student]
+        if one.answer and others:
+            more = len(others) - NAMED_COPIES
+            names = ", ".join(others[:NAMED_COPIES]) + (f" and {more} more" if more > 0 else "")
+            one = replace(one, message=f"{one.message} [the same answer as {names}]")
+        named.append(one)
+    return named
+
+
+def store(grades: Iterable[Grade], path: Path) -> list[Grade]:
+    """Write each row when it comes, so that a run which is cut off leaves the others.
+
+    Args:
+        grades: The rows.
+        path: A CSV file. At the end it is replaced by the whole table, in which copies are named.
+
+    Returns:
+        The rows of the whole table.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_atomically(path, _csv([COLUMNS]))
+    rows = []
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        for one in grades:
+            rows.append(one)
+            file.write(_csv([_cells(one)]))
+            file.flush()
+    rows = with_copies_named(rows)
+    write_atomically(path, _csv([COLUMNS, *map(_cells, rows)]))
+    return rows
+
+
+def _cells(grade: Grade) -> list:
+    """Return a row; what a spreadsheet would take for a formula gets an apostrophe."""
+    values = asdict(grade)
+    cells = [values[column] for column in COLUMNS]
+    return [f"'{cell}" if str(cell).startswith(("=", "+", "-", "@")) else cell for cell in cells]
+
+
+def _csv(rows: Iterable[Sequence]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def table(grades: Iterable[Grade]) -> str:
+    """Return the grades as aligned columns.
+
+    Args:
+        grades: The rows.
+    """
+    rows = [COLUMNS]
+    for one in grades:
+        score = f"{one.score:.2f}"
+        points = f"{one.points:g}"
+        exercise = one.exercise or "–"
+        rows.append((one.student, one.notebook, exercise, score, points, one.message))
+    return notebooks.aligned(rows)
