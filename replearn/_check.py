@@ -181,16 +181,16 @@ def tensors(
     expected: dict[str, torch.Tensor],
     *,
     remedy: str,
+    same_dtype: bool = False,
 ) -> None:
-    """Check that tensors from a file are those of a network: names, shapes, kinds, finite values.
-
-    Floating-point numbers may be stored with another precision.
+    """Check that tensors from a file are those of a network: names, shapes, types, finite values.
 
     Args:
         source: What the error calls the file.
         found: The tensors of the file.
         expected: Tensors with the right names, shapes and types; they may be on the meta device.
         remedy: What to do about it, the end of the sentence.
+        same_dtype: Floating-point numbers must not be stored with another precision.
 
     Raises:
         ValueError: They are others.
@@ -207,19 +207,21 @@ def tensors(
     if unknown:
         raise ValueError(f"{source}: expected no tensor {unknown[0][:80]!r}, found one; {remedy}")
     for name, like in expected.items():
-        fault = _fault_of_tensor(name, found[name], like)
+        fault = _fault_of_tensor(name, found[name], like, same_dtype)
         if fault is not None:
             raise ValueError(f"{source}: {name}: {fault}; {remedy}")
 
 
-def _fault_of_tensor(name: str, x: torch.Tensor, expected: torch.Tensor) -> str | None:
+def _fault_of_tensor(
+    name: str, x: torch.Tensor, expected: torch.Tensor, same_dtype: bool
+) -> str | None:
     """Return "expected …, found …", or None if all is well."""
     if x.shape != expected.shape:
         return f"expected shape {tuple(expected.shape)}, found {tuple(x.shape)}"
-    if not expected.is_floating_point():
-        if x.dtype == expected.dtype:
-            return None
+    if (same_dtype or not expected.is_floating_point()) and x.dtype != expected.dtype:
         return f"expected {expected.dtype}, found {x.dtype}"
+    if not expected.is_floating_point():
+        return None
     if not x.is_floating_point() or x.element_size() < 2:
         return f"expected floating-point numbers, found {x.dtype}"
     values = x.to(expected.dtype)  # which may be too small for them

@@ -123,6 +123,21 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class EmptyOr:
+    """An object without entries, or one of another kind.
+
+    Args:
+        kind: The other kind.
+    """
+
+    kind: Kind
+
+    def fault(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None."""
+        return None if value == {} else self.kind.fault(value)
+
+
+@dataclass(frozen=True)
 class Row:
     """A list with one value of each of these kinds, in their order.
 
