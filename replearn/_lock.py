@@ -34,12 +34,17 @@ class Held(OSError):
     """Another process holds the lock. The text says which, as far as it is known."""
 
 
+class _Unsupported(Exception):
+    """The file system has no locks."""
+
+
 @contextmanager
-def held(path: str | os.PathLike) -> Iterator[None]:
+def held(path: str | os.PathLike, *, required: bool = False) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     Args:
         path: The lock's file. Its folder must exist; the file goes at the end.
+        required: Raise where the file system has no locks; otherwise there is a warning.
 
     Raises:
         Held: Another process holds it, or another thread of this one.
@@ -53,7 +58,7 @@ def held(path: str | os.PathLike) -> Iterator[None]:
         ['run.lock']
     """
     path = Path(path)
-    descriptor = _acquire(path)
+    descriptor = _acquire(path, required)
     try:
         yield
     finally:
@@ -67,12 +72,24 @@ def held(path: str | os.PathLike) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, required: bool) -> int:
     """Return the descriptor of the lock's file, which is locked and has our words in it."""
     dead_holder = None
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if _lock(descriptor, path):
+        try:
+            is_locked = _lock(descriptor)
+        except _Unsupported as error:
+            if required:
+                os.close(descriptor)
+                raise Held(f"nobody knows: {error}") from error
+            warnings.warn(
+                f"{path.parent}: this folder has no locks ({error}): nothing keeps a second "
+                "process from working here at the same time",
+                stacklevel=5,
+            )
+            is_locked = True
+        if is_locked:
             # The holder before may have removed the file just before we locked it.
             if _is_at(descriptor, path):
                 _write_holder(descriptor)
@@ -93,8 +110,8 @@ def _acquire(path: Path) -> int:
         time.sleep(GRACE)
 
 
-def _lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file; return whether that was possible."""
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; return whether nobody else holds it."""
     if os.name == "nt":
         import msvcrt
 
@@ -111,11 +128,7 @@ def _lock(descriptor: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:  # a network folder, for example
-        warnings.warn(
-            f"{path.parent}: this folder has no locks ({error.strerror}): nothing keeps a second "
-            "process from working here at the same time",
-            stacklevel=6,
-        )
+        raise _Unsupported(error.strerror) from error
     return True
 
 
@@ -134,9 +147,10 @@ def _write_holder(descriptor: int) -> None:
         "pid_namespace": _pid_namespace(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, json.dumps(words).encode())
+    with suppress(OSError):  # the disk may be full, but the lock holds without words
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(words).encode())
 
 
 def _read_holder(descriptor: int) -> dict[str, Any] | None:

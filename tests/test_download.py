@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from replearn import data
+from replearn import _lock, data
 from replearn.data import cifar10
 from replearn.data import download as downloading
 
@@ -501,10 +501,26 @@ def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
     assert killed.wait() == -signal.SIGKILL
     assert (folder / TAR).read_bytes() == archive.tar
     (folder / TAR).unlink()
-    # What the killed one left is never looked at again.
     assert len(list(folder.glob("download-*"))) == 1
     serve("good")
     check(archive)
+    # What the killed one left went with the next start.
+    assert not list(folder.glob("download-*"))
+
+
+def test_leftovers_go_and_running_downloads_stay(folder):
+    for name in ("download-killed", "download-old", "download-young", "download-running"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / TAR).write_bytes(bytes(100))
+    (folder / "download-killed" / "lock").write_text("{}")
+    (folder / "download-notes.txt").write_text("mine")
+    for path in (folder / "download-old" / TAR, folder / "download-old"):
+        os.utime(path, (0, 0))
+    with _lock.held(folder / "download-running" / "lock"):
+        downloading.remove_leftovers(folder)
+        kept = ["download-notes.txt", "download-running", "download-young"]
+        assert names_in(folder) == kept
+    downloading.remove_leftovers(folder / "none")
 
 
 def test_two_threads_at_once(serve, folder, archive):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from replearn.data.cache import cached
-from replearn.data.download import TAR, download
+from replearn.data.download import TAR, download, remove_leftovers
 from replearn.data.folder import decode, read_folder
 from replearn.data.imageset import TEST, TRAIN, Arrays, cache_folder
 
@@ -56,6 +56,7 @@ def read() -> Arrays:
         ValueError: Files are damaged.
         OSError: The download failed.
     """
+    remove_leftovers(cache_folder())
     batch_folder = cache_folder() / BATCH_FOLDER
     if batch_folder.is_dir():
         return _from_batch_folder(batch_folder)

