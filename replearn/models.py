@@ -21,7 +21,9 @@ from replearn.files import write_atomically
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 MOST_WIDTH = 65_536
+LEAST_WEIGHTS = 100  # times the width squared: our networks have more
 MOST_SIDE = 4096
+MISFIT = "these are not the weights of its card: fetch card and weights again"
 CARD = _schema.Record(  # as far as it is read here; a card may say more
     needed={"sha256": _schema.SHA256},
     optional={
@@ -403,12 +405,16 @@ def load(name: str | os.PathLike) -> nn.Module:
             f"{card['path']}: expected SHA-256 {card['sha256'][:12]}…: damaged, fetch it again"
         )
     tensors = _read_weights(card["path"], content)
-    if not network.startswith("timm:"):
-        # Compared before anything is built: the card of a wide network would cost its memory.
-        with torch.device("meta"):
-            _check_weights(card["path"], tensors, build_encoder(network, width))
+    numbers = sum(x.numel() for x in tensors.values())
+    least = LEAST_WEIGHTS * width**2
+    # Before anything is built: the network of a card that says too much would cost its memory.
+    if network in ("small_cnn", "resnet18") and numbers < least:
+        raise ValueError(
+            f"{card['path']}: expected the weights of {network} of width {width:,}, more than "
+            f"{least:,}, found {numbers:,}; {MISFIT}"
+        )
     encoder = build_encoder(network, width, side)
-    _check_weights(card["path"], tensors, encoder)
+    _check.tensors(card["path"], tensors, encoder.state_dict(), remedy=MISFIT)
     encoder.load_state_dict(tensors)
     return encoder.eval()
 
@@ -423,11 +429,6 @@ def _read_weights(path: str, content: bytes) -> dict[str, torch.Tensor]:
             f"{path}: expected safetensors, found {type(error).__name__}: {str(error)[:80]}; "
             f"{REMEDY}"
         ) from error
-
-
-def _check_weights(path: str, tensors: dict[str, torch.Tensor], encoder: nn.Module) -> None:
-    remedy = "these are not the weights of its card: fetch card and weights again"
-    _check.tensors(path, tensors, encoder.state_dict(), remedy=remedy)
 
 
 def _without_suffix(path: str | os.PathLike) -> Path:

@@ -231,9 +231,10 @@ def test_foreign_architecture_is_refused(tmp_path, saved):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        (dict(architecture=["small_cnn", 16]), r"expected shape \(16, 3, 3, 3\), found \(8, 3, 3"),
+        (dict(architecture=["small_cnn", 16]), "of width 16, more than 25,600, found"),
+        (dict(architecture=["small_cnn", 9]), r"expected shape \(9, 3, 3, 3\), found \(8, 3, 3"),
         (dict(architecture=["resnet18", 8]), "expected a tensor 'net.bn1.bias', found none"),
-        (dict(architecture=["small_cnn", 60_000]), r"expected shape \(60000, 3, 3, 3\), found"),
+        (dict(architecture=["small_cnn", 60_000]), "of width 60,000, more than 360,000,000,000"),
         (dict(architecture=["small_cnn"]), "architecture: expected a pair of network and width"),
         (dict(architecture="small_cnn"), "architecture: expected a pair of network and width"),
         (dict(architecture=["small_cnn", "8"]), r"architecture\[1\]: expected a whole number"),
