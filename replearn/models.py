@@ -34,9 +34,7 @@ CARD = _schema.Record(  # as far as it is read here; a card may say more
         "data": _schema.Text(),
     },
 )
-REMEDY = (
-    "this is not the card of an encoder as models.save writes it: fetch card and weights again"
-)
+REMEDY = "this is not the card of an encoder as models.save writes it: fetch card and weights again"
 
 
 # --- encoders -------------------------------------------------------------------------------------

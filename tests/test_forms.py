@@ -176,7 +176,7 @@ def equal(found, expected):
 # --- cards ---
 
 
-@one_of(9)
+@one_of(3)
 def test_a_card_of_any_form_loads_rightly_or_is_refused_in_a_sentence(tmp_path, step):
     torch.manual_seed(0)
     path = tmp_path / "mine"
