@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# The moments of a write, in their order. `at_moment` is called at each of them with its name and the
-# path that is written. It does nothing; a test puts something in its place that ends the process.
+# The moments of a write, in their order. At each of them `at_moment` is called, which does nothing:
+# a test puts something in its place that ends the process.
 MOMENTS = ("before", "in the middle", "written", "before the rename", "renamed")
 
 

@@ -1,16 +1,15 @@
 """Nothing lost? Training is killed with SIGKILL, at random moments and at every write.
 
-Ten to thirty minutes; the weights and the logs are compared. One run of `python -m replearn pretrain` is left alone, another is killed 24
-times and each time started again. A checkpoint is due after every step, so that many kills hit a
-save. Half of them come at any moment after the start, imports included, half within 0.4 s after
-progress was seen. One thread, on the CPU. The encoders' files have to be the same bytes and the
-logs the same records, each step once.
+Ten to thirty minutes. One run of `python -m replearn pretrain` is left alone, another is killed 24
+times and each time started again. A checkpoint is due after every step. Half of the kills come at
+any moment after the start, imports included, half within 0.4 s after progress was seen. One thread,
+on the CPU. The encoders' files have to be the same bytes and the logs the same records, each step
+once.
 
-A save takes milliseconds of a step's seconds, so that kills at random hardly ever fall into one.
-Therefore a shorter run is also killed at every moment of every write of its, by the hook in
-`replearn.files`: before the new file is there, in the middle of it, after it, before its rename and
-after that. Each of these kills falls into a write. With REPLEARN_RECORD=1 the result is written to
-benchmarks/results/kill.json.
+A save takes milliseconds, and the steps around it seconds, so that kills at random hardly ever fall
+into one. Therefore a shorter run is also killed at every moment of every write of its, by the hook
+in `replearn.files`: before the new file is there, in the middle of it, after it, before its rename
+and after that. With REPLEARN_RECORD=1 the result is written to benchmarks/results/kill.json.
 """
 
 import hashlib
@@ -132,7 +131,7 @@ class Writes(NamedTuple):
 
 
 def kill_at_every_write(folder: Path) -> Writes:
-    """Kill a short run at each moment of its writes, each time from the start, and go on with it."""
+    """Kill a short run at each moment of its writes, each time a new one, and go on with it."""
 
     def train(own_folder: Path) -> None:
         main(words(own_folder, EPOCHS_OF_WRITES))

@@ -19,7 +19,6 @@ from replearn.pretrain.planning import plan_steps
 from replearn.pretrain.recipe import Recipe
 from replearn.pretrain.step import Run, new_run, train_step
 
-
 LOCK = "run.lock"  # in the folder of a run, while it runs
 
 
