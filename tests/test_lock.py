@@ -111,7 +111,7 @@ def test_foreign_words_are_no_hindrance(tmp_path, words):
     path.write_bytes(words)
     with _lock.held(path):
         path.write_bytes(words)
-        with pytest.raises(_lock.Held, match="^another process$"), _lock.held(path):
+        with pytest.raises(_lock.Held, match=r"^another process$"), _lock.held(path):
             pass
     assert not path.exists()
 
