@@ -200,9 +200,12 @@ def faults() -> str:
 
 def outcomes() -> str:
     """Return what the longer runs found: the training that is killed, and the service."""
-    killed = stored("kill", "writes")
+    killed = stored("kill", "kills")
     rows = []
-    for kills, when in ((killed, "at any time"), (killed["writes"], "at every moment of a write")):
+    times = [(killed, "at any time")]
+    if "writes" in killed:
+        times.append((killed["writes"], "at every moment of a write"))
+    for kills, when in times:
         is_same = mark(kills["same_weights"] and kills["same_log"])
         inside = kills["killed_during_a_save"]
         fault = f"SIGKILL {when} of a training, {inside} of them inside a checkpoint's save"
