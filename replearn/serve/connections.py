@@ -92,8 +92,11 @@ class ImpatientProtocol(H11Protocol):
         self.since = self.loop.time()
         if len(self.connections) <= self.most:
             return
-        silent = [connection for connection in self.connections if connection.is_idle]
-        oldest = min(silent, key=_since)
+        still_open = [one for one in self.connections if not one.transport.is_closing()]
+        if len(still_open) <= self.most:
+            return
+        # This one is silent, too: without an older one it goes itself.
+        oldest = min((one for one in still_open if one.is_idle), key=_since)
         oldest.transport.abort()
         LOG.warning(
             "more than %d connections at a time: the one that was silent for longest was closed",
@@ -143,9 +146,9 @@ class PatientServer(Server):
         """Start; once a second silent connections are looked for."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_say_in_a_line)
-        once_a_minute = OnceAMinute()
-        LOG.addFilter(once_a_minute)
-        logging.getLogger("asyncio").addFilter(once_a_minute)
+        for log in (LOG, logging.getLogger("asyncio")):
+            if not any(isinstance(one, OnceAMinute) for one in log.filters):
+                log.addFilter(OnceAMinute())
         await super().startup(sockets)
         self._sweep(loop)
 
