@@ -173,3 +173,61 @@ def labels(name: str, y: torch.Tensor, rows: int) -> torch.Tensor:
             f"{name}: expected shape ({rows},), one label a row, found {tuple(y.shape)}"
         )
     return y
+
+
+def tensors(
+    source: str,
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    *,
+    remedy: str,
+    same_dtype: bool = False,
+) -> None:
+    """Check that tensors from a file are those of a network: names, shapes, types, finite values.
+
+    Args:
+        source: What the error calls the file.
+        found: The tensors of the file.
+        expected: Tensors with the right names, shapes and types; they may be on the meta device.
+        remedy: What to do about it, the end of the sentence.
+        same_dtype: Floating-point numbers must not be stored with another precision.
+
+    Raises:
+        ValueError: They are others.
+
+    Example:
+        >>> tensors("file", {"x": torch.ones(2)}, {"x": torch.ones(3)}, remedy="fetch it again")
+        Traceback (most recent call last):
+        ValueError: file: x: expected shape (3,), found (2,); fetch it again
+    """
+    missing = sorted(set(expected) - set(found))
+    if missing:
+        raise ValueError(f"{source}: expected a tensor {missing[0]!r}, found none; {remedy}")
+    unknown = sorted(set(found) - set(expected))
+    if unknown:
+        raise ValueError(f"{source}: expected no tensor {unknown[0][:80]!r}, found one; {remedy}")
+    for name, like in expected.items():
+        fault = _fault_of_tensor(name, found[name], like, same_dtype)
+        if fault is not None:
+            raise ValueError(f"{source}: {name}: {fault}; {remedy}")
+
+
+def _fault_of_tensor(
+    name: str, x: torch.Tensor, expected: torch.Tensor, same_dtype: bool
+) -> str | None:
+    """Return "expected …, found …", or None if all is well."""
+    if x.shape != expected.shape:
+        return f"expected shape {tuple(expected.shape)}, found {tuple(x.shape)}"
+    if (same_dtype or not expected.is_floating_point()) and x.dtype != expected.dtype:
+        return f"expected {expected.dtype}, found {x.dtype}"
+    if not expected.is_floating_point():
+        return None
+    if not x.is_floating_point() or x.element_size() < 2:
+        return f"expected floating-point numbers, found {x.dtype}"
+    values = x.to(expected.dtype)  # which may be too small for them
+    if not torch.isfinite(values).all():
+        return "expected finite values, found NaN or infinity"
+    is_square = name.endswith(("running_var", "exp_avg_sq"))
+    if is_square and values.numel() and values.min() < 0:
+        return f"expected numbers of 0 or more, found {values.min().item():g}"
+    return None

@@ -15,6 +15,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# The moments of a write, in their order. At each of them `at_moment` is called, which does nothing:
+# a test puts something in its place that ends the process.
+MOMENTS = ("before", "in the middle", "written", "before the rename", "renamed")
+
+
+def at_moment(moment: str, path: Path) -> None:
+    """Do nothing: the place where tests end the process.
+
+    Args:
+        moment: One of `MOMENTS`.
+        path: What is being written.
+    """
+
+
 REASONS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -55,15 +69,19 @@ def replacing(
     path = Path(path)
     # A name that nobody else uses, and a short one: the target's may be as long as names can be.
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    at_moment("before", path)
     try:
         with open(partial, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        at_moment("written", path)
         if previous is not None:
             with suppress(FileNotFoundError):  # there may be no file yet that could be kept
                 os.replace(path, previous)
+        at_moment("before the rename", path)
         os.replace(partial, path)
+        at_moment("renamed", path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -90,10 +108,47 @@ def write_atomically(
         ...     write_atomically(Path(folder) / "note.txt", "kept").read_text()
         'kept'
     """
-    data = content.encode() if isinstance(content, str) else content
     with replacing(path, previous=previous) as file:
-        file.write(data)
+        _write_in_halves(file, content, Path(path))
     return Path(path)
+
+
+def append(path: str | os.PathLike, text: str) -> None:
+    """Append text to a file, which is made if it is missing.
+
+    A process that is killed meanwhile leaves a part of the text: whoever reads the file has to do
+    without a line that has no end.
+
+    Args:
+        path: The file. Its folder must exist.
+        text: Whole lines, written as UTF-8 with line ends as they are.
+
+    Raises:
+        OSError: The disk is full, or the file cannot be written to.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     append(Path(folder) / "log", "one\\n")
+        ...     append(Path(folder) / "log", "two\\n")
+        ...     (Path(folder) / "log").read_text().split()
+        ['one', 'two']
+    """
+    path = Path(path)
+    at_moment("before", path)
+    with open(path, "ab") as file:
+        _write_in_halves(file, text, path)
+    at_moment("written", path)
+
+
+def _write_in_halves(file: BinaryIO, content: str | bytes, path: Path) -> None:
+    """Write text or bytes; between the halves there is a moment for tests."""
+    data = content.encode() if isinstance(content, str) else content
+    view = memoryview(data)
+    half = len(view) // 2
+    file.write(view[:half])
+    file.flush()
+    at_moment("in the middle", path)
+    file.write(view[half:])
 
 
 def write_json(path: str | os.PathLike, record: Any, *, indent: int = 1) -> Path:

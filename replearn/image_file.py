@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_SCANS = 64  # of a JPEG; a progressive one has about 10. Each scan costs time for every pixel.
+MAX_PASSES = 20  # scans times pixels of a JPEG, in multiples of the most pixels that are allowed
 MAX_SEGMENTS = 4096  # of a JPEG: metadata and tables
 MAX_CHUNKS = 4096  # of a PNG or WebP, beyond one for every KB of the file
 WHITE = (255, 255, 255)
@@ -67,12 +68,17 @@ def read_square(
         >>> read_square(file.getvalue(), side=32)[0, 0].tolist()
         [255, 255, 255]
     """
-    check_structure(content)
+    scans = check_structure(content)
     image = _open(content, formats, max_pixels)
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(
             f"expected at most {max_pixels:,} pixels, found {width} x {height} = {width * height:,}"
+        )
+    if scans * width * height > MAX_PASSES * max_pixels:
+        raise TooLarge(
+            f"expected at most {MAX_PASSES * max_pixels // (width * height)} scans of {width} x "
+            f"{height} pixels, found {scans}"
         )
     try:
         # A large JPEG is decoded at a fraction of its size, which is much faster.
@@ -177,13 +183,16 @@ def _reason(error: Exception) -> str:
 # --- work that is counted before it is done -------------------------------------------------------
 
 
-def check_structure(content: bytes) -> None:
+def check_structure(content: bytes) -> int:
     """Raise if a JPEG, PNG or WebP file has more scans, segments or chunks than any honest one.
 
     Other formats pass.
 
     Args:
         content: The bytes of the file.
+
+    Returns:
+        How many scans a JPEG has, which each go over all of its pixels; 1 for another format.
 
     Raises:
         TooLarge: There are too many.
@@ -196,11 +205,12 @@ def check_structure(content: bytes) -> None:
         replearn.image_file.TooLarge: expected at most 5,267 chunks, found more
     """
     if content.startswith(b"\xff\xd8"):
-        _check_jpeg(content)
-    elif content.startswith(PNG_START):
+        return _count_scans(content)
+    if content.startswith(PNG_START):
         _check_chunks(content, ">I", length_at=0, start=8, overhead=12)
-    elif content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         _check_chunks(content, "<I", length_at=4, start=12, overhead=8)
+    return 1
 
 
 # A marker: 0xFF and a byte that stands for something. 0xFF 0x00 is the number 255 itself, 0xD0 to
@@ -211,7 +221,7 @@ _END_OF_IMAGE = 0xD9
 _WITHOUT_LENGTH = (0x01, 0xD8)
 
 
-def _check_jpeg(content: bytes) -> None:
+def _count_scans(content: bytes) -> int:
     scans = 0
     segments = 0
     match = _MARKER.search(content)
@@ -219,7 +229,7 @@ def _check_jpeg(content: bytes) -> None:
         marker = match[1][0]
         segments += 1
         if marker == _END_OF_IMAGE:
-            return
+            break
         if marker == _START_OF_SCAN:
             scans += 1
         if scans > MAX_SCANS:
@@ -230,6 +240,7 @@ def _check_jpeg(content: bytes) -> None:
         if marker not in _WITHOUT_LENGTH:
             position += int.from_bytes(content[position : position + 2], "big")
         match = _MARKER.search(content, position)
+    return scans
 
 
 def _check_chunks(

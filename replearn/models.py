@@ -16,9 +16,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from replearn import _check, _schema
 from replearn.files import write_atomically
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+MOST_WIDTH = 65_536
+LEAST_WEIGHTS = 100  # times the width squared: our networks have more
+MOST_SIDE = 4096
+MISFIT = "these are not the weights of its card: fetch card and weights again"
+CARD = _schema.Record(  # as far as it is read here; a card may say more
+    needed={"sha256": _schema.SHA256},
+    optional={
+        "architecture": _schema.Row(
+            (_schema.Text(least=1), _schema.Whole(1, MOST_WIDTH)), "a pair of network and width"
+        ),
+        "side": _schema.Whole(1, MOST_SIDE),
+        "data": _schema.Text(),
+    },
+)
+REMEDY = "this is not the card of an encoder as models.save writes it: fetch card and weights again"
 
 
 # --- encoders -------------------------------------------------------------------------------------
@@ -167,10 +183,16 @@ def _timm_encoder(name: str, side: int) -> nn.Sequential:
             "see timm.list_models()"
         )
     try:
-        # Transformers have to know the size of the images; convolutional networks refuse it.
-        net = timm.create_model(name, num_classes=0, img_size=side)
-    except TypeError:
-        net = timm.create_model(name, num_classes=0)
+        try:
+            # Transformers have to know the size of the images; convolutional networks refuse it.
+            net = timm.create_model(name, num_classes=0, img_size=side)
+        except TypeError:
+            net = timm.create_model(name, num_classes=0)
+    except Exception as error:  # each network of timm has checks of its own
+        raise ValueError(
+            f"network timm:{name}: expected one for pictures of side {side}, found that timm "
+            f"cannot build it ({type(error).__name__}: {str(error)[:80]}); choose another network"
+        ) from error
     return nn.Sequential(OrderedDict(center=Center(), net=net))
 
 
@@ -282,6 +304,7 @@ def save(encoder: nn.Module, path: str | os.PathLike, **card: Any) -> None:
 
     Raises:
         TypeError: The card holds something that JSON does not know.
+        ValueError: Its architecture, side or data is of another form; `load` could not read it.
         OSError: The folder does not exist or cannot be written to.
 
     Example:
@@ -299,6 +322,8 @@ def save(encoder: nn.Module, path: str | os.PathLike, **card: Any) -> None:
     card = {**card, "sha256": hashlib.sha256(weights).hexdigest()}
     card_text = json.dumps(card, indent=1) + "\n"
     stem = _without_suffix(path)
+    # By way of the text: a tuple is a list in it.
+    _schema.check(f"{stem}.json", json.loads(card_text), CARD, remedy="nothing was written")
     write_atomically(f"{stem}.safetensors", weights)
     write_atomically(f"{stem}.json", card_text)
 
@@ -366,30 +391,42 @@ def load(name: str | os.PathLike) -> nn.Module:
         >>> encoder(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 512])
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as from_bytes
-
     stem = _find(name)
     card = _read_card(stem)
-    weights = Path(card["path"]).read_bytes()
-    try:
-        network, width = _architecture(card)
-        if hashlib.sha256(weights).hexdigest() != card["sha256"]:
-            raise ValueError(
-                f"{card['path']}: expected SHA-256 {card['sha256'][:12]}…: damaged, fetch it again"
-            )
-        encoder = build_encoder(network, width, card.get("side", 32))
-        encoder.load_state_dict(from_bytes(weights))
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise _not_an_encoder(stem, error) from error
+    if "architecture" not in card:
+        raise ValueError(f"{stem}.json: expected the entry 'architecture', found none; {REMEDY}")
+    network, width = card["architecture"]
+    side = card.get("side", 32)
+    content = Path(card["path"]).read_bytes()
+    if hashlib.sha256(content).hexdigest() != card["sha256"]:
+        raise ValueError(
+            f"{card['path']}: expected SHA-256 {card['sha256'][:12]}…: damaged, fetch it again"
+        )
+    tensors = _read_weights(card["path"], content)
+    numbers = sum(x.numel() for x in tensors.values())
+    least = LEAST_WEIGHTS * width**2
+    # Before anything is built: the network of a card that says too much would cost its memory.
+    if network in ("small_cnn", "resnet18") and numbers < least:
+        raise ValueError(
+            f"{card['path']}: expected the weights of {network} of width {width:,}, more than "
+            f"{least:,}, found {numbers:,}; {MISFIT}"
+        )
+    encoder = build_encoder(network, width, side)
+    _check.tensors(card["path"], tensors, encoder.state_dict(), remedy=MISFIT)
+    encoder.load_state_dict(tensors)
     return encoder.eval()
 
 
-def _architecture(card: dict[str, Any]) -> tuple[str, int]:
-    pair = card["architecture"]
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise TypeError(f"architecture {pair!r} is not a pair of network and width")
-    return pair[0], pair[1]
+def _read_weights(path: str, content: bytes) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load as from_bytes
+
+    try:
+        return from_bytes(content)
+    except Exception as error:  # safetensors has errors of its own
+        raise ValueError(
+            f"{path}: expected safetensors, found {type(error).__name__}: {str(error)[:80]}; "
+            f"{REMEDY}"
+        ) from error
 
 
 def _without_suffix(path: str | os.PathLike) -> Path:
@@ -415,15 +452,10 @@ def _find(name: str | os.PathLike) -> Path:
 
 
 def _read_card(stem: Path) -> dict[str, Any]:
+    path = Path(f"{stem}.json")
     try:
-        card = json.loads(Path(f"{stem}.json").read_text())
-        return {**card, "path": f"{stem}.safetensors"}
-    except (TypeError, ValueError) as error:
-        raise _not_an_encoder(stem, error) from error
-
-
-def _not_an_encoder(stem: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{stem}.json: expected the card and the weights of one encoder, as models.save writes "
-        f"them, found {type(error).__name__}: {str(error)[:80]}"
-    )
+        card = _schema.parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found {str(error)[:80]}; {REMEDY}") from error
+    _schema.check(path, card, CARD, remedy=REMEDY)
+    return {**card, "path": f"{stem}.safetensors"}

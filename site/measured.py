@@ -201,10 +201,17 @@ def faults() -> str:
 def outcomes() -> str:
     """Return what the longer runs found: the training that is killed, and the service."""
     killed = stored("kill", "kills")
-    is_same = mark(killed["same_weights"] and killed["same_log"])
-    fault = f"SIGKILL while training, {killed['killed_during_a_save']} of them inside a save"
-    outcome = f"{is_same} weights and log the same bytes as without"
-    rows = [[fault, killed["kills"], outcome], *service_faults()]
+    rows = []
+    times = [(killed, "at any time")]
+    if "writes" in killed:
+        times.append((killed["writes"], "at every moment of a write"))
+    for kills, when in times:
+        is_same = mark(kills["same_weights"] and kills["same_log"])
+        inside = kills["killed_during_a_save"]
+        fault = f"SIGKILL {when} of a training, {inside} of them inside a checkpoint's save"
+        outcome = f"{is_same} weights and log the same bytes as without"
+        rows.append([fault, kills["kills"], outcome])
+    rows += service_faults()
     return markdown_table(["Fault", "Times", "What came of it"], rows)
 
 

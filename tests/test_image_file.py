@@ -248,3 +248,20 @@ def test_a_scan_hidden_behind_a_false_end_is_counted():
     start = content.index(b"\xff\xda")
     with pytest.raises(image_file.TooLarge):
         image_file.check_structure(content[:start] + false_end + content[start:])
+
+
+def test_scans_are_counted_together_with_the_pixels_that_each_goes_over():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
+    file = io.BytesIO()
+    image.save(file, "JPEG", progressive=True)
+    honest = file.getvalue()
+    last_scan = honest[honest.rindex(b"\xff\xda") : -2]
+    many = honest[:-2] + 40 * last_scan + honest[-2:]
+    scans = image_file.check_structure(many)
+    assert scans == image_file.check_structure(honest) + 40
+    pixels = 96 * 96
+    assert image_file.read_square(honest, 32, max_pixels=pixels).shape == (32, 32, 3)
+    assert image_file.read_square(many, 32, max_pixels=4 * pixels).shape == (32, 32, 3)
+    sentence = rf"expected at most 20 scans of 96 x 96 pixels, found {scans}"
+    with pytest.raises(image_file.TooLarge, match=sentence):
+        image_file.read_square(many, 32, max_pixels=pixels)

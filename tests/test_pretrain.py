@@ -552,6 +552,51 @@ def test_a_run_removes_what_a_killed_save_left(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_second_run_in_a_folder_is_told_who_works_there(tmp_path):
+    refused = []
+
+    def start_another(record, history):
+        sentence = rf"another run works in this folder: process {os.getpid()} on .*; wait for it"
+        with pytest.raises(OSError, match=sentence):
+            run(folder=tmp_path, callback=pytest.fail)
+        refused.append(record["step"])
+
+    whole = run()
+    first = run(folder=tmp_path, callback=start_another, checkpoint_seconds=0)
+    assert refused == list(range(1, 9))
+    assert torch.equal(weights(first), weights(whole))
+    assert not (tmp_path / "run.lock").exists()
+    run(folder=tmp_path)  # and now there is nobody
+
+
+FOREIGN_LINES = b"\xff\xfe\x00 not of a run\n[1]\n{}\n" + b'{"step": "4"}\n' + b"[" * 9000 + b"\n"
+
+
+def test_a_log_with_foreign_bytes_does_not_block_a_good_checkpoint(tmp_path):
+    def stop(record, history):
+        if record["step"] == 5:
+            raise Stop
+
+    whole = run()
+    with pytest.raises(Stop):
+        run(folder=tmp_path, callback=stop, checkpoint_seconds=0)
+    log = tmp_path / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    damaged = lines[0] + FOREIGN_LINES + b"".join(lines[1:]) + b'{"step": 6, "ep\xff'
+    log.write_bytes(damaged)
+    assert steps_of(read_log(tmp_path)) == [1, 2, 3, 4, 5]
+    with pytest.warns(
+        UserWarning, match=r"5 of its lines are no records .* 4 records up to step 4"
+    ):
+        resumed = run(folder=tmp_path)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert steps_of(read_log(tmp_path)) == list(range(1, 9))
+    assert (tmp_path / "log.damaged.jsonl").read_bytes() == damaged
+    # No log at all is no hindrance either.
+    log.unlink()
+    assert torch.equal(weights(run(folder=tmp_path)), weights(whole))
+
+
 def test_an_unwritable_folder_is_seen_before_training(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="could not write to this folder"):
@@ -754,3 +799,66 @@ def test_two_processes_train_as_one(tmp_path):
     assert steps_of(read_log(tmp_path / "run")) == [2, 4, 6, 8]
     # BatchNorm and augmentation are those of half batches.
     assert not torch.equal(trained_0, parameters_of(run().encoder))
+
+
+def one_that_waits(rank, folder):
+    """Two processes that wait for each other: with success, for one that fails, in vain."""
+    folder = Path(folder)
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=(folder / "port").read_text(),
+    )
+    torch.set_num_threads(1)
+    (folder / f"{rank} is here").touch()
+    while not (folder / f"{1 - rank} is here").exists():  # it may still import PyTorch
+        time.sleep(0.01)
+    distributed.STEP_SECONDS = 4
+    distributed.join("cpu")
+    said = []
+
+    def slow_download():
+        if rank == 0:
+            time.sleep(6)  # longer than a step may take
+        return rank
+
+    def fails():
+        raise ValueError("no such data")
+
+    assert distributed.first(slow_download) == rank
+    try:
+        distributed.first(fails, "to load the data")
+    except (OSError, ValueError) as error:
+        said.append(f"{type(error).__name__}: {error}")
+    if rank == 1:
+        try:
+            distributed.gather(torch.ones(2, 3))
+        except OSError as error:
+            said.append(f"{type(error).__name__}: {error}")
+        try:
+            distributed.first(slow_download, "to load the data")
+        except OSError as error:
+            said.append(f"{type(error).__name__}: {error}")
+    else:
+        time.sleep(8)
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+    os._exit(0)
+
+
+def test_who_waits_in_vain_says_for_whom(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(one_that_waits, (str(tmp_path),), nprocs=2)
+    assert json.loads((tmp_path / "0.json").read_text()) == ["ValueError: no such data"]
+    failed, late, ended = json.loads((tmp_path / "1.json").read_text())
+    assert failed == (
+        "ConnectionError: process 1 of 2 waited for process 0 to load the data, and process 0 has "
+        "failed: its own words say why"
+    )
+    assert late.startswith(
+        "TimeoutError: process 1 of 2 waited 4 s for the others' features in vain: another process"
+    )
+    assert ended.startswith("ConnectionError: process 1 of 2 waited ")
+    assert " for process 0 to load the data, and the connection broke: another process" in ended

@@ -6,6 +6,7 @@ import http.client
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -133,10 +134,10 @@ def assert_refused(answered, status, words):
 
 
 @contextmanager
-def served_here(some_bundle=None, **limits):
+def served_here(some_bundle=None, patience=None, **limits):
     """The service in a thread of this process."""
     app = process.create_app(some_bundle or fake_bundle(), **limits)
-    server = process._make_server(app)
+    server = process._make_server(app, **(patience or {}))
     with process._listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -368,7 +369,8 @@ def test_a_hostile_picture_gets_a_sentence(here, name):
 
 
 def test_other_types_and_addresses_get_a_sentence(here):
-    assert_refused(ask(here, content_type="text/plain"), 415, "found text/plain")
+    how_to_send = "found text/plain; send the bytes of the file as the body, not a form"
+    assert_refused(ask(here, content_type="text/plain"), 415, how_to_send)
     assert_refused(ask(here, content_type=None), 415, "found none")
     assert_refused(ask(here, "/nothing"), 404, "/nothing")
     assert_refused(ask(here, body=None), 405, "GET /embed: Method Not Allowed")
@@ -381,7 +383,9 @@ def test_health_counts_the_requests():
         ask(address, body=b"")
         _, _, answer = ask(address, "/health", None)
     assert 0 <= answer.pop("seconds_up") < 600
-    assert answer == dict(status="ok", precision="fp32", network="small_cnn 4", requests=2)
+    assert answer == dict(
+        status="ok", precision="fp32", network="small_cnn 4", requests=2, refused=0
+    )
 
 
 def test_an_error_inside_is_a_sentence_and_the_next_request_is_served():
@@ -568,6 +572,136 @@ def test_a_crowd_waits_or_is_told_to_come_back():
         assert ask(address)[0] == 200
     assert seen == [(503, "1")] * refused + [(200, None)] * (workers + queue)
     assert most_working == workers
+
+
+# --- connections that do nothing, and no descriptors left ---
+
+
+def connect(address):
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def seconds_until_closed(connection, drip=b""):
+    """Return how long a connection stays open, to which a byte now and then may be sent."""
+    began = time.monotonic()
+    connection.settimeout(0.2)
+    while time.monotonic() - began < 20:
+        try:
+            if drip:
+                connection.sendall(drip)
+            if not connection.recv(100):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+def test_a_connection_without_a_request_is_closed():
+    with served_here(patience=dict(idle_seconds=1.0)) as address:
+        with connect(address) as silent, connect(address) as drips, connect(address) as used:
+            used.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert used.recv(1000).startswith(b"HTTP/1.1 200")
+            drips.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+            assert seconds_until_closed(drips, b"x") < 10  # a header that never ends
+            assert seconds_until_closed(silent) < 10
+            assert seconds_until_closed(used, b"G") < 10  # nor does that of a second request
+        assert ask(address)[0] == 200
+
+
+def test_a_request_that_takes_too_long_is_cut_off():
+    slow = threading.Event()
+
+    def waits(images):
+        slow.wait(10)
+        return embed(images)
+
+    some = fake_bundle(embed=waits)
+    with served_here(some, patience=dict(request_seconds=1.0), workers=1) as address:
+        with connect(address) as connection:
+            head = "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            head += f"Content-Length: {len(GOOD)}\r\n\r\n"
+            connection.sendall(head.encode() + GOOD)
+            assert seconds_until_closed(connection) < 10
+        slow.set()
+
+
+FLOOD = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), 4096))
+from replearn.__main__ import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit of open files")
+@pytest.mark.parametrize("limit", [256, 72])
+def test_a_flood_of_silent_connections_leaves_health_and_a_short_log(folder, tmp_path, limit):
+    """With 256 descriptors silent connections make room; with 72 the descriptors do run out."""
+    command = [sys.executable, "-c", FLOOD, str(limit), "serve", str(folder), "--port", "0"]
+    log = tmp_path / "log.txt"
+    with open(log, "wb") as output:
+        service = subprocess.Popen(
+            [*command, "--until-stdin-closes"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    silent = []
+    try:
+        address = process._wait_for_address(service, log, time.monotonic() + 300).rstrip("/")
+        for _ in range(400):
+            silent.append(connect(address))
+        began = time.monotonic()
+        while limit < 100 and time.monotonic() - began < 2:
+            time.sleep(0.1)  # as long as the descriptors are gone
+        statuses = []
+        for _ in range(20):
+            status, _, answer = ask(address, "/health", None)
+            statuses.append((status, answer["status"]))
+        assert statuses == [(200, "ok")] * 20
+        assert ask(address)[0] == 200
+        assert time.monotonic() - began < 60
+    finally:
+        for connection in silent:
+            connection.close()
+        service.stdin.close()
+        service.wait(60)
+    text = log.read_text()
+    assert len(text) < 3000, text[:2000]
+    assert "Traceback" not in text
+    if limit > 100:
+        assert text.count("connections at a time") <= 2
+    else:
+        assert text.count("no new connection could be accepted") <= 2
+
+
+def test_the_log_says_a_thing_once_a_minute():
+    from replearn.serve.connections import OnceAMinute
+
+    once = OnceAMinute(seconds=0.2)
+
+    def record(text, *arguments):
+        return logging.LogRecord("x", logging.WARNING, "x", 1, text, arguments, None)
+
+    passed = [once.filter(record("bad request %d", i)) for i in range(5)]
+    assert passed == [True, False, False, False, False]
+    assert once.filter(record("another"))
+    time.sleep(0.25)
+    later = record("bad request %d", 9)
+    assert once.filter(later)
+    assert later.getMessage() == "bad request 9 (4 times more since it was last said)"
+
+
+def test_the_size_limit_is_an_option_and_its_refusal_says_so(folder):
+    with served_here(max_bytes=100) as address:
+        assert_refused(ask(address), 413, "or start the service with larger --max-bytes")
+    with pytest.raises(SystemExit, match="error: max_bytes: expected a positive number, found 0"):
+        main(["serve", str(folder), "--max-bytes", "0"])
+    with pytest.raises(SystemExit, match="error: max_pixels: expected a positive number, found -1"):
+        main(["serve", str(folder), "--max-pixels", "-1"])
 
 
 # --- in a process of its own ---

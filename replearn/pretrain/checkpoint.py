@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from replearn import _schema
 from replearn.files import explained, write_atomically
 
 LAST = "last.safetensors"
@@ -20,6 +21,33 @@ PREVIOUS = "previous.safetensors"
 # The name of the file format, by which a checkpoint is known. The package that wrote the first ones
 # was replearn.simclr; with another name here nobody could go on from them.
 FORMAT = "replearn.simclr/1"
+MOST_STEPS = 10**12
+SCALER = _schema.Record(  # of float16, as PyTorch's GradScaler saves it
+    {
+        "scale": _schema.Number(low=1e-30),
+        "growth_factor": _schema.Number(low=1),
+        "backoff_factor": _schema.Number(low=1e-30),
+        "growth_interval": _schema.Whole(1, MOST_STEPS),
+        "_growth_tracker": _schema.Whole(0, MOST_STEPS),
+    }
+)
+FORM = _schema.Record(  # of what a checkpoint says, as far as a run is restored from it
+    needed={
+        "format": _schema.Choice((FORMAT,)),
+        "step": _schema.Whole(0, MOST_STEPS),
+    },
+    optional={
+        "steps": _schema.Whole(1, MOST_STEPS),
+        "seconds": _schema.Number(low=0),
+        "scaler": _schema.EmptyOr(SCALER),
+        "recipe": _schema.Record(),
+        "images": _schema.Text(),
+    },
+)
+REMEDY = (
+    "it was not written by this training: choose another folder, or pass resume=False "
+    "(--no-resume) to start over"
+)
 
 
 class Damaged(ValueError):
@@ -107,15 +135,15 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
 
     Raises:
         Damaged: The content is not what was written.
-        ValueError: Something else has written it.
+        ValueError: Something else has written it, or in another form.
     """
     from safetensors.torch import load as from_bytes
 
     content = Path(path).read_bytes()
     try:
+        tensors = from_bytes(content)
         header_size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_size])
-        tensors = from_bytes(content)
         notes = header.get("__metadata__", {})
     except Exception as error:  # the parser has errors of its own
         raise Damaged(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
@@ -125,7 +153,12 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         )
     if _sha256(tensors, notes["about"]) != notes.get("sha256"):
         raise Damaged(f"{path}: damaged, its SHA-256 is not the one written into it")
-    return tensors, json.loads(notes["about"])
+    try:
+        about = _schema.parse(notes["about"].encode())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, found {str(error)[:80]}; {REMEDY}") from error
+    _schema.check(path, about, FORM, remedy=REMEDY)
+    return tensors, about
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -4,16 +4,33 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from replearn.files import explained, write_atomically
+from replearn import _schema
+from replearn.files import append, explained, write_atomically
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 LOG = "log.jsonl"
+DAMAGED = "log.damaged.jsonl"
+RECORD = _schema.Record(  # of the log, as far as it is read
+    needed={
+        "step": _schema.Whole(1, 10**12),
+        "epoch": _schema.Number(low=0),
+        "loss": _schema.Number(),
+    },
+    optional={
+        "seconds": _schema.Number(low=0),
+        "images_per_second": _schema.Number(low=0),
+        "knn": _schema.Number(low=0),
+        "effective_rank": _schema.Number(low=0),
+        "std": _schema.Number(low=0),
+    },
+)
 SHOWN = {"knn": "kNN {:.1%}", "effective_rank": "rank {:.1f}", "std": "std {:.3f}"}
 
 
@@ -136,7 +153,7 @@ def _in_notebook() -> bool:
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:
-    """Return the records of a log; a torn last line is left out.
+    """Return the records of a log; whatever else is in it is left out.
 
     Args:
         path: The log, or the folder of its run.
@@ -144,22 +161,52 @@ def read_log(path: str | os.PathLike) -> list[dict]:
     Returns:
         The records, in their order; none if there is no log.
     """
+    return _read_log(path).records
+
+
+class _Content(NamedTuple):
+    """What a log holds: its records, and how many whole lines that are none."""
+
+    records: list[dict]
+    foreign: int
+
+
+def _read_log(path: str | os.PathLike) -> _Content:
     path = Path(path)
     if path.is_dir():
         path = path / LOG
     if not path.exists():
-        return []
+        return _Content([], 0)
+    *lines, unended = path.read_bytes().split(b"\n")
     records = []
-    for text in path.read_text("utf-8").splitlines():
-        try:
-            records.append(json.loads(text))
-        except json.JSONDecodeError:  # the process was killed while it wrote this line
-            break
-    return records
+    foreign = 0
+    for content in lines:
+        record = _record(content)
+        if record is None:
+            foreign += 1
+        else:
+            records.append(record)
+    # Without an end: it may have been cut off, when the process was killed while it wrote this.
+    record = _record(unended)
+    if record is not None:
+        records.append(record)
+    return _Content(records, foreign)
+
+
+def _record(content: bytes) -> dict | None:
+    """Return the record that a line holds, or None."""
+    try:
+        record = _schema.parse(content)
+    except ValueError:
+        return None
+    return record if RECORD.fault(record) is None else None
 
 
 def restart_log(folder: Path, step: int) -> list[dict]:
     """Drop what the log says of later steps, which will be done again.
+
+    A log in which there is something else than records never blocks a good checkpoint: the file
+    is set aside, with a warning, and its records are kept.
 
     Args:
         folder: The run's folder.
@@ -172,9 +219,18 @@ def restart_log(folder: Path, step: int) -> list[dict]:
         OSError: The log cannot be written.
     """
     path = folder / LOG
-    kept = [record for record in read_log(path) if record["step"] <= step]
     with explained(folder, "write the log"):
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        content = _read_log(path)
+        kept = [record for record in content.records if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        set_aside = folder / DAMAGED if content.foreign else None
+        write_atomically(path, text, previous=set_aside)
+    if content.foreign:
+        warnings.warn(
+            f"{path}: {content.foreign:,} of its lines are no records of a run; kept as "
+            f"{DAMAGED}, and the {len(kept):,} records up to step {step:,} are gone on with",
+            stacklevel=2,
+        )
     return kept
 
 
@@ -188,8 +244,8 @@ def append_log(folder: Path, record: dict) -> None:
     Raises:
         OSError: The log cannot be written.
     """
-    with explained(folder, "write the log"), open(folder / LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with explained(folder, "write the log"):
+        append(folder / LOG, json.dumps(record) + "\n")
 
 
 def plot_log(history: str | os.PathLike | list[dict], *, axes: Sequence | None = None) -> Sequence:

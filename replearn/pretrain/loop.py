@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from replearn import models
+from replearn import _lock, models
 from replearn.data import ImageSet
 from replearn.files import explained, writable_folder
 from replearn.pretrain import checkpoint, distributed, state
@@ -18,6 +18,8 @@ from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, me
 from replearn.pretrain.planning import plan_steps
 from replearn.pretrain.recipe import Recipe
 from replearn.pretrain.step import Run, new_run, train_step
+
+LOCK = "run.lock"  # in the folder of a run, while it runs
 
 
 class Result(NamedTuple):
@@ -77,7 +79,8 @@ def pretrain(
         ValueError: Bad input, a changed recipe, a foreign or damaged checkpoint, or a loss that is
             not finite. The last good checkpoint stays.
         TypeError: The recipe or the images are something else.
-        OSError: The disk is full, or the folder cannot be written to. The last checkpoint stays.
+        OSError: The disk is full, or the folder cannot be written to, or another run works in it.
+            The last checkpoint stays.
 
     Example:
         >>> from dataclasses import replace
@@ -95,11 +98,15 @@ def pretrain(
     if knn:
         knn_train, knn_test = knn
         knn = knn_train.to(device), knn_test.to(device)
-    folder = _own_folder(folder)
-    with _own_randomness(device):
+    with ExitStack() as held_to_the_end:
+        held_to_the_end.enter_context(_own_randomness(device))
+        if folder:
+            folder = distributed.first(
+                lambda: _own_folder(folder, held_to_the_end), "to make the folder ready"
+            )
         run = new_run(recipe, images, compile=compile, dtype=dtype)
-        run.folder = folder
-        resumed = folder is not None and resume and state.resume(run)
+        run.folder = folder or None
+        resumed = run.folder is not None and resume and state.resume(run)
         if not resumed:
             with diagnosed(run):
                 run.steps = plan_steps(run, knn=knn, knn_every=knn_every, began=began)
@@ -113,8 +120,8 @@ def pretrain(
             log_every=log_every,
             checkpoint_seconds=checkpoint_seconds,
         )
-    if folder and distributed.rank() == 0:
-        _save_encoder(run)
+        if folder and distributed.rank() == 0:
+            _save_encoder(run)
     encoder, projector = run.kept.eval()
     return Result(encoder, projector, run.history)
 
@@ -205,13 +212,26 @@ def _check(recipe: Recipe, images: torch.Tensor) -> None:
         )
 
 
-def _own_folder(folder: str | Path | None) -> Path | None:
-    """Make the folder ready before any training; the first process does it for all."""
-    if not folder:
-        return None
+def _own_folder(folder: str | Path, held_to_the_end: ExitStack) -> Path:
+    """Make the folder ready before any training, for this run alone; the first process does it.
+
+    Args:
+        folder: The folder.
+        held_to_the_end: Lets go of the folder when the run has ended.
+
+    Raises:
+        OSError: It cannot be written to, or another run works in it.
+    """
     if distributed.rank() > 0:
         return Path(folder).expanduser()
     folder = writable_folder(folder)
+    try:
+        held_to_the_end.enter_context(_lock.held(folder / LOCK))
+    except _lock.Held as holder:
+        raise OSError(
+            f"{folder}: another run works in this folder: {holder}; wait for it, end it, or choose "
+            "another folder"
+        ) from None
     checkpoint.remove_leftovers(folder)
     return folder
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from replearn._schema import shown
+
 if TYPE_CHECKING:  # the command line has to know the fields of a recipe, and does without PyTorch
     from torch import nn
 
@@ -160,13 +162,13 @@ def _are_strengths(value: Any) -> bool:
 
 def _require(name: str, value: Any, fits: Callable[[Any], bool], expected: str) -> None:
     if not fits(value):
-        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+        raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         expected = f"one of {', '.join(choices)}"
-        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+        raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 
 def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) -> None:
@@ -174,13 +176,13 @@ def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) 
         expected = f"a number of {low} or more"
         if high < math.inf:
             expected = f"a number from {low} to {high}"
-        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+        raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 
 def _check_whole(name: str, value: Any, *, low: int) -> None:
     if not isinstance(value, int) or not _is_number(value, low):
         expected = f"a whole number of {low} or more"
-        raise ValueError(f"recipe: {name}: expected {expected}, found {value!r}")
+        raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 
 # The recipe in the course's source, which gives neither optimizer nor weight decay: those are ours.
@@ -282,7 +284,7 @@ def differences(old: Recipe, new: Recipe) -> str:
         before = getattr(old, field.name)
         after = getattr(new, field.name)
         if before != after:
-            changes.append(f"{field.name} was {before!r}, is now {after!r}")
+            changes.append(f"{field.name} was {shown(before)}, is now {shown(after)}")
     return "; ".join(changes)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from replearn import _check
 from replearn.pretrain import checkpoint, distributed
 from replearn.pretrain.recipe import Recipe, differences
 from replearn.pretrain.step import Run
@@ -86,15 +87,74 @@ def resume(run: Run) -> bool:
         Whether there was a checkpoint.
 
     Raises:
-        ValueError: The checkpoint is of another recipe or other images, foreign, or damaged.
+        ValueError: The checkpoint is of another recipe or other images, foreign, damaged, or holds
+            something else than this run's state.
     """
-    saved = distributed.first(lambda: checkpoint.load(run.folder))
+    saved = distributed.first(lambda: checkpoint.load(run.folder), "to read the checkpoint")
     if saved is None:
         return False
     tensors, about = saved
+    _check_position(about, run.folder)
     _check_same(about, _identity(run), run.folder)
+    _check_tensors(run, tensors, about)
     restore(run, tensors, about)
     return True
+
+
+def _check_position(about: dict, folder: Path) -> None:
+    """Raise unless a checkpoint, whose entries have the right form, has all that a run needs."""
+    names = ("steps", "seconds", "recipe", "images")
+    missing = [name for name in names if name not in about]
+    if missing:
+        raise ValueError(
+            f"{folder}: its checkpoint: expected the entry {missing[0]!r}, found none; "
+            f"{checkpoint.REMEDY}"
+        )
+    if about["step"] > about["steps"]:
+        raise ValueError(
+            f"{folder}: its checkpoint: expected a step up to {about['steps']:,}, the steps of the "
+            f"run, found {about['step']:,}; {checkpoint.REMEDY}"
+        )
+
+
+def _check_tensors(run: Run, found: dict[str, torch.Tensor], about: dict) -> None:
+    """Raise unless the tensors of a checkpoint are those of a run in which this can be restored."""
+    expected = tensors_of(run)
+    expected |= _expected_moments(run, found, about)
+    source = f"{run.folder}: its checkpoint, step {about['step']}"
+    _check.tensors(source, found, expected, remedy=checkpoint.REMEDY, same_dtype=True)
+    for name, x in found.items():
+        if name.startswith("optimizer.") and name.endswith(".step"):
+            if not 1 <= x.item() <= about["step"]:
+                raise ValueError(
+                    f"{source}: {name}: expected a number from 1 to {about['step']:,}, found "
+                    f"{x.item():g}; {checkpoint.REMEDY}"
+                )
+
+
+def _expected_moments(
+    run: Run, found: dict[str, torch.Tensor], about: dict
+) -> dict[str, torch.Tensor]:
+    """Return tensors like those that the optimizer has after its first step.
+
+    A weight that never got a gradient has none: a network of timm may have such weights, and with
+    float16 there may have been no good gradient yet. All others have all of theirs.
+    """
+    may_be_absent = run.recipe.network.startswith("timm:") or run.scaler.is_enabled()
+    is_new = about["step"] == 0
+    moments = {}
+    for index, weight in enumerate(run.online.parameters()):
+        prefix = f"optimizer.{index}."
+        is_there = any(name.startswith(prefix) for name in found)
+        if not is_there and (may_be_absent or is_new):
+            continue
+        if run.recipe.optimizer == "sgd":
+            moments[f"{prefix}momentum_buffer"] = weight
+        else:
+            moments[f"{prefix}step"] = torch.zeros(())
+            moments[f"{prefix}exp_avg"] = weight
+            moments[f"{prefix}exp_avg_sq"] = weight
+    return moments
 
 
 def _networks(run: Run) -> dict[str, torch.nn.Module]:
@@ -136,7 +196,7 @@ def _identity(run: Run) -> dict:
 def _check_same(then: dict, now: dict, folder: Path) -> None:
     try:
         changed = differences(Recipe(**then["recipe"]), Recipe(**now["recipe"]))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{folder}: its checkpoint is of another version ({error}); choose another folder"
         ) from error

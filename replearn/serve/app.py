@@ -32,6 +32,10 @@ from replearn.serve.decode import Refused, decode_image
 # So many times max_bytes of a body that is too large are read and thrown away: a client that is
 # still sending does not look at the answer, and would never see why it was refused.
 READ_ON = 16
+HOW_TO_SHRINK = (
+    "a JPEG of a few hundred pixels a side shows the network as much; or start the service with "
+    "larger --max-bytes or --max-pixels"
+)
 
 Answer = TypeVar("Answer")
 
@@ -84,8 +88,14 @@ class WorkerPool:
     def __init__(self, limits: Limits):
         self.limits = limits
         self.requests = 0  # since the start, refused ones as well
+        self.refused = 0  # of them, with a 503
         self._active = 0  # requests inside now, in work or waiting
         self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="image")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would be refused."""
+        return self._active >= self.limits.capacity
 
     async def run(self, request: Request, work: Callable[[bytes], Answer]) -> Answer:
         """Read the body of a request and have it worked on in a thread.
@@ -102,7 +112,8 @@ class WorkerPool:
                 is too large, or whatever `work` refuses.
         """
         self.requests += 1
-        if self._active >= self.limits.capacity:
+        if self.is_full:
+            self.refused += 1
             raise Refused(
                 503,
                 f"busy: {self.limits.workers} pictures are being worked on and "
@@ -133,7 +144,9 @@ def check_content_type(request: Request) -> None:
         *others, last = schemas.IMAGE_TYPES
         raise Refused(
             415,
-            f"Content-Type: expected {', '.join(others)} or {last}, found {header[:80] or 'none'}",
+            f"Content-Type: expected {', '.join(others)} or {last}, found {header[:80] or 'none'}; "
+            "send the bytes of the file as the body, not a form, with its type in the header: curl "
+            "-H 'Content-Type: image/png' --data-binary @picture.png ADDRESS",
         )
 
 
@@ -200,7 +213,7 @@ def _too_large(length: int, limits: Limits) -> Refused:
     return Refused(
         413,
         f"the body is too large: expected at most {limits.max_bytes:,} bytes, found "
-        f"{length:,} or more; make the picture smaller",
+        f"{length:,} or more; send a smaller picture: {HOW_TO_SHRINK}",
     )
 
 
@@ -360,10 +373,11 @@ def _add_information_routes(
     @app.get("/health", response_model=schemas.Health, summary="Is it up, and since when?")
     async def health() -> dict:
         return {
-            "status": "ok",
+            "status": "busy" if pool.is_full else "ok",
             "precision": precision,
             "network": network,
             "requests": pool.requests,
+            "refused": pool.refused,
             "seconds_up": round(time.monotonic() - started, 3),
         }
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from replearn import _schema
+
 FORMAT = "replearn.bundle/1"
 MANIFEST = "bundle.json"
 INDEX = "index.safetensors"  # the linear head, and training images with their features
@@ -30,6 +32,35 @@ FILES = (  # besides the manifest
 )
 MOST_POINTS_LOST = 2  # of accuracy, with which the INT8 form is still served by default
 BATCH = 256  # images that go through the network at a time
+FORM = _schema.Record(  # of the manifest, as far as it is read
+    needed={
+        "sha256": _schema.SHA256,
+        "class_names": _schema.Names(),
+        "side": _schema.Whole(1, 4096),
+        "feature_dim": _schema.Whole(1, 1_000_000),
+        "files": _schema.Record(needed=dict.fromkeys(FILES, _schema.SHA256)),
+        "card": _schema.Record(
+            optional={
+                "architecture": _schema.Row(
+                    (_schema.Text(), _schema.Whole(1, 10**9)), "a pair of network and width"
+                )
+            }
+        ),
+    },
+    optional={
+        "measured": _schema.Record(
+            {
+                "rows": _schema.Record(
+                    {"INT8 ONNX": _schema.Record({"points": _schema.Number(-100, 100)})}
+                )
+            }
+        ),
+        "precision": _schema.Choice(tuple(MODELS)),
+        "precision_reason": _schema.Text(),
+        "versions": _schema.Record(),
+    },
+)
+LENGTH_TOLERANCE = 0.01  # of the features in the index, which are stored as float16
 
 
 @dataclass(frozen=True, eq=False)  # arrays do not compare to one bool
@@ -176,11 +207,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         What it says.
 
     Raises:
-        ValueError: It is missing, damaged, changed afterwards, or of another format.
+        ValueError: It is missing, damaged, changed afterwards, or of another format or form.
     """
-    path = folder / MANIFEST
+    path = _complete_folder(folder) / MANIFEST
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = _schema.parse(path.read_bytes())
     except OSError as error:
         raise ValueError(
             f"{folder}: expected a bundle, found no {MANIFEST} in it; make one with "
@@ -188,15 +219,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"{path}: expected JSON, found it damaged ({error}); export again"
+            f"{path}: expected JSON, found it damaged ({str(error)[:120]}); export again"
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path}: expected format {FORMAT}, found another; it is not a bundle, or one of "
             "another version: export again"
         )
-    if manifest.get("sha256") != digest(manifest) or set(manifest["files"]) != set(FILES):
+    try:
+        is_unchanged = manifest.get("sha256") == digest(manifest)
+    except (RecursionError, UnicodeEncodeError):  # JSON can spell half a character
+        is_unchanged = False
+    if not is_unchanged:
         raise ValueError(f"{path}: changed after it was written, its SHA-256 differs; export again")
+    _schema.check(path, manifest, FORM, remedy=f"this is no manifest of {FORMAT}: export again")
     return manifest
 
 
@@ -206,7 +242,8 @@ def embedder(
     """Return the function `embed` of a bundle.
 
     Args:
-        model: An ONNX file, whose input "images" is float32 in [0, 1], (N, 3, side, side).
+        model: An ONNX file, whose input "images" is float32 in [0, 1], (N, 3, side, side). It has
+            to hold its weights itself: other files would not have been checked.
         side: Height and width of an image, in pixels.
         feature_dim: D, which the network has to give.
         threads: CPU threads of one call.
@@ -215,7 +252,8 @@ def embedder(
         A function from uint8 images (N, 3, side, side) to h, float32 (N, D).
 
     Raises:
-        ValueError: onnxruntime is not installed, or the network gives another D.
+        ValueError: onnxruntime is not installed, the file is no network that it can run, its
+            weights are elsewhere, or it gives something else than D finite features.
     """
     try:
         import onnxruntime
@@ -228,7 +266,19 @@ def embedder(
     options.inter_op_num_threads = 1
     # A thread that waits for work would keep its core busy; this leaves the core to others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # what is wrong is said by the error
+    if _reads_other_files(model):
+        raise ValueError(
+            "encoder: expected an ONNX file that holds its weights itself, found one that reads "
+            "other files; export again"
+        )
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has errors of its own
+        raise ValueError(
+            f"encoder: expected an ONNX file that onnxruntime can run, found {_first_line(error)}; "
+            "export again"
+        ) from error
 
     def embed(images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
@@ -243,13 +293,58 @@ def embedder(
             features.append(session.run(None, {"images": x})[0])
         return np.concatenate(features)
 
-    found = embed(np.zeros((1, 3, side, side), np.uint8)).shape
-    if found != (1, feature_dim):
-        raise ValueError(
-            f"encoder: expected features of shape (1, {feature_dim}) for a picture, "
-            f"found {found}; export again"
-        )
+    _try_out(embed, side, feature_dim)
     return embed
+
+
+def _try_out(embed: Callable[[np.ndarray], np.ndarray], side: int, feature_dim: int) -> None:
+    """Raise unless a network gives the features that its manifest promises."""
+    black = np.zeros((1, 3, side, side), np.uint8)
+    try:
+        features = np.asarray(embed(black))
+    except Exception as error:
+        raise ValueError(
+            f'encoder: expected a network of "images", float32 (N, 3, {side}, {side}), found '
+            f"{_first_line(error)}; export again"
+        ) from error
+    if features.shape != (1, feature_dim) or features.dtype != np.float32:
+        raise ValueError(
+            f"encoder: expected features of shape (1, {feature_dim}) and float32 for a picture, "
+            f"found {features.shape} and {features.dtype}; export again"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("encoder: expected finite features, found NaN or infinity; export again")
+
+
+def _reads_other_files(model: bytes) -> bool:
+    """Return whether an ONNX file has weights in other files ("external data")."""
+    # Such a tensor has to spell this key. An honest name may contain it too: then onnx looks.
+    if b"location" not in model:
+        return False
+    import onnx
+
+    try:
+        return _has_external_data(onnx.ModelProto.FromString(model))
+    except Exception:  # no ONNX file: onnxruntime says so
+        return False
+
+
+def _has_external_data(message: Any) -> bool:
+    """Return whether a protobuf message holds, at any depth, a tensor whose data are elsewhere."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        return message.data_location == message.EXTERNAL
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is None:
+            continue
+        parts = [value] if hasattr(value, "ListFields") else value
+        if any(_has_external_data(part) for part in parts):
+            return True
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"
 
 
 def _complete_folder(folder: Path) -> Path:
@@ -280,11 +375,17 @@ def _read_index(path: Path, content: bytes, manifest: dict[str, Any]) -> dict[st
     """Return the arrays of the index by name; what was stored as float16 becomes float32."""
     from safetensors.numpy import load
 
-    index = load(content)
+    try:
+        index = load(content)
+    except Exception as error:  # safetensors has errors of its own
+        raise ValueError(
+            f"{path}: expected safetensors, found {_first_line(error)}; export again"
+        ) from error
     classes = len(manifest["class_names"])
     dim = manifest["feature_dim"]
     side = manifest["side"]
-    kept = len(index["labels"])
+    labels = index.get("labels", np.empty(0))
+    kept = len(labels) if labels.ndim else 0
     expected = {
         "head_weight": (classes, dim),
         "head_bias": (classes,),
@@ -294,8 +395,40 @@ def _read_index(path: Path, content: bytes, manifest: dict[str, Any]) -> dict[st
     }
     found = {name: array.shape for name, array in index.items()}
     if found != expected:
-        raise ValueError(f"{path}: expected shapes {expected}, found {found}; export again")
-    for name, array in index.items():
-        if array.dtype == np.float16:
-            index[name] = array.astype(np.float32)
+        raise ValueError(
+            f"{path}: expected shapes {expected}, found {str(found)[:400]}; export again"
+        )
+    fault = _fault_of_index(index, classes)
+    if fault is not None:
+        raise ValueError(f"{path}: {fault}; export again")
+    for name in ("head_weight", "head_bias", "features"):
+        index[name] = index[name].astype(np.float32)
+    index["labels"] = index["labels"].astype(np.int64)
     return index
+
+
+def _fault_of_index(index: dict[str, np.ndarray], classes: int) -> str | None:
+    """Return "expected …, found …" if the arrays, whose shapes are right, hold wrong values."""
+    for name in ("head_weight", "head_bias", "features"):
+        array = index[name]
+        if array.dtype not in (np.float16, np.float32):
+            return f"{name}: expected float16 or float32, found {array.dtype}"
+        if not np.isfinite(array).all():
+            return f"{name}: expected finite values, found NaN or infinity"
+    if index["images"].dtype != np.uint8:
+        return f"images: expected uint8, found {index['images'].dtype}"
+    labels = index["labels"]
+    if labels.dtype.kind not in "iu":
+        return f"labels: expected whole numbers, found {labels.dtype}"
+    if len(labels) == 0:
+        return "labels: expected one training picture or more, found none"
+    if not 0 <= labels.min() <= labels.max() < classes:
+        return (
+            f"labels: expected numbers from 0 to {classes - 1}, one for each of {classes} class "
+            f"names, found {labels.min()} to {labels.max()}"
+        )
+    lengths = np.linalg.norm(index["features"].astype(np.float64), axis=1)
+    is_right = (np.abs(lengths - 1) <= LENGTH_TOLERANCE) | (lengths == 0)  # 0: a dead feature
+    if not is_right.all():
+        return f"features: expected rows of length 1, found one of {lengths[~is_right][0]:g}"
+    return None

@@ -60,6 +60,18 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--queue", type=int, default=16, help="pictures that may wait; all others get a 503"
     )
+    parser.add_argument(
+        "--max-bytes",
+        type=int,
+        default=2_000_000,
+        help="of a picture's file; larger ones get a 413 (default: 2000000)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=4_000_000,
+        help="width times height of a picture; larger ones get a 413 (default: 4000000)",
+    )
     # How `start` makes the service end together with the process that started it.
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_serve)
@@ -94,5 +106,7 @@ def _serve(args: argparse.Namespace) -> None:
         precision=args.precision,
         workers=args.workers,
         queue=args.queue,
+        max_bytes=args.max_bytes,
+        max_pixels=args.max_pixels,
         until_stdin_closes=args.until_stdin_closes,
     )

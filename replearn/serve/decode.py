@@ -61,7 +61,11 @@ def decode_image(content: bytes, side: int, *, max_pixels: int = 4_000_000) -> n
     try:
         square = image_file.read_square(content, side, formats=FORMATS, max_pixels=max_pixels)
     except image_file.TooLarge as error:
-        raise Refused(413, f"the picture is too large: {error}; make it smaller") from error
+        raise Refused(
+            413,
+            f"the picture is too large: {error}; send a smaller one: a JPEG of a few hundred "
+            "pixels a side shows the network as much",
+        ) from error
     except image_file.NotAnImage as error:
         raise Refused(
             400,

@@ -4,8 +4,8 @@
 it again, `serve` (`python -m replearn serve FOLDER`) runs it until Ctrl-C. There is no PyTorch in
 the process of the service.
 
-The service is for one machine or a trusted network: it has no accounts, no TLS and no limit on idle
-connections. Put a reverse proxy that brings these in front of anything public.
+The service is for one machine or a trusted network: it has no accounts and no TLS. Put a reverse
+proxy that brings these in front of anything public.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MISSING = 'serving needs fastapi, uvicorn and onnxruntime: pip install "replearn[serve]"'
 STANDARD_INPUT = 0  # its file descriptor
+IDLE_SECONDS = 10.0  # for the header of a request to arrive
+REQUEST_SECONDS = 60.0  # for a request in all, its answer included
 
 
 def create_app(bundle: Bundle, *, precision: str | None = None, **limits: float) -> FastAPI:
@@ -113,6 +115,8 @@ def serve(
     precision: str | None = None,
     workers: int = 2,
     queue: int = 16,
+    max_bytes: int = 2_000_000,
+    max_pixels: int = 4_000_000,
     until_stdin_closes: bool = False,
 ) -> None:
     """Run the service of a bundle in this process until Ctrl-C.
@@ -124,6 +128,8 @@ def serve(
         precision: "int8" or "fp32"; None for what the bundle says.
         workers: Images that are worked on at a time, a thread each.
         queue: Requests that may wait; all others get a 503.
+        max_bytes: Of the file of an image; more get a 413.
+        max_pixels: Of an image, by its header; more get a 413.
         until_stdin_closes: Also end when standard input does.
 
     Raises:
@@ -138,7 +144,9 @@ def serve(
     except ImportError as error:
         raise ValueError(f"{MISSING} ({error})") from error
     bundle = open_bundle(folder, precision=precision)
-    app = create_app(bundle, workers=workers, queue=queue)
+    app = create_app(
+        bundle, workers=workers, queue=queue, max_bytes=max_bytes, max_pixels=max_pixels
+    )
     with _listen(host, port) as listener:
         server = _make_server(app)
         if until_stdin_closes:
@@ -247,19 +255,9 @@ def _url(listener: socket.socket) -> str:
     return f"http://{host}:{port}/"
 
 
-def _make_server(app: FastAPI) -> Server:
-    """Return a server whose parts are named, so that it is the same whatever else is installed."""
-    import uvicorn
+def _make_server(
+    app: FastAPI, *, idle_seconds: float = IDLE_SECONDS, request_seconds: float = REQUEST_SECONDS
+) -> Server:
+    from replearn.serve.connections import make_server
 
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=3,
-    )
-    return uvicorn.Server(config)
+    return make_server(app, idle_seconds=idle_seconds, request_seconds=request_seconds)

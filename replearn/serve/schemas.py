@@ -30,11 +30,14 @@ REFUSALS: dict[int, Refusal] = {  # by HTTP status
     413: Refusal(
         when="Too many bytes, or too many pixels by the picture's header",
         example="the picture is too large: expected at most 4,000,000 pixels, "
-        "found 20000 x 20000 = 400,000,000; make it smaller",
+        "found 20000 x 20000 = 400,000,000; send a smaller one: a JPEG of a few hundred pixels a "
+        "side shows the network as much",
     ),
     415: Refusal(
         when="Another content type",
-        example="Content-Type: expected image/png, image/jpeg or image/webp, found text/plain",
+        example="Content-Type: expected image/png, image/jpeg or image/webp, found text/plain; "
+        "send the bytes of the file as the body, not a form, with its type in the header: curl "
+        "-H 'Content-Type: image/png' --data-binary @picture.png ADDRESS",
     ),
     422: Refusal(
         when="A parameter out of range",
@@ -87,15 +90,22 @@ class Neighbor(BaseModel):
 
 
 class Health(BaseModel):
-    """What runs here, since when, and how many pictures it was asked about."""
+    """What runs here, since when, how many pictures it was asked about, and how many of them it
+    refused because it was busy. The status is "ok", or "busy" while it would refuse the next."""
 
     status: str
     precision: str
     network: str
     requests: int
+    refused: int
     seconds_up: float
     model_config = _example(
-        status="ok", precision="int8", network="resnet18 64", requests=1024, seconds_up=63.5
+        status="ok",
+        precision="int8",
+        network="resnet18 64",
+        requests=1024,
+        refused=3,
+        seconds_up=63.5,
     )
 
 
