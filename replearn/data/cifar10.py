@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from replearn.data.cache import cached
 from replearn.data.download import NPM_FILE, TAR, download, remove_leftovers
@@ -181,6 +180,8 @@ def from_npm(path: Path) -> Arrays:
     Raises:
         ValueError: It is something else.
     """
+    from PIL import Image  # only this source needs it
+
     images = []
     labels = []
     part = []
