@@ -60,18 +60,9 @@ PLAIN_WORDS = {
 }
 
 
-# Lessons whose claims have not been gone through yet: some of their thresholds stand in the code
-# alone. A lesson that has been corrected is taken out, and a new one is never put in.
-THRESHOLDS_NOT_SAID_YET = {"03"}
-
-
-# Lessons whose stored notebook does not show its photographs, or not those of the original CIFAR-10
-# yet; likewise.
-PHOTOGRAPHS_NOT_STORED_YET: set[str] = set()
-
-
-# Lessons whose claims were reworded after they had been measured over seeds; likewise.
-SEEDS_NOT_MEASURED_YET = {"01", "03", "04", "10", "12"}
+# Lessons whose claims were reworded after they had been measured over seeds. A lesson that has been
+# measured is taken out, and a new one is never put in.
+SEEDS_NOT_MEASURED_YET = {"01", "04"}
 SEEDS = 5
 
 
@@ -115,12 +106,10 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
     for rule in NOTEBOOK_RULES:
         for fault in rule(lesson.notebook):
             yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
-    if lesson.number not in THRESHOLDS_NOT_SAID_YET:
-        for fault in thresholds_stand_in_sentences(lesson.notebook):
-            yield f"{notebook_name}: {fault}"
-    if lesson.number not in PHOTOGRAPHS_NOT_STORED_YET:
-        for fault in photographs_are_shown(lesson.notebook):
-            yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
+    for fault in thresholds_stand_in_sentences(lesson.notebook):
+        yield f"{notebook_name}: {fault}"
+    for fault in photographs_are_shown(lesson.notebook):
+        yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
     if lesson.number not in SEEDS_NOT_MEASURED_YET:
         for fault in claims_hold_at_every_seed(lesson):
             yield f"{text_name}: {fault}"
@@ -408,7 +397,7 @@ def photographs_quote_the_measurement(lesson: Lesson) -> Iterator[str]:
         return
     record = json.loads(path.read_text("utf-8"))
     is_original = record["data"] == "CIFAR-10 (as published)"
-    if not is_original and lesson.number not in PHOTOGRAPHS_NOT_STORED_YET:
+    if not is_original:
         yield f"expected the original CIFAR-10, found {record['data']} in {path.name}"
     section = lesson.text.split("## On real photographs")[1].split("\n## ")[0]
     prose = re.sub(r"```.*?```", "", section, flags=re.DOTALL)
