@@ -186,6 +186,8 @@ def tree(tmp_path):
         "benchmarks/cka.py",
         "benchmarks/results/cka.json",
         "benchmarks/results/photographs_06.json",
+        "replearn/lesson/claims/01_cpu.json",
+        "replearn/lesson/claims/06_cpu.json",
     ]
     for paper in handout.PAPERS:
         copied.append(f"site/_static/formulas-{paper}.pdf")
