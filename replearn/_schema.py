@@ -22,15 +22,6 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
-class Anything:
-    """Whatever JSON can hold."""
-
-    def fault(self, value: Any) -> str | None:
-        """Return None."""
-        return None
-
-
-@dataclass(frozen=True)
 class Text:
     """A text that can be written as UTF-8.
 

@@ -763,16 +763,21 @@ def outcome(recipe, views):
     return loss.detach(), gradient, torch.cat(keys).detach()
 
 
-def one_of_two_processes(rank, folder):
-    folder = Path(folder)
+def be_one_of_two(rank, folder):
+    """Tell PyTorch in a child process that it is this one of two."""
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE="2",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=(folder / "port").read_text(),
-        REPLEARN_STATIC="1",
     )
     torch.set_num_threads(1)
+
+
+def one_of_two_processes(rank, folder):
+    folder = Path(folder)
+    be_one_of_two(rank, folder)
+    os.environ["REPLEARN_STATIC"] = "1"
     assert distributed.join("cpu") == torch.device("cpu")
     assert distributed.rank() == rank
     half = slice(6 * rank, 6 * rank + 6)
@@ -804,13 +809,7 @@ def test_two_processes_train_as_one(tmp_path):
 def one_that_waits(rank, folder):
     """Two processes that wait for each other: with success, for one that fails, in vain."""
     folder = Path(folder)
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=(folder / "port").read_text(),
-    )
-    torch.set_num_threads(1)
+    be_one_of_two(rank, folder)
     (folder / f"{rank} is here").touch()
     while not (folder / f"{1 - rank} is here").exists():  # it may still import PyTorch
         time.sleep(0.01)
