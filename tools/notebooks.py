@@ -376,6 +376,7 @@ def run_and_store(source: Path, profile: str | None) -> Outcome:
         write_atomically(NOTEBOOKS / f"{source.stem}.ipynb", text)
         claims = execution.record.get("claims", [])
         held = sum(claim["holds"] for claim in claims)
+        print(f"  slowest cells: {execution.slowest()}", flush=True)
         return Outcome(execution.seconds, f"{held} of {len(claims)}", True)
     folder = ROOT / "build" / "failed"
     folder.mkdir(parents=True, exist_ok=True)
