@@ -60,9 +60,6 @@ PLAIN_WORDS = {
 }
 
 
-# Lessons whose claims were reworded after they had been measured over seeds. A lesson that has been
-# measured is taken out, and a new one is never put in.
-SEEDS_NOT_MEASURED_YET = {"04"}
 SEEDS = 5
 
 
@@ -110,9 +107,8 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
         yield f"{notebook_name}: {fault}"
     for fault in photographs_are_shown(lesson.notebook):
         yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
-    if lesson.number not in SEEDS_NOT_MEASURED_YET:
-        for fault in claims_hold_at_every_seed(lesson):
-            yield f"{text_name}: {fault}"
+    for fault in claims_hold_at_every_seed(lesson):
+        yield f"{text_name}: {fault}"
     for rule in LESSON_RULES:
         for fault in rule(lesson):
             yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
