@@ -279,5 +279,7 @@ def _decode_one(file: Path | io.BytesIO) -> np.ndarray | str:
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
         return image_file.read_square(content, SIDE)
+    except image_file.NotAnImage as error:
+        return f"{file}: expected a picture, {error}"
     except (OSError, image_file.Unreadable) as error:
         return f"{file}: expected a picture, found {error}"

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from replearn._command import did_you_mean
+
 SPLITS = ("train", "test", "val")
 TRAIN = SPLITS.index("train")
 TEST = SPLITS.index("test")
@@ -218,7 +220,7 @@ def load(
     if name not in sources and not is_folder:
         raise ValueError(
             "name: expected shapes, digits, cifar10, pneumonia or a folder of pictures, "
-            f"found {name!r}"
+            f"found {str(name)!r}{did_you_mean(str(name), ('shapes', *sources))}"
         )
     if options:
         raise TypeError(f"{name}: expected no further options, found {sorted(options)}")
