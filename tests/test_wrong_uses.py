@@ -8,6 +8,7 @@ what to do. A few run in a process of their own: those whose arguments are no te
 import importlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from replearn import models
@@ -311,14 +311,13 @@ def end_of(name, words, capsys):
 @pytest.mark.parametrize("command, words", WRONG_USES, ids=[command for command, _ in WRONG_USES])
 @pytest.mark.usefixtures("one_silent_thread")
 @pytest.mark.filterwarnings("ignore")
-def test_a_wrong_use_ends_in_a_sentence(command, words, world, capsys, monkeypatch):
+def test_a_wrong_use_ends_in_a_sentence(command, words, world, capsys):
     if "{bundle}" in command and world["bundle"] is None:
         pytest.skip("needs the packages of a service")
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     code, last = end_of(*words_of(command, world), capsys)
     assert code not in (0, None), last
     assert len(last) < 1200
-    assert __import__("re").search(words, last), last
+    assert re.search(words, last), last
 
 
 def test_there_are_a_hundred_of_them():

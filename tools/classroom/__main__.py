@@ -51,7 +51,7 @@ def grade_command(args: argparse.Namespace) -> int:
         print(f"\nstopped; the rows so far are in {path}")
         return 130
     except OSError as error:
-        raise SystemExit(f"grade: {path} cannot be written: {error.strerror}") from None
+        raise SystemExit(f"grade: {path} cannot be written: {error.strerror or error}") from None
     show("\r")
     graded = {grade.notebook for grade in grades}
     print(f"{grading.table(grades)}\n\n{len(graded)} notebooks; {path}")
