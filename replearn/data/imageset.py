@@ -135,7 +135,12 @@ def _sources() -> dict[str, ModuleType]:
 
 
 def _is_folder(name: object) -> bool:
-    return isinstance(name, str | Path) and Path(name).expanduser().is_dir()
+    if not isinstance(name, str | Path) or name == "":  # Path("") would be the working folder
+        return False
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, the home of nobody, no path at all
+        return False
 
 
 def available(name: str | Path) -> bool:

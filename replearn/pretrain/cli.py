@@ -58,8 +58,10 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     group = parser.add_argument_group("fields of the recipe, to change them")
     for field in fields(Recipe):
         option = f"--{field.name.replace('_', '-')}"
+        # A folder may be called 2026, or null.
+        value = str if field.type in (str, "str") else _field_value
         # A field that is not given is not there at all: None would be a value.
-        group.add_argument(option, type=_field_value, default=argparse.SUPPRESS, metavar="X")
+        group.add_argument(option, type=value, default=argparse.SUPPRESS, metavar="X")
     parser.set_defaults(run=_pretrain)
 
 
@@ -107,6 +109,17 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_evaluate)
 
 
+def _check_text(path: str) -> None:
+    """Raise unless a path can be written into a card, which is UTF-8."""
+    try:
+        str(Path(path).expanduser().resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"data: expected a path that is text, found one with other bytes, {path!r}, which the "
+            "encoder's card could not remember; rename the folder"
+        ) from error
+
+
 def _field_value(text: str) -> Any:
     """Read a field's value: JSON where it is JSON ("[0.2, 1]", "null", "3"), else the text."""
     try:
@@ -122,8 +135,9 @@ def _pretrain(args: argparse.Namespace) -> None:
     given = vars(args)
     changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
     recipe = replace(NAMED[args.recipe], **changes)
-    if isinstance(recipe.data, str) and Path(recipe.data).expanduser().is_dir():
+    if recipe.data and Path(recipe.data).expanduser().is_dir():
         if recipe.data not in ("cifar10", "digits", "pneumonia", "shapes"):
+            _check_text(recipe.data)
             # The card remembers it, and may be read in another working folder.
             recipe = replace(recipe, data=str(Path(recipe.data).expanduser().resolve()))
 

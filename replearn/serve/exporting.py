@@ -131,7 +131,6 @@ def check_place(folder: str | Path) -> None:
     """
     _check_packages()
     folder = Path(folder).expanduser().resolve()
-    _recover(folder)
     _check_folder(folder)
     there = next(parent for parent in folder.parents if parent.exists())
     files.writable_folder(there)
