@@ -141,6 +141,13 @@ def run(function: Callable[[argparse.Namespace], Result], args: argparse.Namespa
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {_of_system(error)}")
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # of Path.expanduser
+            raise
+        sys.exit(
+            "error: expected paths that exist here, found one that begins with ~ and the name of "
+            "no user; write it without ~"
+        )
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -261,8 +261,12 @@ def writable_path(path: str | os.PathLike) -> Path:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise where there is a folder or a device, such as /dev/null, which must not be replaced."""
-    if path.exists() and not path.is_file():
+    """Raise where there is a folder or a device, which must not be replaced.
+
+    /dev/stdout is a link, which may lead to a file: a file in its place would break every program.
+    """
+    is_device = path.exists() and not path.is_file()
+    if is_device or path.parent.resolve() == Path("/dev"):
         found = "a folder" if path.is_dir() else "a device or a pipe"
         raise OSError(f"{path}: expected the path of a file to write, found {found}; give another")
 

@@ -85,9 +85,10 @@ def read_folder(folder: Path, *, skip_damaged: bool = False) -> Arrays:
     image_files, skipped = _find(folder, roots)
     _check_classes(folder, roots, image_files)
     if skipped:
+        files = "file" if skipped.total() == 1 else "files"
         kinds = ", ".join(f"{kind} {count}" for kind, count in skipped.most_common())
         warnings.warn(
-            f"{folder}: {skipped.total()} files skipped: {kinds} (read are "
+            f"{folder}: {skipped.total()} {files} skipped: {kinds} (read are "
             f"<class>/*{{{', '.join(readable_suffixes())}}})",
             stacklevel=3,
         )

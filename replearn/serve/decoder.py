@@ -34,6 +34,7 @@ START_SECONDS = 60.0  # that a new process may take until it is ready; usually a
 BYTES_A_PIXEL = 64  # of memory while one is decoded, with several copies of it
 BYTES_BESIDE = 128_000_000
 LONGEST_SENTENCE = 4000  # bytes
+REFUSALS = (400, 413)  # what `decode_image` refuses with
 READY = b"ready"
 REQUEST = struct.Struct("<I")
 ANSWER = struct.Struct("<II")
@@ -109,8 +110,8 @@ class Decoder:
                 _write(self._process.stdin, REQUEST.pack(len(content)) + content)
                 status, length = ANSWER.unpack(_read(self._process.stdout, ANSWER.size))
                 is_image = status == 200
-                if length > (3 * self._side**2 if is_image else LONGEST_SENTENCE):
-                    raise EOFError("more than an answer")
+                if not self._is_answer(status, length):
+                    raise EOFError(f"no answer: status {status}, {length} bytes")
                 answer = _read(self._process.stdout, length)
         except (OSError, EOFError) as error:
             raise self._refusal() from error
@@ -161,6 +162,11 @@ class Decoder:
         finally:
             with self._lock:
                 self._deadline = None
+
+    def _is_answer(self, status: int, length: int) -> bool:
+        if status == 200:
+            return length == 3 * self._side**2
+        return status in REFUSALS and length <= LONGEST_SENTENCE
 
     def _refusal(self) -> Refused:
         """Return why the process has not answered; it is ended, and a new one is started."""
