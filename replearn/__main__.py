@@ -1,9 +1,8 @@
 """The command line: python -m replearn pretrain --recipe shapes --folder runs/shapes --minutes 5"""
 
-import argparse
-import sys
 from collections.abc import Sequence
 
+from replearn import _command
 from replearn.pretrain.cli import add_evaluate, add_pretrain
 from replearn.serve.cli import add_export, add_serve
 
@@ -18,17 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: The words are not understood, or there is a problem that a person can mend; it
             is said in one sentence, without a traceback.
     """
-    parser = argparse.ArgumentParser(prog="python -m replearn", description=__doc__)
+    parser = _command.Parser(prog="python -m replearn", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     add_pretrain(commands)
     add_evaluate(commands)
     add_export(commands)
     add_serve(commands)
     args = parser.parse_args(arguments)
-    try:
-        args.run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    _command.run(args.run, args)
 
 
 if __name__ == "__main__":

@@ -156,8 +156,8 @@ def invariance(z: torch.Tensor, z_changed: torch.Tensor) -> float:
     _check.finite("z", z, min_rows=2)
     _check.finite("z_changed", z_changed)
     _check.same_shape("z", z, "z_changed", z_changed)
-    z = z.double()
-    z_changed = z_changed.double()
+    z = z.detach().cpu().double()  # some GPUs have no float64
+    z_changed = z_changed.detach().cpu().double()
     moved = (z_changed - z).square().sum(1).mean().item()
     # Twice the variance (over N - 1) is the mean squared distance of all pairs of different rows.
     apart = 2 * z.var(0).sum().item()
@@ -245,7 +245,7 @@ def _retrieval(h: torch.Tensor, labels: torch.Tensor, k: int) -> dict[str, Any]:
     cosine = (z @ z.T).fill_diagonal_(-2)  # below every cosine: no image is its own neighbor
     voted = probe.knn_vote(cosine, labels, k=k)
     return {
-        "knn": (voted == labels).double().mean().item(),
+        "knn": (voted == labels).sum().item() / len(labels),
         "wrong": _closest_confusions(cosine, labels),
     }
 

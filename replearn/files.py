@@ -30,6 +30,9 @@ def at_moment(moment: str, path: Path) -> None:
 
 
 REASONS = {
+    errno.EEXIST: "there is a file of this name",
+    errno.ENOTDIR: "a part of the path is a file",
+    errno.EISDIR: "there is a folder of this name",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "no permission to write",
@@ -67,6 +70,7 @@ def replacing(
         'kept'
     """
     path = Path(path)
+    _check_replaceable(path)
     # A name that nobody else uses, and a short one: the target's may be as long as names can be.
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     at_moment("before", path)
@@ -231,6 +235,40 @@ def writable_folder(folder: str | os.PathLike) -> Path:
             file.write(b"replearn")
             file.flush()  # only now does a full disk say so
     return folder
+
+
+def writable_path(path: str | os.PathLike) -> Path:
+    """Make a file's folder and see that a file can be written there, before the work.
+
+    Args:
+        path: Of the file; `~` is the home folder.
+
+    Returns:
+        Its path.
+
+    Raises:
+        OSError: The folder cannot be written to, or there is something else under this path.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writable_path(Path(folder) / "new" / "scores.json").name
+        'scores.json'
+    """
+    path = Path(path).expanduser()
+    _check_replaceable(path)
+    writable_folder(path.parent)
+    return path
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise where there is a folder or a device, which must not be replaced.
+
+    /dev/stdout is a link, which may lead to a file: a file in its place would break every program.
+    """
+    is_device = path.exists() and not path.is_file()
+    if is_device or path.parent.resolve() == Path("/dev"):
+        found = "a folder" if path.is_dir() else "a device or a pipe"
+        raise OSError(f"{path}: expected the path of a file to write, found {found}; give another")
 
 
 def _free_space(folder: str | os.PathLike) -> str:

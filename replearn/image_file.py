@@ -87,6 +87,10 @@ def read_square(
         image = to_rgb(ImageOps.exif_transpose(image))
     except Unreadable:
         raise
+    except MemoryError as error:
+        raise TooLarge(
+            "expected a picture that fits into the memory, found a larger one"
+        ) from error
     # The decoders raise what they like: OSError, SyntaxError, ValueError, zlib.error and more.
     except Exception as error:
         raise Unreadable(_reason(error)) from error
@@ -167,6 +171,10 @@ def _open(content: bytes, formats: tuple[str, ...] | None, max_pixels: int) -> I
         raise TooLarge(
             f"expected at most {max_pixels:,} pixels, found a header that asks for hundreds of "
             "megabytes"
+        ) from error
+    except MemoryError as error:
+        raise TooLarge(
+            "expected a picture that fits into the memory, found a larger one"
         ) from error
     except Image.UnidentifiedImageError as error:
         raise NotAnImage(f"found {len(content):,} bytes that begin with {content[:8]!r}") from error

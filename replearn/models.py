@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from replearn import _check, _schema
+from replearn._command import did_you_mean
 from replearn.files import write_atomically
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -447,6 +448,7 @@ def _find(name: str | os.PathLike) -> Path:
         raise ValueError(
             f"no encoder {str(name)!r}: expected one of {shipped}, a path as it was given to "
             "save(), or the folder of a pretraining run"
+            f"{did_you_mean(str(name), shipped)}"
         )
     return stem
 

@@ -242,7 +242,7 @@ def test_bad_input_is_told(tmp_path, capsys):
     for arguments, message in [
         (["class", "full"], "expected a new or empty folder, found .*full with something in it"),
         (["class", "file"], "expected a new or empty folder"),
-        (["class", "new", "77"], "no lesson 77; there are 01"),
+        (["class", "new", "77"], "found 77; there are 01"),
         (["grade", "nowhere"], "expected a folder of notebooks, found nothing"),
         (["grade", "file"], "expected a folder of notebooks, found a file"),
         (["grade", "full"], "no notebook"),
@@ -891,7 +891,7 @@ def test_nothing_is_imported_from_the_folder_that_is_graded(tmp_path):
 def test_limits_are_positive_numbers(capsys, option, value):
     with pytest.raises(SystemExit):
         command.main(["grade", ".", f"{option}={value}"])
-    assert f"argument {option}: invalid positive" in capsys.readouterr().err
+    assert f"argument {option}: expected a" in capsys.readouterr().err
 
 
 def test_a_table_that_cannot_be_written_is_told(tmp_path):

@@ -278,3 +278,22 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(OSError, match="could not write to this folder: no permission to write"):
         files.writable_folder(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs /dev")
+@pytest.mark.parametrize("name", ["null", "stdout", "stderr", "full", "a new file"])
+def test_nothing_in_dev_would_be_replaced(name):
+    """Only asked, never tried: a fault here would break the machine that tests it."""
+    with pytest.raises(OSError, match="found a device or a pipe"):
+        files._check_replaceable(Path("/dev") / name)
+
+
+def test_a_folder_and_a_pipe_are_not_replaced(tmp_path):
+    with pytest.raises(OSError, match="expected the path of a file to write, found a folder"):
+        files.write_atomically(tmp_path, "text")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        for write in (files.write_atomically, files.write_json):
+            with pytest.raises(OSError, match="found a device or a pipe; give another"):
+                write(tmp_path / "pipe", "text")
+        assert (tmp_path / "pipe").is_fifo()

@@ -1,13 +1,18 @@
 """Losses and metrics at any scale, with dead rows and outliers, against loops in float64."""
 
 import math
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from replearn import losses, metrics, probe
+from replearn.audit import _retrieval, invariance
+from replearn.pretrain.evaluation import sgd_probe
 
 CASES = 4000
 
@@ -180,3 +185,33 @@ def test_k_is_a_whole_number(k):
     labels = torch.arange(10) % 2
     with pytest.raises(TypeError, match="k: expected a whole number, found"):
         probe.knn_accuracy(z, labels, z, labels, k=k)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Stands in for a GPU without float64, as Apple's are: whatever makes such a tensor raises.
+
+    Moving to the CPU is an operation of its own there and none here, so a function that may compute
+    on the CPU is allowed its own `cpu().double()`: the mode looks for the line.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        is_float64 = isinstance(out, torch.Tensor) and out.dtype == torch.float64
+        if is_float64 and func.overloadpacket is torch.ops.aten._to_copy:
+            package = str(Path(losses.__file__).parent)
+            frames = [f for f in traceback.extract_stack() if f.filename.startswith(package)]
+            last = frames[-1]
+            is_on_cpu = "cpu()" in last.line or 'device="cpu"' in last.line
+            assert is_on_cpu or last.name == "_double", last.line
+        return out
+
+
+def test_accuracies_need_no_float64_on_the_device():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(60, 8, generator=generator)
+    y = torch.arange(60) % 3
+    with NoFloat64():
+        assert 0 <= probe.knn_accuracy(z, y, z, y, k=3) <= 1
+        assert 0 <= sgd_probe(z, y, z, y, epochs=1)[0] <= 1
+        assert 0 <= _retrieval(z, y, 3)["knn"] <= 1
+        assert invariance(z, z + 1) < 1

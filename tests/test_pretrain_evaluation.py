@@ -488,7 +488,7 @@ def test_a_foreign_or_damaged_encoder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected the weights of small_cnn of width 8"):
         models.load(tmp_path)
     (tmp_path / "encoder.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected the entry .sha256., found none"):
+    with pytest.raises(ValueError, match=r"expected the entry .sha256., found none"):
         models.load(tmp_path)
     models.save(encoder, path, architecture=["small_cnn", 4])
     (tmp_path / "encoder.safetensors").write_bytes(b"?")

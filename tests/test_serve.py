@@ -540,6 +540,7 @@ def test_a_crowd_waits_or_is_told_to_come_back():
     workers, queue, requests = 2, 6, 30
     refused = requests - workers - queue
     everyone_is_here = threading.Event()
+    all_work = threading.Event()  # before that, one of the decoding processes may still start
     lock = threading.Lock()
     working = 0
     most_working = 0
@@ -550,6 +551,9 @@ def test_a_crowd_waits_or_is_told_to_come_back():
         with lock:
             working += 1
             most_working = max(most_working, working)
+            if working == workers:
+                all_work.set()
+        all_work.wait(60)
         everyone_is_here.wait(60)
         time.sleep(0.01)
         with lock:
@@ -695,13 +699,14 @@ def test_the_log_says_a_thing_once_a_minute():
     assert later.getMessage() == "bad request 9 (4 times more since it was last said)"
 
 
-def test_the_size_limit_is_an_option_and_its_refusal_says_so(folder):
+def test_the_size_limit_is_an_option_and_its_refusal_says_so(folder, capsys):
     with served_here(max_bytes=100) as address:
         assert_refused(ask(address), 413, "or start the service with larger --max-bytes")
-    with pytest.raises(SystemExit, match="error: max_bytes: expected a positive number, found 0"):
-        main(["serve", str(folder), "--max-bytes", "0"])
-    with pytest.raises(SystemExit, match="error: max_pixels: expected a positive number, found -1"):
-        main(["serve", str(folder), "--max-pixels", "-1"])
+    for option, value in (("--max-bytes", "0"), ("--max-pixels", "-1")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["serve", str(folder), option, value])
+        sentence = f"argument {option}: expected a whole number of 1 or more, found '{value}'"
+        assert sentence in capsys.readouterr().err
 
 
 # --- in a process of its own ---

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from replearn import _command
 from replearn.files import write_atomically
 from replearn.lesson.lesson import LESSONS
 from tools.project import ROOT
@@ -410,17 +411,22 @@ def _draw_lesson(page: _Page, lesson: str, x: float, y: float, width: float) -> 
     return y + 0.4
 
 
+def write_command(args: argparse.Namespace) -> int:
+    """Write the page on both papers and name the files."""
+    for path in write(args.folder):
+        print(path)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = _command.Parser(
         prog="python -m tools.handout", description="The formulas of the course on one page."
     )
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "site" / "_static", help="default: site/_static"
     )
-    for path in write(parser.parse_args(arguments).folder):
-        print(path)
-    return 0
+    return _command.run(write_command, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

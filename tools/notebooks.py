@@ -18,6 +18,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from replearn import _command
 from replearn.files import write_atomically, write_json
 from replearn.lesson import exercises
 from tools.project import ROOT, address, colab
@@ -87,10 +88,13 @@ def sources(numbers: Sequence[str] = ()) -> list[Path]:
     for path in sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.md")):
         by_number[path.stem[:2]] = path
     wanted = [number.zfill(2) for number in numbers] or list(by_number)
-    missing = [number for number in wanted if number not in by_number]
+    missing = [number for number in numbers if number.zfill(2) not in by_number]
     if missing:
         there = ", ".join(by_number) or "none"
-        raise SystemExit(f"no lesson {', '.join(missing)}; there are {there} in notebooks/src/")
+        raise SystemExit(
+            f"expected numbers of lessons, found {', '.join(missing)}; there are {there} in "
+            "notebooks/src/"
+        )
     return [by_number[number] for number in wanted]
 
 
@@ -469,9 +473,7 @@ def claims_by_seed(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.notebooks", description=__doc__.splitlines()[0]
-    )
+    parser = _command.Parser(prog="python -m tools.notebooks", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
     syncing = commands.add_parser("sync", help=sync_command.__doc__)
@@ -483,7 +485,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--profile", choices=("cpu", "gpu"), help="budgets to use (default: by the machine)"
     )
     running.add_argument(
-        "--seeds", type=int, default=0, metavar="N", help="measure the claims at seeds 0 to N-1"
+        "--seeds",
+        type=_command.whole(1, 100),
+        default=0,
+        metavar="N",
+        help="measure the claims at seeds 0 to N-1",
     )
 
     for command in (syncing, running):
@@ -491,7 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
         )
     args = parser.parse_args(arguments)
-    return args.function(args)
+    return _command.run(args.function, args)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,10 @@ def read_folder(folder: Path, *, skip_damaged: bool = False) -> Arrays:
     image_files, skipped = _find(folder, roots)
     _check_classes(folder, roots, image_files)
     if skipped:
+        files = "file" if skipped.total() == 1 else "files"
         kinds = ", ".join(f"{kind} {count}" for kind, count in skipped.most_common())
         warnings.warn(
-            f"{folder}: {skipped.total()} files skipped: {kinds} (read are "
+            f"{folder}: {skipped.total()} {files} skipped: {kinds} (read are "
             f"<class>/*{{{', '.join(readable_suffixes())}}})",
             stacklevel=3,
         )
@@ -279,5 +280,7 @@ def _decode_one(file: Path | io.BytesIO) -> np.ndarray | str:
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
         return image_file.read_square(content, SIDE)
+    except image_file.NotAnImage as error:
+        return f"{file}: expected a picture, {error}"
     except (OSError, image_file.Unreadable) as error:
         return f"{file}: expected a picture, found {error}"

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from replearn._command import did_you_mean
+
 SPLITS = ("train", "test", "val")
 TRAIN = SPLITS.index("train")
 TEST = SPLITS.index("test")
@@ -133,7 +135,12 @@ def _sources() -> dict[str, ModuleType]:
 
 
 def _is_folder(name: object) -> bool:
-    return isinstance(name, str | Path) and Path(name).expanduser().is_dir()
+    if not isinstance(name, str | Path) or name == "":  # Path("") would be the working folder
+        return False
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, the home of nobody, no path at all
+        return False
 
 
 def available(name: str | Path) -> bool:
@@ -218,7 +225,7 @@ def load(
     if name not in sources and not is_folder:
         raise ValueError(
             "name: expected shapes, digits, cifar10, pneumonia or a folder of pictures, "
-            f"found {name!r}"
+            f"found {str(name)!r}{did_you_mean(str(name), ('shapes', *sources))}"
         )
     if options:
         raise TypeError(f"{name}: expected no further options, found {sorted(options)}")

@@ -19,6 +19,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moo
 COLORS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # hue = index / 6
 TEXTURES = ("plain", "striped", "checked", "dotted")
 SIDE = 32
+MOST = 2_000_000  # images drawn at once
 CHUNK = 2000  # images drawn at a time, so that drawing needs little memory
 LARGE = 0.65  # an object of a larger size is called large
 
@@ -313,7 +314,7 @@ def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
     """Draw images with random factors, the same for the same seed.
 
     Args:
-        size: How many, 1 or more.
+        size: How many, 1 to 2,000,000, which take 6 GB of memory.
         seed: Of all random choices.
         spurious: In [0, 1], the probability that the class sets the background's hue and texture.
             Such a background is a shortcut: it tells the class, and has nothing to do with it.
@@ -333,9 +334,10 @@ def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
         >>> images.captions[0]
         'a large red cross on a dotted yellow background'
     """
-    if size < 1 or not 0 <= spurious <= 1:
+    if not 1 <= size <= MOST or not 0 <= spurious <= 1:
         raise ValueError(
-            f"expected size >= 1 and spurious in [0, 1], found size={size}, spurious={spurious}"
+            f"expected size from 1 to {MOST:,} and spurious in [0, 1], found size={size}, "
+            f"spurious={spurious}"
         )
     generator = torch.Generator().manual_seed(seed)
     factors = _random_factors(size, spurious, generator)

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replearn._command import MOST_SEED, number, whole
 from replearn.pretrain.recipe import NAMED, Recipe
 
 if TYPE_CHECKING:
@@ -33,27 +34,34 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--no-resume", action="store_true", help="start over, whatever is in the folder"
     )
-    parser.add_argument("--size", type=int, help="train on so many pictures (default: all)")
+    parser.add_argument("--size", type=whole(1), help="train on so many pictures (default: all)")
     parser.add_argument(
-        "--test-size", type=int, help="measure kNN on so many pictures (default: all)"
+        "--test-size", type=whole(1), help="measure kNN on so many pictures (default: all)"
     )
     parser.add_argument(
         "--knn-every",
-        type=int,
+        type=whole(0),
         default=5,
         help="measure kNN every so many epochs; 0: at the end only",
     )
-    parser.add_argument("--log-every", type=int, default=20, help="a record every so many steps")
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=60, help="a checkpoint every so many seconds"
+        "--log-every", type=whole(1), default=20, help="a record every so many steps"
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=number(0),
+        default=60,
+        help="a checkpoint every so many seconds",
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU")
     group = parser.add_argument_group("fields of the recipe, to change them")
     for field in fields(Recipe):
         option = f"--{field.name.replace('_', '-')}"
+        # A folder may be called 2026, or null.
+        value = str if field.type in (str, "str") else _field_value
         # A field that is not given is not there at all: None would be a value.
-        group.add_argument(option, type=_field_value, default=argparse.SUPPRESS, metavar="X")
+        group.add_argument(option, type=value, default=argparse.SUPPRESS, metavar="X")
     parser.set_defaults(run=_pretrain)
 
 
@@ -74,21 +82,24 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="shapes, digits, cifar10, a folder of pictures; default: what it was trained on",
     )
     parser.add_argument(
-        "--size", type=int, help="so many training pictures for the probes (default: all)"
+        "--size", type=whole(1), help="so many training pictures for the probes (default: all)"
     )
-    parser.add_argument("--test-size", type=int, help="so many test pictures (default: all)")
+    parser.add_argument("--test-size", type=whole(1), help="so many test pictures (default: all)")
     parser.add_argument(
         "--supervised", metavar="ENCODER", help="one more row, and the other side of CKA"
     )
     parser.add_argument("--other", metavar="DATA", help="a second set of pictures, to transfer to")
     parser.add_argument(
         "--mixup",
-        type=float,
+        type=number(0),
         default=0.0,
         help="mixup's alpha in the SGD probe (default: no mixup)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the probes and of the untrained encoder"
+        "--seed",
+        type=whole(0, MOST_SEED),
+        default=0,
+        help="of the probes and of the untrained encoder",
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
     parser.add_argument("--json", metavar="FILE", help="write the reports there")
@@ -96,6 +107,17 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--figure", metavar="FOLDER", help="write gallery, audit card and curves there, as PNG"
     )
     parser.set_defaults(run=_evaluate)
+
+
+def _check_text(path: str) -> None:
+    """Raise unless a path can be written into a card, which is UTF-8."""
+    try:
+        str(Path(path).expanduser().resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"data: expected a path that is text, found one with other bytes, {path!r}, which the "
+            "encoder's card could not remember; rename the folder"
+        ) from error
 
 
 def _field_value(text: str) -> Any:
@@ -113,8 +135,9 @@ def _pretrain(args: argparse.Namespace) -> None:
     given = vars(args)
     changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
     recipe = replace(NAMED[args.recipe], **changes)
-    if isinstance(recipe.data, str) and Path(recipe.data).expanduser().is_dir():
+    if recipe.data and Path(recipe.data).expanduser().is_dir():
         if recipe.data not in ("cifar10", "digits", "pneumonia", "shapes"):
+            _check_text(recipe.data)
             # The card remembers it, and may be read in another working folder.
             recipe = replace(recipe, data=str(Path(recipe.data).expanduser().resolve()))
 
@@ -144,7 +167,7 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from replearn import data, models
-    from replearn.files import writable_folder
+    from replearn.files import writable_folder, writable_path
     from replearn.pretrain.evaluation import evaluate
     from replearn.pretrain.log import LOG, say
     from replearn.pretrain.report import compare, figures, write
@@ -156,7 +179,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.figure:  # before the work, not after it
         writable_folder(args.figure)
     if args.json:
-        writable_folder(Path(args.json).expanduser().parent)
+        writable_path(args.json)
 
     name = args.data or models.data_name(card)
     train = data.load(name, size=args.size)
@@ -207,15 +230,9 @@ def _short_names(encoders: dict[str, "nn.Module"]) -> dict[str, "nn.Module"]:
 
 
 def _moved(encoder: "nn.Module", device: str | None) -> "nn.Module":
-    import torch
+    from replearn.pretrain import distributed
 
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return encoder.to(device or default)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: expected one of this machine, such as cpu, found {device!r}: {error}"
-        ) from error
+    return encoder.to(distributed.usable(device))
 
 
 def _other_sets(args: argparse.Namespace) -> tuple["ImageSet", "ImageSet"] | None:

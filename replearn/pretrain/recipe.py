@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from replearn._command import MOST_SEED
 from replearn._schema import shown
 
 if TYPE_CHECKING:  # the command line has to know the fields of a recipe, and does without PyTorch
     from torch import nn
 
 LEAST = 1e-6
+MOST = 1_000_000  # epochs, minutes, keys of a queue
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self._make_tuples()
         _require("network", self.network, _is_network, "resnet18, small_cnn or timm:NAME")
-        _check_whole("width", self.width, low=1)
+        _check_whole("width", self.width, low=1, high=4096)
         _require("data", self.data, _is_text, "a name")
-        _check_number("epochs", self.epochs, low=LEAST)
+        _check_number("epochs", self.epochs, low=LEAST, high=MOST)
         _require("minutes", self.minutes, _is_duration, "None or a number above 0")
         _check_whole("batch_size", self.batch_size, low=2)
         _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
@@ -101,14 +103,14 @@ class Recipe:
         _check_number("grayscale", self.grayscale, low=0, high=1)
         _check_number("blur", self.blur, low=0, high=1)
         _check_number("flip", self.flip, low=0, high=1)
-        _check_whole("hidden", self.hidden, low=1)
-        _check_whole("out", self.out, low=1)
-        _check_whole("layers", self.layers, low=1)
-        _check_whole("queue", self.queue, low=0)
+        _check_whole("hidden", self.hidden, low=1, high=100_000)
+        _check_whole("out", self.out, low=1, high=100_000)
+        _check_whole("layers", self.layers, low=1, high=16)
+        _check_whole("queue", self.queue, low=0, high=MOST)
         _check_number("momentum", self.momentum, low=0, high=1)
         _check_number("average", self.average, low=0, high=0.99999)
-        _check_whole("n_small", self.n_small, low=0)
-        _check_whole("seed", self.seed, low=0)
+        _check_whole("n_small", self.n_small, low=0, high=64)
+        _check_whole("seed", self.seed, low=0, high=MOST_SEED)
         if self.queue and self.loss != "nt_xent":
             raise ValueError(
                 "recipe: a queue brings a loss of its own: expected loss nt_xent, "
@@ -141,7 +143,7 @@ def _is_network(value: Any) -> bool:
 
 
 def _is_duration(value: Any) -> bool:
-    return value is None or _is_number(value, LEAST)
+    return value is None or _is_number(value, LEAST, MOST)
 
 
 def _is_range(value: Any) -> bool:
@@ -179,9 +181,11 @@ def _check_number(name: str, value: Any, *, low: float, high: float = math.inf) 
         raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 
-def _check_whole(name: str, value: Any, *, low: int) -> None:
-    if not isinstance(value, int) or not _is_number(value, low):
+def _check_whole(name: str, value: Any, *, low: int, high: float = math.inf) -> None:
+    if not isinstance(value, int) or not _is_number(value, low, high):
         expected = f"a whole number of {low} or more"
+        if high < math.inf:
+            expected = f"a whole number from {low} to {high:,}"
         raise ValueError(f"recipe: {name}: expected {expected}, found {shown(value)}")
 
 

@@ -1,7 +1,8 @@
 """The web application: the routes, the limits on what they accept, a sentence for every refusal.
 
-A request for an image waits for its body in the event loop, then for a free thread, where it is
-decoded, embedded and answered. More requests than the limits allow are refused at once.
+A request for an image waits for its body in the event loop, then for a free thread. A process of
+this thread's decodes it; the thread embeds it and answers. More requests than the limits allow are
+refused at once.
 
 D features, C classes, M training images in the bundle.
 """
@@ -27,11 +28,13 @@ from starlette.requests import ClientDisconnect
 import replearn
 from replearn.serve import demo, schemas
 from replearn.serve.bundle import Bundle
-from replearn.serve.decode import Refused, decode_image
+from replearn.serve.decode import Refused
+from replearn.serve.decoder import DecoderPool
 
 # So many times max_bytes of a body that is too large are read and thrown away: a client that is
 # still sending does not look at the answer, and would never see why it was refused.
 READ_ON = 16
+MOST_WORKERS = 256
 HOW_TO_SHRINK = (
     "a JPEG of a few hundred pixels a side shows the network as much; or start the service with "
     "larger --max-bytes or --max-pixels"
@@ -47,9 +50,10 @@ class Limits:
     Args:
         max_bytes: Of a body.
         max_pixels: Of an image, by its header.
-        workers: Images that are worked on at a time, a thread each.
+        workers: Images that are worked on at a time, a thread and a process each; at most 256.
         queue: Requests that may wait for a thread; all others are refused with a 503.
         body_seconds: Time for a whole body to arrive.
+        decode_seconds: Time for an image to be decoded.
 
     Raises:
         ValueError: One of them is not a positive number; only `queue` may be 0.
@@ -60,12 +64,18 @@ class Limits:
     workers: int = 2
     queue: int = 16
     body_seconds: float = 10.0
+    decode_seconds: float = 2.0
 
     def __post_init__(self):
         for name, value in asdict(self).items():
             lowest = 0 if name == "queue" else 1e-3
             if not value >= lowest:  # NaN fails every comparison
                 raise ValueError(f"{name}: expected a positive number, found {value}")
+        if self.workers > MOST_WORKERS:
+            raise ValueError(
+                f"workers: expected at most {MOST_WORKERS}, each is a process, found "
+                f"{self.workers:,}"
+            )
 
     @property
     def capacity(self) -> int:
@@ -308,8 +318,11 @@ def build(bundle: Bundle, precision: str, limits: Limits) -> FastAPI:
 
 
 def _add_image_routes(app: FastAPI, bundle: Bundle, pool: WorkerPool) -> None:
+    limits = pool.limits
+    decoders = DecoderPool(limits.workers, bundle.side, limits.max_pixels, limits.decode_seconds)
+
     def feature(content: bytes) -> np.ndarray:
-        image = decode_image(content, bundle.side, max_pixels=pool.limits.max_pixels)
+        image = decoders.decode(content)
         return bundle.embed(image[None])[0]  # (D,)
 
     @_image_route(app, "/embed", schemas.Embedding, "The feature of a picture")

@@ -6,6 +6,8 @@ never with `serve`.
 
 import argparse
 
+from replearn._command import number, whole
+
 
 def add_export(commands: argparse._SubParsersAction) -> None:
     """Add the command `export`, which packs an encoder into a bundle and measures its forms.
@@ -26,10 +28,12 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "--data",
         help="shapes, cifar10, … or a folder of pictures (default: what it was trained on)",
     )
-    parser.add_argument("--size", type=int, help="fit the head to so many pictures (default: all)")
+    parser.add_argument(
+        "--size", type=whole(1), help="fit the head to so many pictures (default: all)"
+    )
     parser.add_argument(
         "--test-size",
-        type=int,
+        type=whole(1),
         default=2000,
         help="measure on so many pictures at most (default: 2000)",
     )
@@ -47,7 +51,7 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0: for the whole network (default: this machine)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--port", type=whole(0, 65535), default=8000, help="0: any free one")
     parser.add_argument(
         "--precision",
         choices=("int8", "fp32"),
@@ -55,22 +59,31 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
         "more than 2 points",
     )
     parser.add_argument(
-        "--workers", type=int, default=2, help="pictures worked on at a time, a thread each"
+        "--workers",
+        type=whole(1, 256),
+        default=2,
+        help="pictures worked on at a time, a thread and a process each",
     )
     parser.add_argument(
-        "--queue", type=int, default=16, help="pictures that may wait; all others get a 503"
+        "--queue", type=whole(0), default=16, help="pictures that may wait; all others get a 503"
     )
     parser.add_argument(
         "--max-bytes",
-        type=int,
+        type=whole(1),
         default=2_000_000,
         help="of a picture's file; larger ones get a 413 (default: 2000000)",
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=whole(1),
         default=4_000_000,
         help="width times height of a picture; larger ones get a 413 (default: 4000000)",
+    )
+    parser.add_argument(
+        "--decode-seconds",
+        type=number(0, above=True),
+        default=2.0,
+        help="for decoding a picture; longer ones are stopped and get a 413 (default: 2)",
     )
     # How `start` makes the service end together with the process that started it.
     parser.add_argument("--until-stdin-closes", action="store_true", help=argparse.SUPPRESS)
@@ -79,15 +92,17 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from replearn import data, models
-    from replearn.serve.exporting import export
+    from replearn.serve.exporting import check_place, export
     from replearn.serve.measure import as_text
 
+    check_place(args.folder)  # before the work, not after it
     encoder = models.load(args.encoder)
     card = models.card(args.encoder)
     name = args.data or models.data_name(card)
     train = data.load(name, size=args.size)
-    test = data.load(name, split="test")
-    if len(test) > args.test_size:
+    # Shapes are drawn: there are as many as one asks for, and drawing all takes its time.
+    test = None if name == "shapes" else data.load(name, split="test")
+    if test is None or len(test) > args.test_size:
         test = data.load(name, split="test", size=args.test_size)
     side = train.images.shape[2]
     about = export(encoder, args.folder, train, test=test, side=side, card=card)
@@ -108,5 +123,6 @@ def _serve(args: argparse.Namespace) -> None:
         queue=args.queue,
         max_bytes=args.max_bytes,
         max_pixels=args.max_pixels,
+        decode_seconds=args.decode_seconds,
         until_stdin_closes=args.until_stdin_closes,
     )

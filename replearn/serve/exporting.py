@@ -119,6 +119,23 @@ def _check_input(train: ImageSet, side: int, card: dict[str, Any]) -> None:
         ) from error
 
 
+def check_place(folder: str | Path) -> None:
+    """Raise unless a bundle can be written into a folder; nothing is left there.
+
+    Args:
+        folder: Where `export` shall write it.
+
+    Raises:
+        ValueError: The folder has something else in it, or a package is not installed.
+        OSError: It cannot be written to.
+    """
+    _check_packages()
+    folder = Path(folder).expanduser().resolve()
+    _check_folder(folder)
+    there = next(parent for parent in folder.parents if parent.exists())
+    files.writable_folder(there)
+
+
 def _check_packages() -> None:
     try:
         import onnx  # noqa: F401  (torch.onnx.export and the quantizer need it)
@@ -131,6 +148,11 @@ def _check_packages() -> None:
 
 def _check_folder(folder: Path) -> None:
     """Raise unless the folder is absent, empty or a bundle: nobody's files are to be lost."""
+    if not folder.name or (folder.exists() and not folder.is_dir()):
+        found = "a file" if folder.name else "the root of the disk"
+        raise ValueError(
+            f"{folder}: expected a folder for the bundle, found {found}; choose another path"
+        )
     if not folder.exists():
         return
     known = {*bundle.FILES, bundle.MANIFEST}

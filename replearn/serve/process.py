@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replearn.serve import children
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
@@ -47,7 +49,8 @@ def create_app(bundle: Bundle, *, precision: str | None = None, **limits: float)
         precision: What is shown as the form of the encoder; None for that of the bundle.
         **limits: Of `replearn.serve.app.Limits`. `max_bytes` (2,000,000) and `max_pixels`
             (4,000,000) of an image; `workers` (2) images are worked on at a time and `queue` (16)
-            wait, all others get a 503 with Retry-After; `body_seconds` (10) for a body to arrive.
+            wait, all others get a 503 with Retry-After; `body_seconds` (10) for a body to arrive,
+            `decode_seconds` (2) for an image to be decoded.
 
     Returns:
         The application, ready for any ASGI server.
@@ -98,8 +101,8 @@ def start(
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
-                **_own_process_group(),
+                env=children.environment(),
+                **children.own_process_group(),
             )
         try:
             yield _wait_for_address(process, log, time.monotonic() + seconds)
@@ -117,6 +120,7 @@ def serve(
     queue: int = 16,
     max_bytes: int = 2_000_000,
     max_pixels: int = 4_000_000,
+    decode_seconds: float = 2.0,
     until_stdin_closes: bool = False,
 ) -> None:
     """Run the service of a bundle in this process until Ctrl-C.
@@ -130,6 +134,7 @@ def serve(
         queue: Requests that may wait; all others get a 503.
         max_bytes: Of the file of an image; more get a 413.
         max_pixels: Of an image, by its header; more get a 413.
+        decode_seconds: For decoding an image; what takes longer is ended and gets a 413.
         until_stdin_closes: Also end when standard input does.
 
     Raises:
@@ -145,7 +150,12 @@ def serve(
         raise ValueError(f"{MISSING} ({error})") from error
     bundle = open_bundle(folder, precision=precision)
     app = create_app(
-        bundle, workers=workers, queue=queue, max_bytes=max_bytes, max_pixels=max_pixels
+        bundle,
+        workers=workers,
+        queue=queue,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        decode_seconds=decode_seconds,
     )
     with _listen(host, port) as listener:
         server = _make_server(app)
@@ -162,27 +172,6 @@ def serve(
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             print("stopped", flush=True)
-
-
-def _environment() -> dict[str, str]:
-    """Return variables with which the service finds this package and uses one thread a request."""
-    search_path = [str(Path(__file__).parents[2])]
-    if os.environ.get("PYTHONPATH"):
-        search_path.append(os.environ["PYTHONPATH"])
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(search_path),
-        "PYTHONUTF8": "1",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-
-
-def _own_process_group() -> dict[str, int | bool]:
-    """Return what keeps a Ctrl-C, or a notebook's stop button, for this process alone."""
-    if os.name == "nt":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
 
 
 def _wait_for_address(process: subprocess.Popen, log: Path, deadline: float) -> str:

@@ -28,7 +28,7 @@ REFUSALS: dict[int, Refusal] = {  # by HTTP status
         example="the body stalled: expected all of it within 10 s, found 512 bytes",
     ),
     413: Refusal(
-        when="Too many bytes, or too many pixels by the picture's header",
+        when="Too many bytes, too many pixels by the picture's header, or too long to decode",
         example="the picture is too large: expected at most 4,000,000 pixels, "
         "found 20000 x 20000 = 400,000,000; send a smaller one: a JPEG of a few hundred pixels a "
         "side shows the network as much",

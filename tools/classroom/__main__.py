@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from replearn import _command
 from tools import notebooks
 
 NO_BUBBLEWRAP = (
@@ -50,7 +51,7 @@ def grade_command(args: argparse.Namespace) -> int:
         print(f"\nstopped; the rows so far are in {path}")
         return 130
     except OSError as error:
-        raise SystemExit(f"grade: {path} cannot be written: {error.strerror}") from None
+        raise SystemExit(f"grade: {path} cannot be written: {error.strerror or error}") from None
     show("\r")
     graded = {grade.notebook for grade in grades}
     print(f"{grading.table(grades)}\n\n{len(graded)} notebooks; {path}")
@@ -65,22 +66,9 @@ def _show_nothing(text: str) -> None:
     """Keep silent where the output is a file, in which a line cannot be written over."""
 
 
-def _positive(kind: type) -> Callable[[str], float]:
-    """Return a function that reads a positive number of this kind."""
-
-    def number(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    number.__name__ = f"positive {kind.__name__}"  # argparse shows it
-    return number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.classroom", description=__doc__)
+    parser = _command.Parser(prog="python -m tools.classroom", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     writing = commands.add_parser("class", help=class_command.__doc__)
@@ -104,10 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--csv", type=Path, help="the table as a file (default: FOLDER/grades.csv)"
     )
     grading.add_argument(
-        "--seconds", type=_positive(float), default=10.0, help="time for one exercise (default: 10)"
+        "--seconds",
+        type=_command.number(0, above=True),
+        default=10.0,
+        help="time for one exercise (default: 10)",
     )
     grading.add_argument(
-        "--memory", type=_positive(int), default=1024, help="MB for one exercise (default: 1024)"
+        "--memory",
+        type=_command.whole(1, 1_000_000),
+        default=1024,
+        help="MB for one exercise (default: 1024)",
     )
     grading.add_argument(
         "--unprotected",
@@ -116,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     args = parser.parse_args(arguments)
-    return args.function(args)
+    return _command.run(args.function, args)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from replearn import _command
 from tools import notebooks
 from tools.lint_course.course import COURSE_RULES
 from tools.lint_course.imports import IMPORT_RULES
@@ -29,14 +30,18 @@ def all_faults(root: Path, names: Sequence[str], *, lessons_only: bool) -> Itera
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.lint_course", description=__doc__)
+    parser = _command.Parser(prog="python -m tools.lint_course", description=__doc__)
     parser.add_argument(
         "lessons",
         nargs="*",
         metavar="NN",
         help="numbers of lessons (default: all of them, and the rules for the whole course)",
     )
-    args = parser.parse_args(arguments)
+    return _command.run(check_command, parser.parse_args(arguments))
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """Print the faults; return 1 if there are any."""
     names = [source.stem for source in notebooks.sources(args.lessons)]
     faults = list(all_faults(notebooks.ROOT, names, lessons_only=bool(args.lessons)))
     for fault in faults:

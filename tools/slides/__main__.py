@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from replearn import _command
 from tools import notebooks
 
 
@@ -25,14 +26,14 @@ def write_command(args: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__)
+    parser = _command.Parser(prog="python -m tools.slides", description=__doc__)
     parser.add_argument(
         "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("build/slides"), help="where to (default: build/slides)"
     )
-    return write_command(parser.parse_args(arguments))
+    return _command.run(write_command, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
