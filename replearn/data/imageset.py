@@ -267,8 +267,8 @@ def load(
     if name in sources:
         if side != SIDE:
             raise ValueError(
-                f"side: expected {SIDE}, the size of the pictures of {name}, found {side}; a folder "
-                "of pictures and shapes have any"
+                f"side: expected {SIDE}, the size of the pictures of {name}, found {side}; a "
+                "folder of pictures and shapes have any"
             )
         arrays = sources[name].read()
     else:

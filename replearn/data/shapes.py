@@ -3,8 +3,9 @@
 An object is given by its signed distance: how far a point is from the object's edge, negative
 inside. A pixel whose distance is within half a pixel of 0 is blended, which makes edges smooth.
 
-Shapes: N images of S pixels a side, 32 if nothing else is asked for. Coordinates run from -1 to 1, x to the right and y down.
-An object is drawn in coordinates of its own, centered, upright and with a radius of about 1.
+Shapes: N images of S pixels a side, 32 if nothing else is asked for. Coordinates run from -1 to 1,
+x to the right and y down. An object is drawn in coordinates of its own, centered, upright and with
+a radius of about 1.
 """
 
 import math

@@ -18,7 +18,7 @@ _HOME = {  # public name: the module it comes from
     "evaluate": "replearn.pretrain.evaluation",
     "TensorBoard": "replearn.pretrain.board",
     "few_shot": "replearn.pretrain.evaluation",
-    "finetune": "replearn.pretrain.finetune",
+    "finetune": "replearn.pretrain.finetuning",
     "gallery": "replearn.pretrain.report",
     "live": "replearn.pretrain.log",
     "plot_log": "replearn.pretrain.log",

@@ -179,6 +179,11 @@ def _pretrain(args: argparse.Namespace) -> None:
     from replearn.pretrain import distributed, pretrain
 
     recipe = _recipe(args)
+    if args.size is not None and args.size < recipe.batch_size:
+        raise ValueError(
+            f"--size: expected {recipe.batch_size} or more, the --batch-size, found {args.size} "
+            "pictures; their height and width in pixels are --side"
+        )
     probe_data = args.probe_data or recipe.data
     is_monitored = args.probe_data is not None or not recipe.unlabeled
 
@@ -217,7 +222,7 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    """Return the recipe that was asked for; a folder is written out, and flat ones are unlabeled."""
+    """Return the recipe that was asked for; a flat folder is unlabeled, and its path absolute."""
     given = vars(args)
     changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
     recipe = replace(NAMED[args.recipe], **changes)
@@ -255,13 +260,12 @@ def _tensorboard(args: argparse.Namespace, rank: int) -> Iterator["TensorBoard |
 
 def _finetune(args: argparse.Namespace) -> None:
     from replearn import data, models
-    from replearn.pretrain import finetune
-    from replearn.pretrain.log import say
+    from replearn.pretrain import finetuning
 
     card = models.card(args.encoder)
     encoder = _moved(models.load(args.encoder), args.device)
     folder = args.folder or f"{args.encoder.rstrip('/').removesuffix('.safetensors')}-finetuned"
-    folder = finetune.writable(folder)
+    folder = finetuning.writable(folder)
     side = card.get("side", data.SIDE)
     train = data.load(args.data, size=args.size, seed=args.seed, side=side)
     if args.shots is not None:
@@ -275,16 +279,16 @@ def _finetune(args: argparse.Namespace) -> None:
         flip=args.flip,
         seed=args.seed,
     )
-    result = finetune.finetune(encoder, train, test, head_only=args.head_only, **settings)
+    result = finetuning.finetune(encoder, train, test, head_only=args.head_only, **settings)
     name = str(Path(args.data).expanduser().resolve()) if _is_folder(args.data) else args.data
-    finetune.save(folder, result, card=card, data=name, settings=settings)
+    finetuning.save(folder, result, card=card, data=name, settings=settings)
 
     print(f"{name}: {len(train):,} training and {len(test):,} test pictures, accuracy in %")
     print("before: a linear probe of the encoder as it was")
     if args.head_only:
         print("after: the same, since only the head was trained: it is the probe's")
-    print(finetune.table(result.report))
-    warning = finetune.warning(result.report)
+    print(finetuning.table(result.report))
+    warning = finetuning.warning(result.report)
     if warning:
         print(f"warning: {warning}")
     print(f"encoder and head: {folder}")
