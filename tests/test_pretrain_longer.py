@@ -270,7 +270,7 @@ def test_the_probe_is_a_softmax_regression_by_adam():
     assert encoder[1].weight.grad is None
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager"])
 def test_a_compiled_encoder_is_listened_to_as_well(backend, monkeypatch):
     from replearn.pretrain import step
     from replearn.pretrain.loop import _online_probe
