@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from replearn import _command
-from replearn.pretrain.cli import add_evaluate, add_pretrain
+from replearn.pretrain.cli import add_evaluate, add_finetune, add_pretrain
 from replearn.serve.cli import add_export, add_serve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one of the commands pretrain, evaluate, export and serve.
+    """Run one of the commands pretrain, evaluate, finetune, export and serve.
 
     Args:
         arguments: The words after `python -m replearn`; None for those of this process.
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(required=True, metavar="command")
     add_pretrain(commands)
     add_evaluate(commands)
+    add_finetune(commands)
     add_export(commands)
     add_serve(commands)
     args = parser.parse_args(arguments)

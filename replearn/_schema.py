@@ -152,6 +152,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ListOf:
+    """A list of values of one kind.
+
+    Args:
+        kind: The kind.
+        most: The longest list.
+    """
+
+    kind: Kind
+    most: int = 10_000
+
+    def fault(self, value: Any) -> str | None:
+        """Return what is wrong with a value, or None."""
+        if not isinstance(value, list) or len(value) > self.most:
+            return _differs(f"a list of at most {self.most:,}", value)
+        for index, item in enumerate(value):
+            fault = self.kind.fault(item)
+            if fault is not None:
+                return _at(f"[{index}]", fault)
+        return None
+
+
+@dataclass(frozen=True)
 class Names:
     """A list of different texts.
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 MOST_WIDTH = 65_536
 LEAST_WEIGHTS = 100  # times the width squared: our networks have more
 MOST_SIDE = 4096
+HALVED_FROM = 48  # pixels a side: from here on the first layer of a network halves the resolution
+POOLED_FROM = 80  # pixels a side: from here on a ResNet's first max-pool halves it again
 MISFIT = "these are not the weights of its card: fetch card and weights again"
 CARD = _schema.Record(  # as far as it is read here; a card may say more
     needed={"sha256": _schema.SHA256},
@@ -33,8 +36,11 @@ CARD = _schema.Record(  # as far as it is read here; a card may say more
         ),
         "side": _schema.Whole(1, MOST_SIDE),
         "data": _schema.Text(),
+        "labels": _schema.Choice(("none",)),
+        "head": _schema.Record({"sha256": _schema.SHA256, "class_names": _schema.Names()}),
     },
 )
+NO_LABELS = "none"  # the entry "labels" of an encoder that was trained on images without labels
 REMEDY = "this is not the card of an encoder as models.save writes it: fetch card and weights again"
 
 
@@ -54,19 +60,22 @@ class Center(nn.Module):
         return (x - 0.5) * 4
 
 
-def _block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def _block(in_channels: int, out_channels: int, stride: int, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     )
 
 
-def small_cnn(width: int = 32) -> nn.Sequential:
+def small_cnn(width: int = 32, *, side: int = 32) -> nn.Sequential:
     """Build four convolutions and a 2 x 2 average, which two CPU cores train in a minute.
+
+    For larger images the first convolution, 7 x 7, has stride 4 in place of 2.
 
     Args:
         width: Channels of the first convolution. The last one has four times as many.
+        side: Height and width of the images in pixels; from 48 on they count as larger ones.
 
     Returns:
         An encoder of D = 16 * width features, with new weights from torch's global generator.
@@ -81,7 +90,7 @@ def small_cnn(width: int = 32) -> nn.Sequential:
     """
     layers = OrderedDict(
         center=Center(),
-        block1=_block(3, width, 2),
+        block1=_block(3, width, 2) if side < HALVED_FROM else _block(3, width, 4, kernel=7),
         block2=_block(width, 2 * width, 2),
         block3=_block(2 * width, 4 * width, 2),
         block4=_block(4 * width, 4 * width, 1),
@@ -95,15 +104,18 @@ def small_cnn(width: int = 32) -> nn.Sequential:
     return encoder.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
 
-def resnet18(width: int = 64) -> nn.Sequential:
-    """Build a ResNet-18 for 32 x 32 images: its first convolution keeps the resolution.
+def resnet18(width: int = 64, *, side: int = 32) -> nn.Sequential:
+    """Build a ResNet-18 whose stem fits the size of the images.
 
-    The stem is a 3 x 3 convolution of stride 1 without the max-pool after it. Width 64 is
-    torchvision's network; another width has the same layers with proportionally more or fewer
-    channels.
+    Up to 47 pixels a side the stem is a 3 x 3 convolution of stride 1, which keeps the resolution;
+    from 48 on torchvision's 7 x 7 convolution of stride 2; from 80 on with torchvision's max-pool
+    after it. So the last features are 3 x 3 or 4 x 4 for images of 32, 64, 96 and 128 pixels, and
+    the work is about that for 32 pixels. Width 64 is torchvision's network; another width has the
+    same layers with proportionally more or fewer channels.
 
     Args:
         width: Channels of the first convolution, a multiple of 8.
+        side: Height and width of the images in pixels.
 
     Returns:
         An encoder of D = 8 * width features, with new weights from torch's global generator.
@@ -122,10 +134,14 @@ def resnet18(width: int = 64) -> nn.Sequential:
     if width < 8 or width % 8:
         raise ValueError(f"width: expected a multiple of 8, found {width}")
     net = _narrow_resnet(width)
-    net.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+    if side < HALVED_FROM:
+        net.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+    else:
+        net.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
     net.bn1 = nn.BatchNorm2d(width)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.maxpool = nn.Identity()
+    if side < POOLED_FROM:
+        net.maxpool = nn.Identity()
     net.fc = nn.Identity()
     return nn.Sequential(OrderedDict(center=Center(), net=net))
 
@@ -150,7 +166,8 @@ def build_encoder(network: str, width: int, side: int = 32) -> nn.Sequential:
         network: `small_cnn`, `resnet18`, or `timm:NAME` for a network of the library timm.
         width: Channels of the first convolution. Networks of timm have a width of their own and
             ignore it.
-        side: Side of the images in pixels. Only the transformers of timm have to know it.
+        side: Side of the images in pixels, which the first layers fit. Convolutional networks of
+            timm are the same for every size.
 
     Returns:
         The encoder, with new weights from torch's global generator.
@@ -163,9 +180,9 @@ def build_encoder(network: str, width: int, side: int = 32) -> nn.Sequential:
         torch.Size([2, 64])
     """
     if network == "small_cnn":
-        return small_cnn(width)
+        return small_cnn(width, side=side)
     if network == "resnet18":
-        return resnet18(width)
+        return resnet18(width, side=side)
     if isinstance(network, str) and network.startswith("timm:"):
         return _timm_encoder(network.removeprefix("timm:"), side)
     raise ValueError(f"network: expected small_cnn or resnet18 or timm:NAME, found {network!r}")
@@ -372,6 +389,27 @@ def data_name(card: dict[str, Any]) -> str:
     return "cifar10" if described.startswith("CIFAR-10 (") else described
 
 
+def labeled_data_name(card: dict[str, Any]) -> str:
+    """Return `data_name`, for what has to know the classes of the images.
+
+    Args:
+        card: From `card`.
+
+    Returns:
+        The name or the path of images with labels.
+
+    Raises:
+        ValueError: The encoder was trained on images without labels.
+    """
+    if card.get("labels") == NO_LABELS:
+        raise ValueError(
+            f"{card['path']}: expected pictures with labels, found that it was trained on "
+            f"{data_name(card)} without; give some with --data LABELED_FOLDER, which has a "
+            "sub-folder for each class"
+        )
+    return data_name(card)
+
+
 def load(name: str | os.PathLike) -> nn.Module:
     """Load an encoder.
 
@@ -416,6 +454,60 @@ def load(name: str | os.PathLike) -> nn.Module:
     _check.tensors(card["path"], tensors, encoder.state_dict(), remedy=MISFIT)
     encoder.load_state_dict(tensors)
     return encoder.eval()
+
+
+def save_head(
+    path: str | os.PathLike, weight: torch.Tensor, bias: torch.Tensor, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Write a linear head beside an encoder, as `path`.head.safetensors.
+
+    Args:
+        path: As for `save`.
+        weight: (C, D), for features as the encoder gives them.
+        bias: (C,).
+        class_names: The names of the C classes.
+
+    Returns:
+        The entry `head` for the card of the encoder; `load_head` believes the file by it alone.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
+    from safetensors.torch import save as to_bytes
+
+    tensors = {"weight": weight.detach().cpu().float(), "bias": bias.detach().cpu().float()}
+    content = to_bytes({name: x.contiguous() for name, x in tensors.items()})
+    write_atomically(f"{_without_suffix(path)}.head.safetensors", content)
+    return {"sha256": hashlib.sha256(content).hexdigest(), "class_names": list(class_names)}
+
+
+def load_head(name: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor, list[str]] | None:
+    """Return the linear head that was saved beside an encoder.
+
+    Args:
+        name: As for `load`.
+
+    Returns:
+        The weight (C, D), the bias (C,) and the class names; None if the card names no head.
+
+    Raises:
+        ValueError: There is no such encoder, or the head is damaged or of another form.
+        OSError: The file cannot be read.
+    """
+    stem = _find(name)
+    about = _read_card(stem).get("head")
+    if about is None:
+        return None
+    path = f"{stem}.head.safetensors"
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise ValueError(f"{path}: expected SHA-256 {about['sha256'][:12]}…: damaged, make it anew")
+    tensors = _read_weights(path, content)
+    count = len(about["class_names"])
+    dim = tensors["weight"].shape[-1] if tensors.get("weight", torch.empty(0)).ndim == 2 else 1
+    expected = {"weight": torch.empty(count, dim), "bias": torch.empty(count)}
+    _check.tensors(path, tensors, expected, remedy=MISFIT)
+    return tensors["weight"].float(), tensors["bias"].float(), about["class_names"]
 
 
 def _read_weights(path: str, content: bytes) -> dict[str, torch.Tensor]:

@@ -72,7 +72,7 @@ def quick(made, monkeypatch):
     """
     interruptions = []
 
-    def copy_a_bundle(encoder, partial, train, side, card):
+    def copy_a_bundle(encoder, partial, train, side, card, head):
         shutil.copytree(made, partial, dirs_exist_ok=True)
         for interrupt in interruptions:
             interrupt()

@@ -4,6 +4,6 @@
 this package, which is imported when the data set is asked for.
 """
 
-from replearn.data.imageset import ImageSet, available, cache_folder, load, rank_in_class
+from replearn.data.imageset import SIDE, ImageSet, available, cache_folder, load, rank_in_class
 
-__all__ = ["ImageSet", "available", "cache_folder", "load", "rank_in_class"]
+__all__ = ["SIDE", "ImageSet", "available", "cache_folder", "load", "rank_in_class"]

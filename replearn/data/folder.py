@@ -1,15 +1,18 @@
 """A folder of images: find them, check that they are a data set, decode them.
 
 A folder holds ``{train,test}/<class>/*``, with or without a ``val/`` beside them, or ``<class>/*``.
+Without labels it may hold images at any depth, under any names.
 """
 
 import hashlib
 import io
+import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +20,7 @@ import numpy as np
 
 from replearn import image_file
 from replearn.data.cache import cached
-from replearn.data.imageset import SPLITS, TEST, Arrays, fixed_fifth
+from replearn.data.imageset import SIDE, SPLITS, TEST, Arrays, fixed_fifth
 
 SUFFIXES = (
     ".jpg",
@@ -36,7 +39,6 @@ MORE_SUFFIXES = (".avif", ".heic", ".heif")  # where Pillow can, with a plug-in 
 LEFT_BY_SYSTEMS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 LONGEST_NAME = 100  # bytes of a folder's name that the name of its file in the cache repeats
 NAMES_SHOWN = 10  # of damaged files
-SIDE = 32
 CHUNK = (
     100  # images that a thread decodes at a time; one by one, threads mostly wait for each other
 )
@@ -62,7 +64,25 @@ def readable_suffixes() -> tuple[str, ...]:
     return SUFFIXES + tuple(suffix for suffix in MORE_SUFFIXES if suffix in registered)
 
 
-def read_folder(folder: Path, *, skip_damaged: bool = False) -> Arrays:
+def is_flat(folder: Path) -> bool:
+    """Return whether images lie in a folder itself and none in its sub-folders: without classes.
+
+    Args:
+        folder: An existing folder.
+    """
+    suffixes = readable_suffixes()
+    found = False
+    for place, names in _walk(folder):
+        if any(Path(name).suffix.lower() in suffixes for name in names):
+            if place != folder:
+                return False
+            found = True
+    return found
+
+
+def read_folder(
+    folder: Path, *, skip_damaged: bool = False, side: int = SIDE, unlabeled: bool = False
+) -> Arrays:
     """Return the images of a folder, shuffled, from the cache where nothing has changed.
 
     What is in the folder and is not read is counted in a warning: "9 files skipped: .heic 5,
@@ -73,47 +93,65 @@ def read_folder(folder: Path, *, skip_damaged: bool = False) -> Arrays:
             fifth of each class becomes the test split. Of ``train/`` and ``val/`` without
             ``test/``, the second is the test split.
         skip_damaged: Whether files that cannot be decoded are left out with a warning.
+        side: Height and width of the images, in pixels.
+        unlabeled: Whether all images at any depth are read, and nothing is taken for a class. All
+            of them are for training; only ``test/`` and ``val/`` beside ``train/`` are splits of
+            their own.
 
     Returns:
-        The images, cropped to the square in the middle and resized to 32 x 32 pixels.
+        The images, cropped to the square in the middle and resized to side x side pixels. Without
+        labels there are no class names, and every label is 0.
 
     Raises:
-        ValueError: The folder holds no data set, or files are no images.
+        ValueError: The folder holds no data set, or files are no images, or there are more than
+            the memory holds.
     """
     roots = _split_folders(folder)
     has_splits = len(roots) > 1
-    image_files, skipped = _find(folder, roots)
-    _check_classes(folder, roots, image_files)
+    if unlabeled:
+        image_files, skipped = _find_at_any_depth(folder, roots if has_splits else {})
+        _check_unlabeled(folder, image_files)
+        roots = dict.fromkeys(range(len(SPLITS)), ".")
+        pattern = "*"
+    else:
+        image_files, skipped = _find(folder, roots)
+        _check_classes(folder, roots, image_files)
+        pattern = "<class>/*"
     if skipped:
         files = "file" if skipped.total() == 1 else "files"
         kinds = ", ".join(f"{kind} {count}" for kind, count in skipped.most_common())
         warnings.warn(
             f"{folder}: {skipped.total()} {files} skipped: {kinds} (read are "
-            f"<class>/*{{{', '.join(readable_suffixes())}}})",
+            f"{pattern}{{{', '.join(readable_suffixes())}}})",
             stacklevel=3,
         )
+    _check_memory(folder, len(image_files), side)
     # An image that is changed, added or taken away changes the key.
     listing = repr([tuple(image_file) for image_file in image_files])
     key = hashlib.sha256(f"{skip_damaged} {listing}".encode(errors="surrogatepass")).hexdigest()
     folder_id = hashlib.sha256(bytes(folder)).hexdigest()[:8]
     short_name = bytes(folder.name, "utf-8", "replace")[:LONGEST_NAME].decode(errors="ignore")
+    form = "" if side == SIDE else f"-{side}"
+    if unlabeled:
+        form += "-unlabeled"
 
     def read() -> Arrays:
         # Shuffled, so that a first part of the data set holds all classes.
         order = np.random.default_rng(0).permutation(len(image_files))
         shuffled = [image_files[i] for i in order]
         paths = [folder / roots[f.part] / f.folder / f.file_name for f in shuffled]
-        images, is_whole = _decode_all(paths, skip_damaged=skip_damaged)
+        images, is_whole = _decode_all(paths, skip_damaged=skip_damaged, side=side)
         whole = [f for f, decoded in zip(shuffled, is_whole, strict=True) if decoded]
+        part = np.array([image_file.part for image_file in whole])
+        if unlabeled:
+            return Arrays(images, np.zeros(len(whole), np.int64), part, ())
         names = [image_file.class_name for image_file in whole]
         class_names, labels = np.unique(names, return_inverse=True)
-        if has_splits:
-            part = np.array([image_file.part for image_file in whole])
-        else:
+        if not has_splits:
             part = fixed_fifth(labels)
         return Arrays(images, labels, part, tuple(class_names.tolist()))
 
-    return cached(f"{short_name}-{folder_id}.npz", key, read)
+    return cached(f"{short_name}-{folder_id}{form}.npz", key, read)
 
 
 def _split_folders(folder: Path) -> dict[int, str]:
@@ -154,6 +192,8 @@ def _find(folder: Path, roots: dict[int, str]) -> tuple[list[ImageFile], Counter
     for part, root in roots.items():
         for class_folder in _visible(folder / root):
             if not class_folder.is_dir():
+                if class_folder.suffix.lower() in suffixes:
+                    skipped["beside the class folders"] += 1
                 continue
             # "e with an accent" can be spelled as one letter or as two, and looks the same.
             class_name = unicodedata.normalize("NFC", class_folder.name)
@@ -167,18 +207,85 @@ def _find(folder: Path, roots: dict[int, str]) -> tuple[list[ImageFile], Counter
                 elif not path.exists():
                     skipped["broken links"] += 1
                 else:
-                    status = path.stat()
-                    image_files.append(
-                        ImageFile(
-                            part,
-                            class_name,
-                            class_folder.name,
-                            path.name,
-                            status.st_size,
-                            status.st_mtime_ns,
-                        )
-                    )
+                    found = _image_file(part, class_name, class_folder.name, path)
+                    image_files.append(found)
     return sorted(image_files), skipped
+
+
+def _image_file(part: int, class_name: str, place: str, path: Path) -> ImageFile:
+    status = path.stat()
+    return ImageFile(part, class_name, place, path.name, status.st_size, status.st_mtime_ns)
+
+
+def _find_at_any_depth(
+    folder: Path, splits: dict[int, str]
+) -> tuple[list[ImageFile], Counter[str]]:
+    """Return all image files below a folder, sorted, and counts of what is skipped.
+
+    Args:
+        folder: Where to look. Folders that are links are not followed: they may lead back here.
+        splits: The name of the sub-folder of each split; what is in no such folder is for training.
+    """
+    suffixes = readable_suffixes()
+    part_of = {name: part for part, name in splits.items()}
+    image_files = []
+    skipped = Counter()
+    for place, names in _walk(folder, skipped):
+        inner = place.relative_to(folder)
+        part = part_of.get(inner.parts[0], 0) if inner.parts else 0
+        for name in names:
+            path = place / name
+            if path.suffix.lower() not in suffixes:
+                skipped[path.suffix.lower() or "without a suffix"] += 1
+            elif not path.exists():
+                skipped["broken links"] += 1
+            else:
+                image_files.append(_image_file(part, "", inner.as_posix(), path))
+    return sorted(image_files), skipped
+
+
+def _walk(folder: Path, skipped: Counter[str] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each visible folder below a folder, itself first, with the names of its visible files.
+
+    Args:
+        folder: Where to begin.
+        skipped: Counts the folders that are links; they are not followed.
+    """
+    for place, folder_names, file_names in os.walk(folder):
+        visible = [name for name in sorted(folder_names) if not _is_hidden(Path(name))]
+        links = [name for name in visible if Path(place, name).is_symlink()]
+        if skipped is not None and links:
+            skipped["linked folders"] += len(links)
+        folder_names[:] = [name for name in visible if name not in links]  # where to go on
+        yield Path(place), [name for name in sorted(file_names) if not _is_hidden(Path(name))]
+
+
+def _check_unlabeled(folder: Path, image_files: list[ImageFile]) -> None:
+    if not any(image_file.part == 0 for image_file in image_files):
+        raise ValueError(
+            f"{folder}: expected pictures ({' '.join(readable_suffixes())}) in it or in its "
+            f"sub-folders, found {len(image_files)} to train on"
+        )
+
+
+def _check_memory(folder: Path, count: int, side: int) -> None:
+    """Raise if the images, once as they are kept and once as they are selected, do not fit."""
+    needed = 2 * count * 3 * side**2
+    memory = _memory()
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"{folder}: expected pictures for which the {memory / 1e9:.1f} GB of memory of this "
+            f"machine are enough, found {count:,} that take {needed / 1e9:.1f} GB at "
+            f"{side} x {side} pixels; choose a smaller side, or a folder with fewer pictures"
+        )
+
+
+def _memory() -> int | None:
+    """Return the bytes of memory that this machine has, or None where nobody says."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -217,49 +324,60 @@ def _check_classes(folder: Path, roots: dict[int, str], image_files: list[ImageF
             f"{folder}: expected pictures ({' '.join(readable_suffixes())}) in every <class>/ or "
             "train/<class>/ and test/<class>/, two classes or more, test ones also in train; "
             f"found {'; '.join(culprits)}: found the folders {found}, and pictures in {with_images}"
+            "; where nothing says the class, unlabeled=True (pretrain --unlabeled) reads them all"
         )
 
 
-def decode(image_files: Sequence[Path | io.BytesIO]) -> np.ndarray:
+def decode(image_files: Sequence[Path | io.BytesIO], *, side: int = SIDE) -> np.ndarray:
     """Decode images on all cores, with a progress bar where there are many.
 
     Args:
         image_files: Paths, or files in memory; one or more.
+        side: Height and width of the result, in pixels.
 
     Returns:
-        (N, 3, 32, 32), uint8: of each image the square in the middle, resized.
+        (N, 3, side, side), uint8: of each image the square in the middle, resized.
 
     Raises:
         ValueError: Files are no images, or too large ones. The message names them.
     """
-    images, _ = _decode_all(image_files, skip_damaged=False)
+    images, _ = _decode_all(image_files, skip_damaged=False, side=side)
     return images
 
 
 def _decode_all(
-    image_files: Sequence[Path | io.BytesIO], *, skip_damaged: bool
+    image_files: Sequence[Path | io.BytesIO], *, skip_damaged: bool, side: int = SIDE
 ) -> tuple[np.ndarray, list[bool]]:
-    """Return the images (n, 3, 32, 32) that could be decoded, and whether each file could."""
+    """Return the images (n, 3, side, side) that could be decoded, and whether each file could."""
     from tqdm.auto import tqdm
 
     starts = range(0, len(image_files), CHUNK)
     chunks = [image_files[start : start + CHUNK] for start in starts]
+    # One array, filled as they come: a list beside it would need the memory twice.
+    images = np.empty((len(image_files), 3, side, side), np.uint8)
+    is_whole = []
+    faults = []
     with ThreadPoolExecutor() as pool:
-        decoded = pool.map(_decode_chunk, chunks)
+        decoded = pool.map(partial(_decode_chunk, side=side), chunks)
         bar = tqdm(
             decoded, "reading pictures", len(chunks), unit_scale=CHUNK, disable=len(chunks) < 20
         )
-        results = [result for chunk in bar for result in chunk]
-    images = [result for result in results if isinstance(result, np.ndarray)]
-    faults = [result for result in results if isinstance(result, str)]
-    if faults and (not skip_damaged or not images):
+        for chunk in bar:
+            for result in chunk:
+                is_image = isinstance(result, np.ndarray)
+                if is_image:
+                    images[len(is_whole)] = result.transpose(2, 0, 1)
+                else:
+                    faults.append(result)
+                is_whole.append(is_image)
+    if faults and (not skip_damaged or len(faults) == len(is_whole)):
         raise ValueError(
             f"{_listed(faults)}; repair them or take them away, or load with skip_damaged=True"
         )
     if faults:
         warnings.warn(f"damaged files skipped: {_listed(faults)}", stacklevel=6)
-    is_whole = [isinstance(result, np.ndarray) for result in results]
-    return np.stack(images).transpose(0, 3, 1, 2), is_whole
+        images = images[np.array(is_whole)]
+    return images, is_whole
 
 
 def _listed(faults: list[str]) -> str:
@@ -271,15 +389,15 @@ def _listed(faults: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _decode_chunk(image_files: Sequence[Path | io.BytesIO]) -> list[np.ndarray | str]:
-    return [_decode_one(file) for file in image_files]
+def _decode_chunk(image_files: Sequence[Path | io.BytesIO], side: int) -> list[np.ndarray | str]:
+    return [_decode_one(file, side) for file in image_files]
 
 
-def _decode_one(file: Path | io.BytesIO) -> np.ndarray | str:
-    """Return (32, 32, 3), uint8, or a sentence about what is wrong with the file."""
+def _decode_one(file: Path | io.BytesIO, side: int) -> np.ndarray | str:
+    """Return (side, side, 3), uint8, or a sentence about what is wrong with the file."""
     try:
         content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
-        return image_file.read_square(content, SIDE)
+        return image_file.read_square(content, side)
     except image_file.NotAnImage as error:
         return f"{file}: expected a picture, {error}"
     except (OSError, image_file.Unreadable) as error:

@@ -1,6 +1,6 @@
 """What a data set is, and how one is loaded by its name.
 
-Shapes: N images of 3 channels, H = W = 32 pixels.
+Shapes: N images of 3 channels, H = W = 32 pixels if nothing else is asked for.
 """
 
 import os
@@ -20,6 +20,9 @@ from replearn._command import did_you_mean
 SPLITS = ("train", "test", "val")
 TRAIN = SPLITS.index("train")
 TEST = SPLITS.index("test")
+SIDE = 32  # pixels, where nothing else is asked for
+LEAST_SIDE = 16
+MOST_SIDE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +31,8 @@ class ImageSet:
 
     Attributes:
         images: (N, 3, H, W), uint8.
-        labels: (N,), int64, indexes into `class_names`.
-        class_names: One name for each class.
+        labels: (N,), int64, indexes into `class_names`; None where nobody says the classes.
+        class_names: One name for each class; none without labels.
         factors: What the images were drawn from, where that is known: a name and its values (N,).
         captions: One sentence for each image, or none at all.
 
@@ -41,7 +44,7 @@ class ImageSet:
     """
 
     images: Tensor
-    labels: Tensor
+    labels: Tensor | None
     class_names: tuple[str, ...]
     factors: dict[str, Tensor] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
@@ -86,21 +89,44 @@ class ImageSet:
 
         return self._map(move, self.captions)
 
+    def require_labels(self, name: str) -> Tensor:
+        """Return the labels, for what cannot do without them.
+
+        Args:
+            name: What the error calls the set.
+
+        Returns:
+            The labels (N,).
+
+        Raises:
+            ValueError: There are none.
+
+        Example:
+            >>> ImageSet(torch.zeros(4, 3, 32, 32), None, ()).require_labels("test")
+            Traceback (most recent call last):
+            ValueError: test: expected pictures with labels, found 4 without; load a folder with ...
+        """
+        if self.labels is None:
+            raise ValueError(
+                f"{name}: expected pictures with labels, found {len(self):,} without; load a "
+                "folder with a sub-folder for each class"
+            )
+        return self.labels
+
     def _map(self, change: Callable[[Tensor], Tensor], captions: tuple[str, ...]) -> "ImageSet":
         factors = {name: change(values) for name, values in self.factors.items()}
-        return ImageSet(
-            change(self.images), change(self.labels), self.class_names, factors, captions
-        )
+        labels = None if self.labels is None else change(self.labels)
+        return ImageSet(change(self.images), labels, self.class_names, factors, captions)
 
 
 class Arrays(NamedTuple):
     """What a source returns: a whole data set, all of its splits together.
 
     Attributes:
-        images: (N, 3, 32, 32), uint8.
-        labels: (N,), integers, indexes into `class_names`.
+        images: (N, 3, side, side), uint8.
+        labels: (N,), integers, indexes into `class_names`; 0 without meaning if there are none.
         part: (N,), which split an image belongs to, as an index into `SPLITS`.
-        class_names: One name for each class.
+        class_names: One name for each class; none if nobody says the classes.
     """
 
     images: np.ndarray
@@ -172,9 +198,11 @@ def load(
     size: int | None = None,
     seed: int = 0,
     skip_damaged: bool = False,
+    side: int = SIDE,
+    unlabeled: bool = False,
     **options: float,
 ) -> ImageSet:
-    """Return one split of a data set, as RGB images of 32 x 32 pixels.
+    """Return one split of a data set, as RGB images of 32 x 32 pixels or another size.
 
     The data sets are "shapes" (drawn), "digits" (scikit-learn's scans), "cifar10" (photographs,
     downloaded where they are not on the disk), "pneumonia" (MedMNIST's chest X-rays, which have
@@ -190,14 +218,19 @@ def load(
             its share of the selection, and of any first part of it.
         skip_damaged: Of a folder: whether files that cannot be decoded are left out with a
             warning. Without it they are an error that lists them.
+        side: Height and width of the images in pixels, 16 to 512. A folder and "shapes" have
+            images of any size, the others of 32 pixels only.
+        unlabeled: Of a folder: whether all images at any depth are read, without labels. All of
+            them are for training; only ``test/`` and ``val/`` beside ``train/`` are splits of
+            their own.
         **options: Passed on to `replearn.data.shapes.render`; other data sets take none.
 
     Returns:
         The images with labels and class names; shapes also have factors and captions.
 
     Raises:
-        ValueError: The name, the split or the size is not one of these, the data set is smaller
-            than `size`, or files are damaged.
+        ValueError: The name, the split, the size or the side is not one of these, the data set is
+            smaller than `size`, or files are damaged.
         TypeError: There are options for a data set that takes none.
         OSError: The download failed, or the files have to be copied by hand; the message says how.
 
@@ -215,11 +248,20 @@ def load(
         raise ValueError(
             f"size: expected a whole number of 1 or more, or None for all pictures, found {size!r}"
         )
+    if not isinstance(side, int) or not LEAST_SIDE <= side <= MOST_SIDE:
+        raise ValueError(
+            f"side: expected a whole number of pixels from {LEAST_SIDE} to {MOST_SIDE}, found "
+            f"{side!r}"
+        )
+    if unlabeled and not is_folder:
+        raise ValueError(f"unlabeled: expected the path of a folder of pictures, found {name!r}")
     if name == "shapes":
         from replearn.data import shapes
 
         # Even seeds draw training images and odd ones test images, so that no image is in both.
         shapes_seed = 2 * seed + (1 if split == "test" else 0)
+        if side != SIDE:
+            options["side"] = side
         return shapes.render(size or 10_000, seed=shapes_seed, **options)
 
     if name not in sources and not is_folder:
@@ -230,12 +272,17 @@ def load(
     if options:
         raise TypeError(f"{name}: expected no further options, found {sorted(options)}")
     if name in sources:
+        if side != SIDE:
+            raise ValueError(
+                f"side: expected {SIDE}, the size of the pictures of {name}, found {side}; a "
+                "folder of pictures and shapes have any"
+            )
         arrays = sources[name].read()
     else:
         from replearn.data.folder import read_folder
 
         folder = Path(name).expanduser().resolve()
-        arrays = read_folder(folder, skip_damaged=skip_damaged)
+        arrays = read_folder(folder, skip_damaged=skip_damaged, side=side, unlabeled=unlabeled)
     return _select(name, arrays, split, size, seed)
 
 
@@ -252,6 +299,8 @@ def _select(name: str | Path, arrays: Arrays, split: str, size: int | None, seed
         order = stratified_order(labels[index], seed)
         index = index[order[:size]]
     images = torch.from_numpy(arrays.images[index]).contiguous()
+    if not arrays.class_names:
+        return ImageSet(images, None, ())
     return ImageSet(images, torch.from_numpy(labels[index]), arrays.class_names)
 
 

@@ -3,8 +3,9 @@
 An object is given by its signed distance: how far a point is from the object's edge, negative
 inside. A pixel whose distance is within half a pixel of 0 is blended, which makes edges smooth.
 
-Shapes: N images of S = 32 pixels a side. Coordinates run from -1 to 1, x to the right and y down.
-An object is drawn in coordinates of its own, centered, upright and with a radius of about 1.
+Shapes: N images of S pixels a side, 32 if nothing else is asked for. Coordinates run from -1 to 1,
+x to the right and y down. An object is drawn in coordinates of its own, centered, upright and with
+a radius of about 1.
 """
 
 import math
@@ -13,14 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from replearn.data.imageset import ImageSet
+from replearn.data.imageset import SIDE, ImageSet
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon", "arrow", "bar")
 COLORS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # hue = index / 6
 TEXTURES = ("plain", "striped", "checked", "dotted")
-SIDE = 32
 MOST = 2_000_000  # images drawn at once
-CHUNK = 2000  # images drawn at a time, so that drawing needs little memory
+CHUNK = 2000  # images of 32 pixels drawn at a time, so that drawing needs little memory
 LARGE = 0.65  # an object of a larger size is called large
 
 # --- polygons -------------------------------------------------------------------------------------
@@ -217,12 +217,12 @@ def _cover(factors: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     names = ("size", "rotation", "x", "y")
     size, angle, center_x, center_y = (factors[name][:, None, None] for name in names)
     along, across = _rotated(x - center_x, y - center_y, angle)
-    cover = torch.empty(len(size), SIDE, SIDE)
+    cover = torch.empty(len(size), *x.shape)
     for index, name in enumerate(SHAPES):
         rows = factors["shape"] == index
         radius = size[rows]
         distance = _DISTANCE[name](along[rows] / radius, across[rows] / radius) * radius
-        distance_in_pixels = distance * SIDE / 2
+        distance_in_pixels = distance * len(x) / 2
         cover[rows] = (0.5 - distance_in_pixels).clamp(0, 1)
     return cover
 
@@ -231,7 +231,7 @@ def _background_pattern(
     texture: Tensor, x: Tensor, y: Tensor, frequency: Tensor, angle: Tensor, phase: Tensor
 ) -> Tensor:
     """Return (N, S, S): the pattern of each background, in [0, 1]."""
-    pattern = torch.empty(len(texture), SIDE, SIDE)
+    pattern = torch.empty(len(texture), *x.shape)
     for index, name in enumerate(TEXTURES):
         rows = texture == index
         parameters = (values[rows, None, None] for values in (frequency, angle, phase))
@@ -239,7 +239,7 @@ def _background_pattern(
     return pattern
 
 
-def draw(factors: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def draw(factors: dict[str, Tensor], generator: torch.Generator, *, side: int = SIDE) -> Tensor:
     """Draw images of given factors.
 
     Saturation and brightness of both colors, the pattern's frequency, angle and phase, and some
@@ -248,9 +248,10 @@ def draw(factors: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     Args:
         factors: As in the result of `render`; "color" and "background" are not used. Each is (N,).
         generator: On the CPU.
+        side: Height and width of the images in pixels.
 
     Returns:
-        (N, 3, 32, 32), uint8.
+        (N, 3, side, side), uint8.
 
     Example:
         >>> factors = render(2, seed=0).factors
@@ -258,9 +259,9 @@ def draw(factors: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         torch.Size([2, 3, 32, 32])
     """
     n = len(factors["shape"])
-    axis = (torch.arange(SIDE) + 0.5) * 2 / SIDE - 1  # centers of the pixels
-    x = axis[None, :].expand(SIDE, SIDE)
-    y = axis[:, None].expand(SIDE, SIDE)
+    axis = (torch.arange(side) + 0.5) * 2 / side - 1  # centers of the pixels
+    x = axis[None, :].expand(side, side)
+    y = axis[:, None].expand(side, side)
 
     # The eighth number is not used. Without it, other images would come from the same seed.
     uniform = torch.rand(8, n, generator=generator)
@@ -288,7 +289,7 @@ def draw(factors: dict[str, Tensor], generator: torch.Generator) -> Tensor:
 
     background = background_color * (1 - 0.5 * pattern[:, None])
     image = background + cover[:, None] * (color - background)
-    image += 0.02 * torch.randn(n, 3, SIDE, SIDE, generator=generator)
+    image += 0.02 * torch.randn(n, 3, side, side, generator=generator)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -310,7 +311,7 @@ def _captions(factors: dict[str, Tensor]) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
+def render(size: int, *, seed: int = 0, spurious: float = 0.0, side: int = SIDE) -> ImageSet:
     """Draw images with random factors, the same for the same seed.
 
     Args:
@@ -319,6 +320,7 @@ def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
         spurious: In [0, 1], the probability that the class sets the background's hue and texture.
             Such a background is a shortcut: it tells the class, and has nothing to do with it.
             Lesson 11 finds it out.
+        side: Height and width of the images in pixels, 1 or more.
 
     Returns:
         An ImageSet whose labels are the shapes. Its factors, each (N,): shape, color, background
@@ -327,7 +329,7 @@ def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
         rotation in radians; x and y (the center, -0.25 to 0.25).
 
     Raises:
-        ValueError: `size` or `spurious` is out of range.
+        ValueError: `size`, `spurious` or `side` is out of range.
 
     Example:
         >>> images = render(3, seed=0)
@@ -339,12 +341,16 @@ def render(size: int, *, seed: int = 0, spurious: float = 0.0) -> ImageSet:
             f"expected size from 1 to {MOST:,} and spurious in [0, 1], found size={size}, "
             f"spurious={spurious}"
         )
+    if side < 1:
+        raise ValueError(f"side: expected a number of pixels of 1 or more, found {side}")
+    # As many images at a time as need the memory of CHUNK small ones.
+    chunk = max(1, CHUNK * SIDE**2 // max(SIDE, side) ** 2)
     generator = torch.Generator().manual_seed(seed)
     factors = _random_factors(size, spurious, generator)
     chunks = []
-    for start in range(0, size, CHUNK):
-        part = {name: values[start : start + CHUNK] for name, values in factors.items()}
-        chunks.append(draw(part, generator))
+    for start in range(0, size, chunk):
+        part = {name: values[start : start + chunk] for name, values in factors.items()}
+        chunks.append(draw(part, generator, side=side))
     images = torch.cat(chunks)
     return ImageSet(images, factors["shape"], SHAPES, factors, _captions(factors))
 

@@ -31,6 +31,10 @@ SCALER = _schema.Record(  # of float16, as PyTorch's GradScaler saves it
         "_growth_tracker": _schema.Whole(0, MOST_STEPS),
     }
 )
+FINISHED = _schema.Record(  # what a run had reached before it went on longer
+    needed={"epochs": _schema.Number(low=0), "steps": _schema.Whole(1, MOST_STEPS)},
+    optional={"minutes": _schema.Number(low=0)},
+)
 FORM = _schema.Record(  # of what a checkpoint says, as far as a run is restored from it
     needed={
         "format": _schema.Choice((FORMAT,)),
@@ -40,6 +44,7 @@ FORM = _schema.Record(  # of what a checkpoint says, as far as a run is restored
         "steps": _schema.Whole(1, MOST_STEPS),
         "seconds": _schema.Number(low=0),
         "scaler": _schema.EmptyOr(SCALER),
+        "earlier": _schema.ListOf(FINISHED),
         "recipe": _schema.Record(),
         "images": _schema.Text(),
     },

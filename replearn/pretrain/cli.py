@@ -1,10 +1,12 @@
-"""The commands `pretrain` and `evaluate` of `python -m replearn`.
+"""The commands `pretrain`, `evaluate` and `finetune` of `python -m replearn`.
 
 Adding a command to the parser loads nothing heavy: PyTorch comes with a command when it runs.
 """
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from replearn.data import ImageSet
+    from replearn.pretrain.board import TensorBoard
 
 
 def add_pretrain(commands: argparse._SubParsersAction) -> None:
@@ -25,7 +28,9 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
         commands: What `parser.add_subparsers()` returns.
     """
     parser = commands.add_parser(
-        "pretrain", help="train an encoder; the same command again goes on where it stopped"
+        "pretrain",
+        help="train an encoder; the same command again goes on where it stopped, and with more "
+        "epochs or minutes it goes on longer",
     )
     parser.add_argument(
         "--recipe", choices=sorted(NAMED), default="course", help="where all other fields come from"
@@ -34,9 +39,18 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--no-resume", action="store_true", help="start over, whatever is in the folder"
     )
-    parser.add_argument("--size", type=whole(1), help="train on so many pictures (default: all)")
+    parser.add_argument(
+        "--size",
+        type=whole(1),
+        help="train on so many pictures (default: all); their pixels are --side",
+    )
     parser.add_argument(
         "--test-size", type=whole(1), help="measure kNN on so many pictures (default: all)"
+    )
+    parser.add_argument(
+        "--probe-data",
+        metavar="DATA",
+        help="measure kNN on these pictures with labels (default: those of --data, if it has any)",
     )
     parser.add_argument(
         "--knn-every",
@@ -55,13 +69,21 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU")
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the log's numbers as event files, too, into FOLDER/tensorboard",
+    )
     group = parser.add_argument_group("fields of the recipe, to change them")
     for field in fields(Recipe):
         option = f"--{field.name.replace('_', '-')}"
         # A folder may be called 2026, or null.
         value = str if field.type in (str, "str") else _field_value
         # A field that is not given is not there at all: None would be a value.
-        group.add_argument(option, type=value, default=argparse.SUPPRESS, metavar="X")
+        if isinstance(field.default, bool):
+            group.add_argument(option, action="store_true", default=argparse.SUPPRESS)
+        else:
+            group.add_argument(option, type=value, default=argparse.SUPPRESS, metavar="X")
     parser.set_defaults(run=_pretrain)
 
 
@@ -120,6 +142,62 @@ def _check_text(path: str) -> None:
         ) from error
 
 
+def add_finetune(commands: argparse._SubParsersAction) -> None:
+    """Add the command `finetune`, which teaches an encoder the classes of labeled images.
+
+    Args:
+        commands: What `parser.add_subparsers()` returns.
+    """
+    parser = commands.add_parser(
+        "finetune",
+        help="teach an encoder classes: a head, then all of it; a table before and after",
+    )
+    parser.add_argument(
+        "encoder", help="a shipped encoder, a path of models.save, or the folder of a pretraining"
+    )
+    parser.add_argument(
+        "--data", required=True, help="labeled pictures: shapes, cifar10, … or a folder"
+    )
+    parser.add_argument(
+        "--folder", help="for the new encoder and its head (default: ENCODER-finetuned)"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--head-only", action="store_true", help="a linear probe's solution; the encoder stays"
+    )
+    how.add_argument(
+        "--all",
+        action="store_true",
+        help="then everything, with a lower rate for the encoder (default)",
+    )
+    few = parser.add_mutually_exclusive_group()
+    few.add_argument("--shots", type=whole(1), help="train on so many pictures of each class")
+    few.add_argument("--size", type=whole(1), help="train on so many pictures (default: all)")
+    parser.add_argument(
+        "--test-size", type=whole(1), help="test on so many pictures (default: all)"
+    )
+    parser.add_argument(
+        "--epochs", type=number(0, above=True), default=20, help="passes (default: 20)"
+    )
+    parser.add_argument(
+        "--batch-size", type=whole(2), default=64, help="pictures a step (default: 64)"
+    )
+    parser.add_argument(
+        "--lr", type=number(0, above=True), default=1e-3, help="of the head (default: 0.001)"
+    )
+    parser.add_argument(
+        "--backbone-lr", type=number(0), default=1e-4, help="of the encoder (default: 0.0001)"
+    )
+    parser.add_argument(
+        "--flip", type=number(0), default=0.5, help="probability of mirroring (default: 0.5)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, MOST_SEED), default=0, help="of order, crops and the few pictures"
+    )
+    parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    parser.set_defaults(run=_finetune)
+
+
 def _field_value(text: str) -> Any:
     """Read a field's value: JSON where it is JSON ("[0.2, 1]", "null", "3"), else the text."""
     try:
@@ -132,37 +210,141 @@ def _pretrain(args: argparse.Namespace) -> None:
     from replearn import data
     from replearn.pretrain import distributed, pretrain
 
-    given = vars(args)
-    changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
-    recipe = replace(NAMED[args.recipe], **changes)
-    if recipe.data and Path(recipe.data).expanduser().is_dir():
-        if recipe.data not in ("cifar10", "digits", "pneumonia", "shapes"):
-            _check_text(recipe.data)
-            # The card remembers it, and may be read in another working folder.
-            recipe = replace(recipe, data=str(Path(recipe.data).expanduser().resolve()))
+    recipe = _recipe(args)
+    if args.size is not None and args.size < recipe.batch_size:
+        raise ValueError(
+            f"--size: expected {recipe.batch_size} or more, the --batch-size, found {args.size} "
+            "pictures; their height and width in pixels are --side"
+        )
+    probe_data = args.probe_data or recipe.data
+    is_monitored = args.probe_data is not None or not recipe.unlabeled
 
-    def load_sets() -> tuple["ImageSet", "ImageSet"]:
-        train = data.load(recipe.data, size=args.size)
-        test = data.load(recipe.data, split="test", size=args.test_size)
-        return train, test
+    def load_sets() -> tuple["ImageSet", tuple["ImageSet", "ImageSet"] | None]:
+        train = data.load(recipe.data, size=args.size, side=recipe.side, unlabeled=recipe.unlabeled)
+        if not is_monitored:
+            return train, None
+        neighbors = train
+        if args.probe_data is not None:
+            neighbors = data.load(probe_data, side=recipe.side)
+        test = data.load(probe_data, split="test", size=args.test_size, side=recipe.side)
+        return train, (neighbors, test)
 
     distributed.join(args.device)
-    train, test = distributed.first(load_sets)  # so that a download happens once
-    result = pretrain(
-        recipe,
-        train.images,
-        folder=args.folder,
-        resume=not args.no_resume,
-        knn=(train, test),
-        knn_every=args.knn_every,
-        device=args.device,
-        compile=args.compile,
-        log_every=args.log_every,
-        checkpoint_seconds=args.checkpoint_seconds,
-    )
+    with _tensorboard(args, distributed.rank()) as board:
+        train, knn = distributed.first(load_sets)  # so that a download happens once
+        if recipe.unlabeled and distributed.rank() == 0:
+            _say_unlabeled(recipe, len(train), is_monitored)
+        result = pretrain(
+            recipe,
+            train.images,
+            folder=args.folder,
+            resume=not args.no_resume,
+            knn=knn,
+            knn_every=args.knn_every,
+            labels=train.labels,
+            callback=board,
+            device=args.device,
+            compile=args.compile,
+            log_every=args.log_every,
+            checkpoint_seconds=args.checkpoint_seconds,
+        )
     if distributed.rank() == 0 and result.history:
         print(json.dumps(result.history[-1]))
     distributed.leave()
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that was asked for; a flat folder is unlabeled, and its path absolute."""
+    given = vars(args)
+    changes = {field.name: given[field.name] for field in fields(Recipe) if field.name in given}
+    recipe = replace(NAMED[args.recipe], **changes)
+    if not _is_folder(recipe.data):
+        return recipe
+    _check_text(recipe.data)
+    from replearn.data.folder import is_flat
+
+    # The card remembers the path, and may be read in another working folder.
+    path = Path(recipe.data).expanduser().resolve()
+    return replace(recipe, data=str(path), unlabeled=recipe.unlabeled or is_flat(path))
+
+
+def _say_unlabeled(recipe: Recipe, count: int, is_monitored: bool) -> None:
+    from replearn.pretrain.log import say
+
+    consequence = "no kNN and no online probe; --probe-data LABELED_FOLDER gives a kNN accuracy"
+    if is_monitored:
+        consequence = "no online probe; kNN is measured on --probe-data"
+    say(f"{recipe.data}: {count:,} pictures without labels: {consequence}")
+
+
+@contextmanager
+def _tensorboard(args: argparse.Namespace, rank: int) -> Iterator["TensorBoard | None"]:
+    """Yield a callback for TensorBoard, if it was asked for; it raises before any work."""
+    if not args.tensorboard:
+        yield None
+        return
+    from replearn.pretrain.board import FOLDER, TensorBoard
+
+    if not args.folder:
+        raise ValueError("--tensorboard: expected a --folder for the event files, found none")
+    with TensorBoard(Path(args.folder).expanduser() / FOLDER) as board:
+        yield board if rank == 0 else None
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from replearn import data, models
+    from replearn.pretrain import finetuning
+
+    card = models.card(args.encoder)
+    encoder = _moved(models.load(args.encoder), args.device)
+    folder = args.folder or f"{args.encoder.rstrip('/').removesuffix('.safetensors')}-finetuned"
+    folder = finetuning.writable(folder)
+    side = card.get("side", data.SIDE)
+    train = data.load(args.data, size=args.size, seed=args.seed, side=side)
+    if args.shots is not None:
+        train = _few_of_each(train, args.shots, args.seed)
+    test = data.load(args.data, split="test", size=args.test_size, side=side)
+    if _is_folder(args.data):
+        _check_text(args.data)
+    settings = dict(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        backbone_lr=args.backbone_lr,
+        flip=args.flip,
+        seed=args.seed,
+    )
+    result = finetuning.finetune(encoder, train, test, head_only=args.head_only, **settings)
+    name = str(Path(args.data).expanduser().resolve()) if _is_folder(args.data) else args.data
+    finetuning.save(folder, result, card=card, data=name, settings=settings)
+
+    print(f"{name}: {len(train):,} training and {len(test):,} test pictures, accuracy in %")
+    print("before: a linear probe of the encoder as it was")
+    if args.head_only:
+        print("after: the same, since only the head was trained: it is the probe's")
+    print(finetuning.table(result.report))
+    warning = finetuning.warning(result.report)
+    if warning:
+        print(f"warning: {warning}")
+    print(f"encoder and head: {folder}")
+
+
+def _is_folder(name: str) -> bool:
+    known = ("", "cifar10", "digits", "pneumonia", "shapes")  # Path("") is the working folder
+    return name not in known and Path(name).expanduser().is_dir()
+
+
+def _few_of_each(images: "ImageSet", shots: int, seed: int) -> "ImageSet":
+    """Return so many images of each class, drawn at random."""
+    from replearn.data import rank_in_class
+
+    labels = images.require_labels("--data")
+    smallest = int(labels.bincount(minlength=len(images.class_names)).min())
+    if not 1 <= shots <= smallest:
+        raise ValueError(
+            f"--shots: expected 1 to {smallest}, the pictures of the smallest class, found {shots}"
+        )
+    return images.subset(rank_in_class(labels.numpy(), seed) < shots)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -173,7 +355,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from replearn.pretrain.report import compare, figures, write
 
     card = models.card(args.encoder)
-    encoders = _encoders(args)
+    name = args.data or models.labeled_data_name(card)
+    side = card.get("side", data.SIDE)
+    encoders = _encoders(args, side)
     supervised = encoders.get(args.supervised)
     encoder = encoders[args.encoder]
     if args.figure:  # before the work, not after it
@@ -181,10 +365,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json:
         writable_path(args.json)
 
-    name = args.data or models.data_name(card)
-    train = data.load(name, size=args.size)
-    test = data.load(name, split="test", size=args.test_size)
-    other = _other_sets(args)
+    train = data.load(name, size=args.size, side=side)
+    test = data.load(name, split="test", size=args.test_size, side=side)
+    other = _other_sets(args, side)
     reports = {}
     for row, network in _short_names(encoders).items():
         reports[row] = evaluate(
@@ -210,14 +393,20 @@ def _evaluate(args: argparse.Namespace) -> None:
         figures(args.figure, encoder, reports, train, test, log if log.exists() else None)
 
 
-def _encoders(args: argparse.Namespace) -> dict[str, "nn.Module"]:
+def _encoders(args: argparse.Namespace, side: int) -> dict[str, "nn.Module"]:
     """Return the encoders to measure, in the order of the table's rows."""
-    from replearn import models
+    from replearn import data, models
     from replearn.pretrain.evaluation import random_like
 
     encoder = models.load(args.encoder)
     encoders = {args.encoder: encoder}
     if args.supervised:
+        other_side = models.card(args.supervised).get("side", data.SIDE)
+        if other_side != side:
+            raise ValueError(
+                f"--supervised {args.supervised}: expected an encoder of pictures of side {side}, "
+                f"as {args.encoder}, found {other_side}"
+            )
         encoders[args.supervised] = models.load(args.supervised)
     encoders["untrained"] = random_like(encoder, seed=args.seed)
     return {name: _moved(network, args.device) for name, network in encoders.items()}
@@ -235,14 +424,14 @@ def _moved(encoder: "nn.Module", device: str | None) -> "nn.Module":
     return encoder.to(distributed.usable(device))
 
 
-def _other_sets(args: argparse.Namespace) -> tuple["ImageSet", "ImageSet"] | None:
+def _other_sets(args: argparse.Namespace, side: int) -> tuple["ImageSet", "ImageSet"] | None:
     """Return a training and a test set to transfer to, each cut down to --size."""
     if not args.other:
         return None
     from replearn import data
 
-    train = data.load(args.other)
-    test = data.load(args.other, split="test")
+    train = data.load(args.other, side=side)
+    test = data.load(args.other, split="test", side=side)
     return _random_part(train, args.size), _random_part(test, args.size)
 
 

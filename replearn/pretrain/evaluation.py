@@ -114,6 +114,8 @@ def _check_sets(
             "train, test, other: expected an ImageSet, another one, and a pair of them or None, "
             f"found {kinds}"
         )
+    for name, images in zip(("train", "test", "other[0]", "other[1]"), sets, strict=False):
+        images.require_labels(name)
     if len(test) <= FEWEST:
         raise ValueError(
             f"test: expected {FEWEST + 1} pictures or more, for the audit, found {len(test)}"

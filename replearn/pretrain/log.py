@@ -27,11 +27,17 @@ RECORD = _schema.Record(  # of the log, as far as it is read
         "seconds": _schema.Number(low=0),
         "images_per_second": _schema.Number(low=0),
         "knn": _schema.Number(low=0),
+        "online": _schema.Number(low=0),
         "effective_rank": _schema.Number(low=0),
         "std": _schema.Number(low=0),
     },
 )
-SHOWN = {"knn": "kNN {:.1%}", "effective_rank": "rank {:.1f}", "std": "std {:.3f}"}
+SHOWN = {
+    "online": "probe {:.1%}",
+    "knn": "kNN {:.1%}",
+    "effective_rank": "rank {:.1f}",
+    "std": "std {:.3f}",
+}
 
 
 def duration(seconds: float) -> str:
@@ -59,7 +65,8 @@ def line(record: dict[str, Any]) -> str:
     """Return a log's record in words.
 
     Args:
-        record: With loss and images_per_second; kNN, rank and std if they were measured.
+        record: With loss and images_per_second; the online probe, kNN, rank and std if they were
+            measured.
 
     Returns:
         A line for people.

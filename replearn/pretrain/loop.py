@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from replearn import _check as _check_values
 from replearn import _lock, models
 from replearn.data import ImageSet
 from replearn.files import explained, writable_folder
 from replearn.pretrain import checkpoint, distributed, state
-from replearn.pretrain.log import Progress, append_log, restart_log
+from replearn.pretrain.log import Progress, append_log, restart_log, say
 from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, measure
+from replearn.pretrain.online import OnlineProbe
 from replearn.pretrain.planning import plan_steps
 from replearn.pretrain.recipe import Recipe
 from replearn.pretrain.step import Run, new_run, train_step
@@ -44,6 +46,7 @@ def pretrain(
     resume: bool = True,
     knn: tuple[ImageSet, ImageSet] | None = None,
     knn_every: float = 5,
+    labels: torch.Tensor | None = None,
     callback: Callable[[dict, list[dict]], Any] | None = None,
     device: str | torch.device | None = None,
     compile: bool = False,
@@ -54,16 +57,20 @@ def pretrain(
     """Train a recipe's encoder on images without labels.
 
     The same call with the same folder goes on where it was stopped, and ends with the same weights,
-    bit by bit on a CPU. Under `accelerate launch` all processes train one model on the joint batch.
+    bit by bit on a CPU. With more epochs or minutes in the recipe, a finished run goes on longer:
+    from its last weights, with a new rise and fall of the learning rate. Under `accelerate launch`
+    all processes train one model on the joint batch.
 
     Args:
         recipe: Decides the result, together with the images.
-        images: uint8 (N, 3, H, H).
+        images: uint8 (N, 3, H, H), H = recipe.side.
         folder: Keeps checkpoints, log.jsonl and at the end encoder.safetensors; None: nothing is
             kept.
         resume: Go on from the checkpoint in the folder; False starts over.
         knn: A training and a test set; the accuracy of their nearest neighbors is measured.
         knn_every: Epochs between two measurements; 0: at the end only.
+        labels: Integers (N,), or None. They train a linear probe beside the encoder, which never
+            feels it; the log has its accuracy as "online" (see `replearn.pretrain.online`).
         callback: Called with each record of the log, and with all records so far.
         device: None for a GPU if there is one.
         compile: Use torch.compile on a GPU, for long runs.
@@ -93,8 +100,8 @@ def pretrain(
     """
     device = distributed.join(device)
     began = time.monotonic()
-    _check(recipe, images)
-    images = images.to(device)
+    _check(recipe, images, knn, labels)
+    images = _moved(images, device)
     if knn:
         knn_train, knn_test = knn
         knn = knn_train.to(device), knn_test.to(device)
@@ -106,10 +113,16 @@ def pretrain(
             )
         run = new_run(recipe, images, compile=compile, dtype=dtype)
         run.folder = folder or None
-        resumed = run.folder is not None and resume and state.resume(run)
-        if not resumed:
+        if labels is not None:
+            run.probe = _online_probe(run, labels)
+            held_to_the_end.callback(run.probe.close)
+        if run.folder is not None and resume:
+            state.resume(run)
+        if run.steps <= run.start:
             with diagnosed(run):
                 run.steps = plan_steps(run, knn=knn, knn_every=knn_every, began=began)
+            if run.earlier and distributed.rank() == 0:
+                say(_longer(run))
         if folder and distributed.rank() == 0:
             run.history = restart_log(folder, run.step)
         _train(
@@ -175,7 +188,7 @@ def _record(run: Run, losses: list[torch.Tensor], clock: float) -> dict:
     """Return the log's record of the steps since `clock`."""
     loss = mean_loss(losses)  # waits for the GPU, once in `log_every` steps
     elapsed = time.monotonic() - clock
-    return dict(
+    record = dict(
         step=run.step,
         epoch=round(run.step / run.batches.per_epoch, 4),
         loss=loss,
@@ -183,6 +196,11 @@ def _record(run: Run, losses: list[torch.Tensor], clock: float) -> dict:
         seconds=round(run.seconds + elapsed, 3),
         images_per_second=round(len(losses) * run.recipe.batch_size / elapsed, 1),
     )
+    if run.probe is not None:
+        record["online"] = run.probe.accuracy()
+    if run.earlier:
+        record["stretch"] = 1 + len(run.earlier)
+    return record
 
 
 def _measurement_due(run: Run, steps: int, knn_every: float) -> bool:
@@ -193,7 +211,12 @@ def _measurement_due(run: Run, steps: int, knn_every: float) -> bool:
     return run.step // interval > (run.step - steps) // interval
 
 
-def _check(recipe: Recipe, images: torch.Tensor) -> None:
+def _check(
+    recipe: Recipe,
+    images: torch.Tensor,
+    knn: tuple[ImageSet, ImageSet] | None,
+    labels: torch.Tensor | None,
+) -> None:
     if not isinstance(recipe, Recipe):
         raise TypeError(
             "recipe: expected a Recipe, such as replearn.pretrain.COURSE, found "
@@ -204,12 +227,47 @@ def _check(recipe: Recipe, images: torch.Tensor) -> None:
         raise TypeError(f"images: expected a uint8 tensor, found {kind}")
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(f"images: expected shape (N, 3, H, H), found {tuple(images.shape)}")
+    if images.shape[2] != recipe.side:
+        raise ValueError(
+            f"images: expected {recipe.side} x {recipe.side} pixels, the side of the recipe, found "
+            f"{images.shape[2]}; replace(recipe, side={images.shape[2]}) fits them"
+        )
+    for name, images_of_knn in zip(("knn[0]", "knn[1]"), knn or (), strict=False):
+        images_of_knn.require_labels(name)
+    if labels is not None:
+        _check_values.labels("labels", labels, len(images))
     processes = distributed.world()
     if len(images) < recipe.batch_size or recipe.batch_size % processes:
         raise ValueError(
             f"batch_size: expected at most {len(images)}, the number of pictures, and a multiple "
             f"of {processes}, the number of processes, found {recipe.batch_size}"
         )
+
+
+def _moved(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    try:
+        return images.to(device)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"images: expected to fit into the memory of {device}, found "
+            f"{images.numel() / 1e9:.1f} GB; choose a smaller side or fewer pictures"
+        ) from error
+
+
+def _online_probe(run: Run, labels: torch.Tensor) -> OnlineProbe:
+    encoder, projector = run.online
+    classes, index = labels.to(run.device).unique(return_inverse=True)
+    return OnlineProbe(encoder, index, classes=len(classes), dim=projector[0].in_features)
+
+
+def _longer(run: Run) -> str:
+    """Return a sentence about a finished run that goes on."""
+    per_epoch = run.batches.per_epoch
+    return (
+        f"{run.folder}: the run of {run.start:,} steps ({run.start / per_epoch:.4g} epochs) was "
+        f"finished; it goes on longer, from its last weights to step {run.steps:,} "
+        f"({run.steps / per_epoch:.4g} epochs), with a new rise and fall of the learning rate"
+    )
 
 
 def _own_folder(folder: str | Path, held_to_the_end: ExitStack) -> Path:
@@ -255,6 +313,11 @@ def _save_encoder(run: Run) -> None:
         last = run.history[-1]
         scores = {name: last[name] for name in ("loss", "effective_rank", "knn") if name in last}
     encoder, _ = run.kept
+    about = {}
+    if run.earlier:
+        about["earlier"] = run.earlier
+    if run.recipe.unlabeled:
+        about["labels"] = models.NO_LABELS
     with explained(run.folder, "save the encoder"):
         models.save(
             encoder,
@@ -266,4 +329,5 @@ def _save_encoder(run: Run) -> None:
             seed=run.recipe.seed,
             steps=run.steps,
             scores=scores,
+            **about,
         )

@@ -19,7 +19,7 @@ def plan_steps(
     """Return the number of steps of a run; with `recipe.minutes` it tries some and undoes them.
 
     Args:
-        run: A run at step 0, and again at step 0 afterwards.
+        run: A run at step 0, or a finished one that goes on; at the same step afterwards.
         knn: What is measured on the way, see `replearn.pretrain.pretrain`.
         knn_every: Epochs between two measurements; 0: none before the end.
         began: When the time began to count, by `time.monotonic`.
@@ -30,7 +30,7 @@ def plan_steps(
     per_epoch = run.batches.per_epoch
     minutes = run.recipe.minutes
     if minutes is None:
-        return max(1, round(run.recipe.epochs * per_epoch))
+        return max(run.step + 1, round(run.recipe.epochs * per_epoch))
 
     tensors = {name: x.clone() for name, x in tensors_of(run).items()}
     position = position_of(run)
@@ -42,8 +42,8 @@ def plan_steps(
     else:
         step_share = 0.0
 
-    seconds_left = minutes * 60 - (time.monotonic() - began)
-    steps = max(1, int(seconds_left / (step_seconds + step_share)))
+    seconds_left = minutes * 60 - run.seconds - (time.monotonic() - began)
+    steps = run.step + max(1, int(seconds_left / (step_seconds + step_share)))
     steps = int(distributed.agree(steps, run.device))
     if distributed.rank() == 0:
         say(

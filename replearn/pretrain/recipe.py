@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # the command line has to know the fields of a recipe, and do
 
 LEAST = 1e-6
 MOST = 1_000_000  # epochs, minutes, keys of a queue
+LEAST_SIDE = 16  # pixels
+MOST_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Recipe:
     Args:
         network: `resnet18`, `small_cnn`, or `timm:NAME` for a network of the timm package.
         width: Channels of the network's first layer; timm's networks have widths of their own.
-        data: The name of the data set.
+        data: The name of the data set, or the path of a folder.
+        side: Height and width of the images in pixels; the first layers of the network fit it.
+        unlabeled: Whether all images at any depth of the folder are read, without labels.
         epochs: Passes over the images.
         minutes: If given, it replaces `epochs`: as many steps as fit.
         batch_size: Images a step, over all processes.
@@ -60,6 +64,8 @@ class Recipe:
     network: str = "resnet18"
     width: int = 64
     data: str = "cifar10"
+    side: int = 32
+    unlabeled: bool = False
     epochs: float = 200
     minutes: float | None = None
     batch_size: int = 256
@@ -89,6 +95,8 @@ class Recipe:
         _check_whole("width", self.width, low=1, high=4096)
         _require("data", self.data, _is_text, "a name")
         _check_number("epochs", self.epochs, low=LEAST, high=MOST)
+        _check_whole("side", self.side, low=LEAST_SIDE, high=MOST_SIDE)
+        _require("unlabeled", self.unlabeled, _is_truth, "true or false")
         _require("minutes", self.minutes, _is_duration, "None or a number above 0")
         _check_whole("batch_size", self.batch_size, low=2)
         _check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
@@ -130,6 +138,10 @@ def _is_number(value: Any, low: float, high: float = math.inf) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return low <= value <= high and value < math.inf
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_text(value: Any) -> bool:
@@ -292,14 +304,14 @@ def differences(old: Recipe, new: Recipe) -> str:
     return "; ".join(changes)
 
 
-def networks(recipe: Recipe, side: int = 32) -> tuple["nn.Module", "nn.Module"]:
+def networks(recipe: Recipe, side: int | None = None) -> tuple["nn.Module", "nn.Module"]:
     """Return the new encoder and projector of a recipe.
 
     Their weights are drawn from PyTorch's global generator.
 
     Args:
         recipe: Says which network, and which projector.
-        side: Height and width of the images in pixels.
+        side: Height and width of the images in pixels; None for the recipe's.
 
     Returns:
         The encoder, images (N, 3, side, side) to h (N, D), and the projector, h to z (N, out).
@@ -314,6 +326,7 @@ def networks(recipe: Recipe, side: int = 32) -> tuple["nn.Module", "nn.Module"]:
     """
     from replearn import models  # here, so that the command line loads without PyTorch
 
+    side = side or recipe.side
     encoder = models.build_encoder(recipe.network, recipe.width, side)
     features = models.feature_dim(encoder, side)
     projector = models.projector(

@@ -111,6 +111,8 @@ def gallery(encoder: nn.Module, queries: ImageSet, pool: ImageSet, *, k: int = 6
     Raises:
         ValueError: The pool has fewer than k images.
     """
+    queries.require_labels("queries")
+    pool.require_labels("pool")
     cosine = _cosines(encoder, queries, pool)
     most = (cosine > -torch.inf).sum(1).min()
     if not 1 <= k <= most:

@@ -1,6 +1,6 @@
 """What of a run is saved, and how a run comes back from it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,8 @@ from replearn.pretrain import checkpoint, distributed
 from replearn.pretrain.recipe import Recipe, differences
 from replearn.pretrain.step import Run
 
+LENGTH = ("epochs", "minutes")  # the fields that may be raised once a run is finished
+
 
 def tensors_of(run: Run) -> dict[str, torch.Tensor]:
     """Return every tensor of a run by name; they are the run's own, not copies.
@@ -18,7 +20,7 @@ def tensors_of(run: Run) -> dict[str, torch.Tensor]:
         run: Any run.
 
     Returns:
-        Weights and buffers of all networks, MoCo's queue, the optimizer's moments.
+        Weights and buffers of all networks, MoCo's queue, the optimizer's moments, the probe.
     """
     tensors = {}
     for prefix, network in _networks(run).items():
@@ -30,6 +32,9 @@ def tensors_of(run: Run) -> dict[str, torch.Tensor]:
         for name, x in values.items():
             if x is not None:
                 tensors[f"optimizer.{index}.{name}"] = x
+    if run.probe is not None:
+        for name, x in run.probe.tensors().items():
+            tensors[f"probe.{name}"] = x
     return tensors
 
 
@@ -40,9 +45,14 @@ def position_of(run: Run) -> dict:
         run: Any run.
 
     Returns:
-        step, steps, seconds, and the state of the scaler; JSON can hold it.
+        step, steps, seconds, the state of the scaler, and what was finished before, if anything
+        was; JSON can hold it.
     """
-    return dict(step=run.step, steps=run.steps, seconds=run.seconds, scaler=run.scaler.state_dict())
+    position = dict(step=run.step, steps=run.steps, seconds=run.seconds)
+    position["scaler"] = run.scaler.state_dict()
+    if run.earlier:
+        position["earlier"] = run.earlier
+    return position
 
 
 def restore(run: Run, tensors: dict[str, torch.Tensor], position: dict) -> None:
@@ -58,11 +68,14 @@ def restore(run: Run, tensors: dict[str, torch.Tensor], position: dict) -> None:
     if run.queue is not None:
         run.queue = tensors["queue"].to(run.queue.device)
     _restore_optimizer(run, _part(tensors, "optimizer"))
+    if run.probe is not None:
+        run.probe.restore(_part(tensors, "probe"))
     if run.scaler.is_enabled() and position.get("scaler"):
         run.scaler.load_state_dict(position["scaler"])
     run.step = position["step"]
     run.steps = position["steps"]
     run.seconds = position["seconds"]
+    run.earlier = position.get("earlier", [])
 
 
 def save(run: Run) -> None:
@@ -80,6 +93,9 @@ def save(run: Run) -> None:
 def resume(run: Run) -> bool:
     """Go on from the checkpoint in a run's folder, if there is one.
 
+    A finished run whose recipe now has more epochs or minutes, and is the same otherwise, goes on
+    longer: `run.earlier` says what was finished, and the steps to come are not planned yet.
+
     Args:
         run: A run at step 0; changed in place.
 
@@ -95,9 +111,15 @@ def resume(run: Run) -> bool:
         return False
     tensors, about = saved
     _check_position(about, run.folder)
-    _check_same(about, _identity(run), run.folder)
+    finished = _check_same(about, run)
+    if run.probe is None:
+        tensors = {name: x for name, x in tensors.items() if not name.startswith("probe.")}
     _check_tensors(run, tensors, about)
     restore(run, tensors, about)
+    if finished is not None:
+        length = {name: getattr(finished, name) for name in LENGTH}
+        length = {name: value for name, value in length.items() if value is not None}
+        run.earlier = [*run.earlier, {**length, "steps": run.step}]
     return True
 
 
@@ -115,11 +137,20 @@ def _check_position(about: dict, folder: Path) -> None:
             f"{folder}: its checkpoint: expected a step up to {about['steps']:,}, the steps of the "
             f"run, found {about['step']:,}; {checkpoint.REMEDY}"
         )
+    ends = [0, *(finished["steps"] for finished in about.get("earlier", [])), about["steps"]]
+    if ends != sorted(set(ends)) or about["step"] < ends[-2]:
+        raise ValueError(
+            f"{folder}: its checkpoint: earlier: expected rising steps up to {about['step']:,}, "
+            f"found {ends[1:-1]}; {checkpoint.REMEDY}"
+        )
 
 
 def _check_tensors(run: Run, found: dict[str, torch.Tensor], about: dict) -> None:
     """Raise unless the tensors of a checkpoint are those of a run in which this can be restored."""
     expected = tensors_of(run)
+    expected = {name: x for name, x in expected.items() if not name.startswith("probe.")}
+    if any(name.startswith("probe.") for name in found):  # else it begins anew
+        expected |= {f"probe.{name}": x for name, x in run.probe.expected().items()}
     expected |= _expected_moments(run, found, about)
     source = f"{run.folder}: its checkpoint, step {about['step']}"
     _check.tensors(source, found, expected, remedy=checkpoint.REMEDY, same_dtype=True)
@@ -193,18 +224,45 @@ def _identity(run: Run) -> dict:
     return dict(recipe=asdict(run.recipe), images=run.batches.fingerprint)
 
 
-def _check_same(then: dict, now: dict, folder: Path) -> None:
+def _check_same(about: dict, run: Run) -> Recipe | None:
+    """Raise unless a checkpoint is of this run's recipe and images.
+
+    Returns:
+        The recipe that was finished, if this run's is the same with more epochs or minutes.
+    """
+    now = _identity(run)
     try:
-        changed = differences(Recipe(**then["recipe"]), Recipe(**now["recipe"]))
+        then = Recipe(**about["recipe"])
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder}: its checkpoint is of another version ({error}); choose another folder"
+            f"{run.folder}: its checkpoint is of another version ({error}); choose another folder"
         ) from error
-    if not changed and then["images"] != now["images"]:
+    changed = differences(then, run.recipe)
+    if not changed and about["images"] != now["images"]:
         changed = "the pictures are others"
-    if changed:
-        raise ValueError(
-            f"{folder}: its checkpoint, step {then['step']}, is of another recipe: {changed}. "
-            "Go back to that recipe, choose another folder, or pass resume=False (--no-resume) to "
-            "start over"
+    if not changed:
+        return None
+    longer = replace(then, **{name: getattr(run.recipe, name) for name in LENGTH})
+    differs_in_length = longer == run.recipe and about["images"] == now["images"]
+    is_finished = about["step"] == about["steps"]
+    if differs_in_length and is_finished and _has_more(run, then, about):
+        return then
+    ways = "Go back to that recipe"
+    if differs_in_length and is_finished:
+        ways = (
+            "The run is finished, and this is no longer one: ask for more, go back to that recipe"
         )
+    elif differs_in_length:
+        ways = "Finish it with that recipe first (then it can go on longer)"
+    raise ValueError(
+        f"{run.folder}: its checkpoint, step {about['step']}, is of another recipe: {changed}. "
+        f"{ways}, choose another folder, or pass resume=False (--no-resume) to start over"
+    )
+
+
+def _has_more(run: Run, then: Recipe, about: dict) -> bool:
+    """Whether the recipe of a run asks for more steps than a finished one has made."""
+    minutes = run.recipe.minutes
+    if minutes is None:
+        return round(run.recipe.epochs * run.batches.per_epoch) > about["step"]
+    return minutes > (then.minutes or 0) and 60 * minutes > about["seconds"]

@@ -20,6 +20,7 @@ from torch import nn
 from replearn.augment import multi_crop, two_views
 from replearn.losses import decoupled_contrastive, moco, nt_xent
 from replearn.pretrain import distributed
+from replearn.pretrain.online import OnlineProbe
 from replearn.pretrain.recipe import Recipe, networks
 from replearn.train import amp_dtype, cosine, ema_update
 
@@ -75,13 +76,24 @@ class Batches:
         Returns:
             The images, uint8 (B / processes, 3, H, W).
         """
+        return self.images[self.rows(step)]
+
+    def rows(self, step: int) -> torch.Tensor:
+        """Return which images are this process's in a step.
+
+        Args:
+            step: The number of the step, from 0.
+
+        Returns:
+            Indices (B / processes,), on the device of the images.
+        """
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._order = self._shuffled(epoch)
             self._epoch = epoch
         share = self.batch_size // distributed.world()
         start = place * self.batch_size + distributed.rank() * share
-        return self.images[self._order[start : start + share]]
+        return self._order[start : start + share]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,8 +122,11 @@ class Run:
         scaler: Keeps the gradients of float16 in range; without float16 it does nothing.
         forward: `online`, maybe compiled.
         dtype: Of autocast; None: all in float32.
+        probe: Reads classes from the features of the batches on the way; None without labels.
         step: Steps done.
-        steps: Steps in all.
+        steps: Steps in all; `start` or less as long as they are not planned.
+        earlier: What was finished before the run went on longer: each time its recipe's epochs and
+            minutes, and the steps it had.
         seconds: Time spent on the steps done.
         folder: Where checkpoints, log and encoder go; None: nowhere.
         history: The records of the log.
@@ -127,11 +142,18 @@ class Run:
     scaler: torch.amp.GradScaler
     forward: nn.Module
     dtype: torch.dtype | None
+    probe: OnlineProbe | None = None
     step: int = 0
     steps: int = 0
+    earlier: list[dict] = field(default_factory=list)
     seconds: float = 0.0
     folder: Path | None = None
     history: list[dict] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """The step at which the learning rate began its present rise and fall."""
+        return self.earlier[-1]["steps"] if self.earlier else 0
 
     @property
     def device(self) -> torch.device:
@@ -226,6 +248,8 @@ def train_step(run: Run) -> torch.Tensor:
     images = run.batches.at(run.step)
     views = make_views(run.recipe, images)
     loss = update(run, views, learning_rate(run))
+    if run.probe is not None:
+        run.probe.learn(run.batches.rows(run.step))
     run.step += 1
     return loss
 
@@ -239,8 +263,9 @@ def learning_rate(run: Run) -> float:
     Returns:
         The learning rate.
     """
-    warmup = round(run.recipe.warmup * run.steps)
-    return run.recipe.lr * cosine(run.step, run.steps, warmup=warmup)
+    steps = run.steps - run.start
+    warmup = round(run.recipe.warmup * steps)
+    return run.recipe.lr * cosine(run.step - run.start, steps, warmup=warmup)
 
 
 def make_views(recipe: Recipe, images: torch.Tensor) -> list[torch.Tensor]:

@@ -98,14 +98,23 @@ def _export(args: argparse.Namespace) -> None:
     check_place(args.folder)  # before the work, not after it
     encoder = models.load(args.encoder)
     card = models.card(args.encoder)
-    name = args.data or models.data_name(card)
-    train = data.load(name, size=args.size)
+    name = args.data or models.labeled_data_name(card)
+    side = card.get("side", data.SIDE)
+    train = data.load(name, size=args.size, side=side)
     # Shapes are drawn: there are as many as one asks for, and drawing all takes its time.
-    test = None if name == "shapes" else data.load(name, split="test")
+    test = None if name == "shapes" else data.load(name, split="test", side=side)
     if test is None or len(test) > args.test_size:
-        test = data.load(name, split="test", size=args.test_size)
-    side = train.images.shape[2]
-    about = export(encoder, args.folder, train, test=test, side=side, card=card)
+        test = data.load(name, split="test", size=args.test_size, side=side)
+    head = None
+    tuned = models.load_head(args.encoder)
+    if tuned is not None:
+        weight, bias, class_names = tuned
+        if class_names == list(train.class_names):
+            head = weight, bias
+            print("head: that of the fine-tuning")
+        else:
+            print("head: a new one, since the fine-tuning had other classes")
+    about = export(encoder, args.folder, train, test=test, side=side, card=card, head=head)
     print(as_text(about["measured"]))
     print(f"served by default: {about['precision']} ({about['precision_reason']})")
     print(f"bundle: {args.folder}")

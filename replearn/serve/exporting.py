@@ -41,6 +41,7 @@ def export(
     test: ImageSet | None = None,
     side: int = 32,
     card: dict[str, Any] | None = None,
+    head: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Write a bundle, whole or not at all.
 
@@ -58,6 +59,8 @@ def export(
         test: Images to measure the bundle's forms on, see `replearn.serve.measure.measure_forms`.
         side: Height and width of an image, in pixels.
         card: What others should know about the encoder; anything that JSON can hold.
+        head: Weight (C, D) and bias (C,) of a linear head for the classes of `train`, such as that
+            of a fine-tuning; None to fit one.
 
     Returns:
         What bundle.json says; with `test` it has the entries "measured", "precision" (the form
@@ -71,9 +74,9 @@ def export(
     """
     folder = Path(folder).expanduser().resolve()
     card = dict(card or {})
-    for name in ("path", "sha256"):  # they are about the file that the encoder was loaded from
+    for name in ("path", "sha256", "head"):  # about the files that the encoder was loaded from
         card.pop(name, None)
-    _check_input(train, side, card)
+    _check_input(train, test, side, card)
     _check_packages()
 
     partial = folder.with_name(f".{folder.name}.partial")
@@ -83,7 +86,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            manifest = _write(encoder, partial, train, side, card)
+            manifest = _write(encoder, partial, train, side, card, head)
             if test is not None:
                 measured = measure_forms(partial, test)
                 precision, reason = bundle.default_precision(measured)
@@ -100,14 +103,21 @@ def export(
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _check_input(train: ImageSet, side: int, card: dict[str, Any]) -> None:
+def _check_input(train: ImageSet, test: ImageSet | None, side: int, card: dict[str, Any]) -> None:
     dtype = train.images.dtype
     shape = tuple(train.images.shape[1:])
     if dtype != torch.uint8 or shape != (3, side, side):
         raise ValueError(
             f"train: expected uint8 pictures (N, 3, {side}, {side}), found {dtype} {shape}"
         )
-    present = set(train.labels.unique().tolist())
+    if card.get("side", side) != side:
+        raise ValueError(
+            f"side: expected {card['side']}, the size of the pictures that the encoder was trained "
+            f"on, found {side}"
+        )
+    if test is not None:
+        test.require_labels("test")
+    present = set(train.require_labels("train").unique().tolist())
     for label, name in enumerate(train.class_names):
         if label not in present:
             raise ValueError(f"train: expected pictures of every class, found none of {name!r}")
@@ -168,7 +178,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def _write(
-    encoder: nn.Module, partial: Path, train: ImageSet, side: int, card: dict[str, Any]
+    encoder: nn.Module,
+    partial: Path,
+    train: ImageSet,
+    side: int,
+    card: dict[str, Any],
+    head: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> dict[str, Any]:
     """Write all files of a bundle; return its manifest."""
     parameters = list(encoder.parameters())
@@ -176,12 +191,14 @@ def _write(
     # Here, where it takes seconds on a GPU. `_compare` makes sure that ONNX gives the same.
     h = extract_features(encoder, train.images.to(device)).cpu()  # (N, D)
 
-    card = {"architecture": _architecture(encoder), **card}
+    card = {"architecture": _architecture(encoder), **card, "side": side}
+    if head is not None:
+        _check_head(head, len(train.class_names), h.shape[1])
     encoder = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
     models.save(encoder, partial / "encoder", **card)
     _write_programs(encoder, partial, side)
     _write_int8(partial, train.images)
-    _write_index(partial, train, h)
+    _write_index(partial, train, h, head)
     _compare(encoder, partial, train.images[:7].cpu())
 
     hashes = {}
@@ -303,17 +320,33 @@ def _write_int8(partial: Path, images: torch.Tensor) -> None:
         logging.disable(disabled_before)
 
 
-def _write_index(partial: Path, train: ImageSet, h: torch.Tensor) -> None:
+def _check_head(head: tuple[torch.Tensor, torch.Tensor], classes: int, dim: int) -> None:
+    shapes = tuple(tuple(x.shape) for x in head)
+    if shapes != ((classes, dim), (classes,)):
+        raise ValueError(
+            f"head: expected a weight ({classes}, {dim}) and a bias ({classes},), found {shapes}"
+        )
+
+
+def _write_index(
+    partial: Path,
+    train: ImageSet,
+    h: torch.Tensor,
+    head: tuple[torch.Tensor, torch.Tensor] | None,
+) -> None:
     """Write the linear head, and some training images with their features, h (N, D)."""
     from safetensors.torch import save
 
-    # The probe standardizes, and folds that into its coefficients: they take h as it is.
-    probe = LinearProbe().fit(h, train.labels.cpu())
+    if head is None:
+        # The probe standardizes, and folds that into its coefficients: they take h as it is.
+        probe = LinearProbe().fit(h, train.labels.cpu())
+        head = probe.coef_, probe.intercept_
+    weight, bias = head
     chosen = _random_order(len(h), seed=1)[:MOST_KEPT]
     kept = train.subset(chosen).to("cpu")
     arrays = {
-        "head_weight": probe.coef_.float(),
-        "head_bias": probe.intercept_.float(),
+        "head_weight": weight.float().contiguous(),
+        "head_bias": bias.float().contiguous(),
         "labels": kept.labels.long(),
         "features": nn.functional.normalize(h[chosen]).half(),
         "images": kept.images.contiguous(),

@@ -56,7 +56,7 @@ def measure_forms(
         "INT8 ONNX": MODELS["int8"],
     }
     images = test.images.cpu().numpy()
-    labels = test.labels.cpu().numpy()
+    labels = test.require_labels("test").cpu().numpy()
 
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
