@@ -281,7 +281,10 @@ def phone(browser):
 
 def test_no_page_scrolls_sideways_on_a_phone(site, browser):
     with phone(browser):
-        for page in [*(site / "site").glob("*.html"), *sorted((site / "notebooks").glob("*.html"))]:
+        for page in [
+            *sorted((site / "site").rglob("*.html")),
+            *sorted((site / "notebooks").glob("*.html")),
+        ]:
             errors(browser, page.as_uri())
             wide, seen = browser.execute_script(
                 "return [document.documentElement.scrollWidth, window.innerWidth]"
