@@ -99,8 +99,7 @@ def budget_goals() -> list[dict]:
     goals = []
     for row in budget_rows():
         least = BUDGET_GOALS[row["beside"]]
-        sentence = f"a training step of {row['network']}, batch {row['batch_size']}, "
-        sentence += f"in pictures a second, beside {row['beside']}"
+        sentence = f"training step, {row['network']}, beside {row['beside']}"
         goal = dict(sentence=sentence, least=least, found=row["times"])
         goals.append(goal | dict(reached=row["times"] >= least))
     return goals

@@ -26,6 +26,7 @@ SHORTER = {  # start of a line: what is added to it
     ".venv/bin/python -m replearn export": "--size 512 --test-size 128",
     ".venv/bin/python -m replearn serve": "--port 0",
 }
+STAMPS = (".lab", ".test", ".site")  # what make lab, make test and make site leave in .venv
 SERVERS = {  # start of a line that runs until it is stopped: what is asked there
     "make lab": "/api/status",
     ".venv/bin/python -m replearn serve": "/health",
@@ -59,9 +60,14 @@ def checkout(tmp_path):
             shutil.copy2(ROOT / name, folder / name)
     environment = folder / ".venv"
     environment.mkdir()
-    (environment / "bin").symlink_to(Path(sys.executable).parent)
-    for stamp in (".lab", ".test", ".site"):
+    for part in Path(sys.prefix).iterdir():
+        if part.name not in STAMPS:
+            (environment / part.name).symlink_to(part)
+    for stamp in STAMPS:
         (environment / stamp).touch()
+    uv = folder / ".venv-uv" / "bin" / "uv"  # nothing is to be installed
+    uv.parent.mkdir(parents=True)
+    uv.touch()
     return folder
 
 
