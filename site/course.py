@@ -87,7 +87,7 @@ def prepare(app, docname: str, source: list[str]) -> None:
 
 def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
-    exercises, and perhaps the live picture of the first page below its opening."""
+    exercises, and perhaps the live picture of the first page below its question."""
     nb = json.loads(text.replace(BADGE, "../site/_static/colab-badge.svg"))
     link_terms(nb["cells"])
     for cell in nb["cells"]:
@@ -102,8 +102,16 @@ def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
         if cell["cell_type"] == "markdown":
             cell["source"] = with_exercise_marks("".join(cell["source"]))
     if has_live_picture:
-        picture = dict(cell_type="markdown", id="live-picture", metadata={})
-        nb["cells"].insert(1, picture | dict(source=live.figure("../_static")))
+        opening = nb["cells"][0]
+        picture = live.figure("../_static")
+        question = r"^> \*\*The question\.\*\*.*$"
+        opening["source"] = re.sub(
+            question,
+            lambda match: f"{match[0]}\n\n{picture}",
+            opening["source"],
+            count=1,
+            flags=re.MULTILINE,
+        )
     return json.dumps(nb)
 
 

@@ -364,6 +364,14 @@ def test_no_lesson_shows_the_answer_above_its_question(site):
         assert marked and set(marked) == set(generated.exercise_names(cells)), page.name
 
 
+def test_the_live_picture_opens_lesson_01_and_no_other(site):
+    for page in sorted((site / "notebooks").glob("*.html")):
+        text = page.read_text("utf-8")
+        assert text.count("<figure data-live") == text.count("live-data.js") == ("01_" in page.name)
+    first = sorted((site / "notebooks").glob("*.html"))[0].read_text("utf-8")
+    assert first.index("The question.") < first.index("<figure data-live") < first.index("Objectiv")
+
+
 def test_a_long_page_begins_with_its_contents():
     names = [f"part-{i}" for i in range(course.LONG_PAGE)]
     toc = "".join(f'<li><a class="reference internal" href="#{n}">{n}</a></li>' for n in names)
