@@ -3,17 +3,22 @@ PYTHON ?= python3
 LESSON ?= 01_representations
 BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
+TORCH_FLAG := $(if $(TORCH),--torch-backend $(TORCH))
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab test test-fast test-slow lint run bench site slides test-colab
+.PHONY: help lab edit test test-fast test-slow lint run bench site slides home test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr)
-	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
+lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr), in copies that are yours (FRESH=1: new ones)
+	@$(BIN)/python -m tools.work $(if $(FRESH),--fresh)
 	@echo "JupyterLab starts; open the address below that ends in a token (Ctrl-C twice stops it)."
+	$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir=work --LabApp.default_url=/lab/tree/$(LESSON).ipynb
+
+edit: .venv/.lab  ## JupyterLab for authors: saving a notebook also writes its text in notebooks/src
+	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
 	$(BIN)/jupyter lab $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/$(LESSON).ipynb
 
 test: .venv/.test  ## Every check, 25 minutes or less on two cores
@@ -41,19 +46,23 @@ site: .venv/.site  ## Build the site from the stored outputs into _build/html
 slides: .venv/.lab  ## Slides of all lessons into build/slides, from the stored notebooks
 	$(BIN)/python -m tools.slides
 
+home: .venv/.lab  ## Give the course an address: make home URL=https://github.com/ACCOUNT/NAME (URL= takes it away)
+	$(if $(filter undefined,$(origin URL)),$(error Name the address: make home URL=https://github.com/ACCOUNT/NAME))
+	$(BIN)/python -m tools.home "$(URL)"
+
 test-colab: .venv/.lab  ## The lesson layer and three notebooks with the package versions of Colab
 	bash tests/colab.sh
 
 # --- the virtual environment ------------------------------------------------------------------------------------------
 
 .venv/.lab .venv/.site .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/python
-	$(UV) pip install --python $(BIN)/python -e ".[$*]" -c constraints.txt
+	$(UV) pip install $(TORCH_FLAG) --python $(BIN)/python -e ".[$*]" -c constraints.txt
 	@touch $@
 
 $(BIN)/python: | $(filter .venv-uv/bin/uv,$(UV))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "Python 3.10 or newer is needed; found $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.11 ..."; exit 1; }
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) .venv
 
 # uv into a folder of its own; pip's --target also works where the system's Python is externally managed (PEP 668).
 .venv-uv/bin/uv:

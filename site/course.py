@@ -4,6 +4,7 @@ Links to the project's repository where it has one, MathJax from a local copy, a
 figures, links from the lessons to the glossary, generated parts of pages, and a light first page.
 """
 
+import ast
 import json
 import re
 import sys
@@ -13,12 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import generated
 import light
+import live
 
 from tools import npm, project
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as it is
+LIVE = ROOT / "build" / "live"  # so is this
+LESSON_WITH_LIVE_PICTURE = "notebooks/01_representations"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 # In the page and not a file: a browser asks for /favicon.ico otherwise, which lies outside the site
 # where the site lies below a path.
@@ -45,13 +49,15 @@ def configure(app, config) -> None:
     if address is not None:
         options |= {
             "repository_url": address,
-            "repository_branch": "main",
+            "repository_branch": project.tag(),
             "path_to_docs": "",
             "launch_buttons": {"colab_url": "https://colab.research.google.com"},
             "use_repository_button": True,
             "use_issues_button": True,
         }
     config.html_theme_options = options
+    live.write(LIVE / "_static" / "live-data.js")
+    config.html_extra_path = [*config.html_extra_path, str(LIVE)]
     if has_mathjax():
         # Not html_static_path: there every script is also loaded by its own tag.
         config.html_extra_path = [*config.html_extra_path, str(EXTRA)]
@@ -73,13 +79,15 @@ def has_mathjax() -> bool:
 def prepare(app, docname: str, source: list[str]) -> None:
     """Change a page's source before it is read: Sphinx' event source-read."""
     if docname.startswith("notebooks/"):
-        source[0] = prepared_notebook(source[0])
+        has_live_picture = docname == LESSON_WITH_LIVE_PICTURE
+        source[0] = prepared_notebook(source[0], has_live_picture=has_live_picture)
     else:
         source[0] = generated.fill(source[0])
 
 
-def prepared_notebook(text: str) -> str:
-    """Return a notebook with alt text, a folded set-up cell, a local badge, glossary links."""
+def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
+    """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
+    exercises, and perhaps the live picture of the first page below its question."""
     nb = json.loads(text.replace(BADGE, "../site/_static/colab-badge.svg"))
     link_terms(nb["cells"])
     for cell in nb["cells"]:
@@ -87,10 +95,56 @@ def prepared_notebook(text: str) -> str:
         for_myst = metadata.setdefault("mystnb", {})
         if "alt" in metadata:
             for_myst.setdefault("image", {})["alt"] = metadata["alt"]
-        if "setup" in metadata.get("tags", ()):
-            metadata["tags"].append("hide-input")
-            for_myst["code_prompt_show"] = "Set-up (for Colab)"
+        prompt = folded_as(cell)
+        if prompt:
+            metadata.setdefault("tags", []).append("hide-input")
+            for_myst["code_prompt_show"] = prompt
+        if cell["cell_type"] == "markdown":
+            cell["source"] = with_exercise_marks("".join(cell["source"]))
+    if has_live_picture:
+        opening = nb["cells"][0]
+        picture = live.figure("../_static")
+        question = r"^> \*\*The question\.\*\*.*$"
+        opening["source"] = re.sub(
+            question,
+            lambda match: f"{match[0]}\n\n{picture}",
+            opening["source"],
+            count=1,
+            flags=re.MULTILINE,
+        )
     return json.dumps(nb)
+
+
+LONG_IMPORTS = 4  # so many lines of imports and nothing else are folded
+
+
+def folded_as(cell: dict) -> str | None:
+    """Return the words on the handle of a code cell that is folded, or None for all others.
+
+    Folded are the set-up, long lists of imports, and the code of a prediction: it holds the answer.
+    """
+    code = "".join(cell["source"])
+    if cell["cell_type"] != "code":
+        return None
+    if "setup" in cell["metadata"].get("tags", ()):
+        return "Set-up (for Colab)"
+    if "lesson.predict(" in code:
+        return "Code of the question"
+    try:
+        statements = ast.parse(code).body
+    except SyntaxError:  # a magic of IPython
+        return None
+    all_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in statements)
+    if statements and all_imports and len(code.splitlines()) >= LONG_IMPORTS:
+        return "Imports"
+    return None
+
+
+def with_exercise_marks(text: str) -> str:
+    """Return a text of a lesson with a place before each solution where a reader can mark the
+    exercise as right."""
+    place = r'<div data-exercise="\1"></div>\n\n\g<0>'
+    return re.sub(r"<!-- solution (\w+) -->", place, text)
 
 
 def terms() -> list[str]:
@@ -151,7 +205,28 @@ def mend(app, pagename, templatename, context, doctree) -> None:
     """
     if "body" in context:
         body = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
-        context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+        body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+        context["body"] = with_contents(body, context.get("toc", ""))
+
+
+LONG_PAGE = 6  # sections; a page of so many begins with its contents, where no sidebar has them
+
+
+def with_contents(body: str, toc: str) -> str:
+    """Return a long page with its contents, folded, below its title; a style sheet shows them on a
+    narrow screen only."""
+    sections = re.findall(
+        r'<a class="reference internal" href="(#[^"]+)">(.*?)</a>', toc, re.DOTALL
+    )
+    headings = set(re.findall(r'<section id="([^"]+)">\s*(?:<span[^>]*></span>)*<h2>', body))
+    listed = [(link, title) for link, title in sections if link[1:] in headings]
+    if len(listed) < LONG_PAGE:
+        return body
+    items = "".join(f'<li><a href="{link}">{title}</a></li>' for link, title in listed)
+    contents = (
+        f'<details class="page-contents"><summary>Contents</summary><ul>{items}</ul></details>'
+    )
+    return body.replace("</h1>", f"</h1>\n{contents}", 1)
 
 
 def drop_unused(app, pagename, templatename, context, doctree) -> None:
@@ -165,6 +240,8 @@ def drop_unused(app, pagename, templatename, context, doctree) -> None:
     unused = ["thebe", "sphinx-design", "design-tabs"]
     if not pagename.startswith("notebooks/"):
         unused.append("mystnb.")
+        if pagename != "site/progress":
+            unused.append("progress.js")
     if 'class="math' not in body:
         unused.append("mathjax")
 

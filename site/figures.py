@@ -9,6 +9,7 @@ import io
 import math
 import re
 import textwrap
+from collections.abc import Callable
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -253,12 +254,17 @@ def _wrapped(name: str, width: int = 22) -> str:
     return "\n".join(textwrap.wrap(name, width))
 
 
-def growth_figure(curves: dict[str, list[tuple]], ours: str = "course") -> str:
+def growth_figure(
+    curves: dict[str, list[tuple]],
+    ours: str = "course",
+    in_words: Callable[[str], str] = lambda name: name.replace("_", " "),
+) -> str:
     """Return how the kNN accuracy of recipes grew while they trained.
 
     Args:
         curves: {recipe: [(views, mean, lowest, highest)]}, accuracies in percent.
         ours: The recipe that is drawn on top.
+        in_words: Gives what a reader calls a recipe.
 
     Returns:
         HTML.
@@ -275,7 +281,7 @@ def growth_figure(curves: dict[str, list[tuple]], ours: str = "course") -> str:
             views, means, lowest, highest = zip(*curves[name], strict=True)
             axes.plot(views, means, gid=name, markersize=4, **look)
             axes.fill_between(views, lowest, highest, color=look["color"], alpha=0.18, linewidth=0)
-            label = name.replace("_", " ")
+            label = in_words(name)
             labels[name] = f"{_wrapped(label)}: {means[-1]:.1f}"
             ends.append(f"{label} {means[0]:.1f} to {means[-1]:.1f} %")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -285,6 +291,38 @@ def growth_figure(curves: dict[str, list[tuple]], ours: str = "course") -> str:
         axes.grid(axis="y", color=INK, alpha=0.2)
         _legend(axes, labels)
     return as_html(figure, alt=f"{caption} {'; '.join(ends)}", caption=caption)
+
+
+def goals_figure(goals: list[dict]) -> str:
+    """Return how far each goal was exceeded or missed.
+
+    Args:
+        goals: Each with its `sentence`, and the numbers `found` and `least`.
+
+    Returns:
+        HTML; an empty text if there is none.
+    """
+    if not goals:
+        return ""
+    caption = "What was measured, as a multiple of what had been set as the goal"
+    words = []
+    with matplotlib.rc_context(LOOK):
+        figure, (axes,) = _new_figure([0.42 * len(goals) + 0.7])
+        for place, goal in enumerate(goals):
+            share = goal["found"] / goal["least"]
+            color = COLORS[1] if goal["reached"] else COLORS[0]
+            axes.plot(share, place, color=color, marker="o" if goal["reached"] else "X")
+            words.append(f"{goal['sentence']} {share:.2g}")
+        labels = [_wrapped(goal["sentence"], width=38) for goal in goals]
+        axes.set_yticks(range(len(goals)), labels, fontsize=8)
+        axes.set_ylim(len(goals) - 0.5, -0.5)
+        axes.set_xscale("log")
+        _log_ticks(axes.xaxis, *axes.get_xlim())
+        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("times the goal; 1 or more: reached")
+        axes.grid(axis="y", color=INK, alpha=0.15)
+        axes.tick_params(axis="y", length=0)
+    return as_html(figure, alt=f"{caption}: {'; '.join(words)}", caption=caption)
 
 
 def differences_figure(groups: dict[str, list[tuple[str, float, float]]]) -> str:

@@ -4,16 +4,20 @@ A page holds `<!-- generated: NAME -->` or `<!-- generated: NAME ARGUMENT -->`; 
 Markdown of the function NAME in its place, or a sentence if a measurement is missing.
 """
 
+import html
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import live
 import measured
 import panels
 from measured import escape, markdown_table
 from timetable import timetable
+
+from tools import project
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,8 +34,8 @@ def notebooks() -> Iterator[tuple[str, list]]:
 
 
 def lesson_map() -> str:
-    """Return the lessons as a table: name, question, minutes, what to know before."""
-    rows = []
+    """Return the lessons as a list of cards: name, question, minutes, what to know before."""
+    cards = []
     for stem, cells in notebooks():
         opening = "".join(cells[0]["source"])
         title = line_after(r"# ", opening)
@@ -41,9 +45,42 @@ def lesson_map() -> str:
         question = line_after(r".*\*\*The question\.\*\* ", opening)
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         before = line_after(r"\*\*Prerequisites\.\*\* ", opening)
-        link = f"[{title}](/notebooks/{stem}.ipynb)"
-        rows.append([link, question, f"{to_run} + {to_read}", before])
-    return markdown_table(["Lesson", "Its question", "Minutes", "Before it"], rows)
+        parts = [
+            f"- [{title}](/notebooks/{stem}.ipynb)",
+            f"  {question}",
+            f"  {to_run} minutes to run, {to_read} to read and solve. To know before: {before}",
+        ]
+        cards.append("\n\n".join(parts))
+    return "{.lessons}\n" + "\n\n".join(cards)
+
+
+def exercise_names(cells: list[dict]) -> list[str]:
+    """Return the names of a lesson's exercises, in their order, each once."""
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return list(dict.fromkeys(re.findall(r"lesson\.check\(\s*\"(\w+)\"", code)))
+
+
+def progress() -> str:
+    """Return the table that a script fills with what this browser keeps about its reader."""
+    lessons = []
+    for stem, cells in notebooks():
+        title = line_after(r"# ", "".join(cells[0]["source"]))
+        address = f"../notebooks/{stem}.html"
+        names = exercise_names(cells)
+        lessons.append(dict(number=stem[:2], title=title, address=address, names=names))
+    content = html.escape(json.dumps(lessons, ensure_ascii=False))
+    heads = "".join(
+        f'<th scope="col">{head}</th>' for head in ("Lesson", "Predictions", "Exercises", "Done")
+    )
+    return f"""\
+<noscript>This page needs JavaScript.</noscript>
+<div data-progress="{content}" hidden>
+<p role="status"></p>
+<div class="pst-scrollable-table-container"><table class="table">
+<thead><tr>{heads}</tr></thead><tbody></tbody></table></div>
+<p><button type="button" class="btn btn-primary" data-export>Export as JSON</button>
+<button type="button" class="btn btn-secondary" data-forget>Forget everything</button></p>
+</div>"""
 
 
 def line_after(start: str, text: str) -> str:
@@ -127,12 +164,62 @@ def link_lessons(text: str) -> str:
     return re.sub(phrase, link_phrase, text)
 
 
+# --- the address ---
+
+WITHOUT_ADDRESS = """\
+The course has no address on the web yet that Colab could install it from, so bring it along. In the
+project's folder, `pip wheel --no-deps .` makes a file `replearn-….whl`. In Colab open a notebook of
+`notebooks/` (*File*, *Upload notebook*), upload the wheel in the panel *Files*, and run
+`%pip install --no-deps replearn-*.whl` in a cell at the top. Then run the cells in order. Colab's
+own torch and numpy are left alone."""
+WITH_ADDRESS = """\
+Every lesson has a button that opens it in Colab. Run its cells in order: the first one installs
+this version of the course from [its address]({address}), and leaves Colab's own torch and numpy
+alone."""
+
+
+def in_colab() -> str:
+    """Return how a lesson is run in Colab, with and without an address of the course."""
+    if project.colab("") is None:
+        return WITHOUT_ADDRESS
+    return WITH_ADDRESS.format(address=project.address())
+
+
 # --- markers ---
+
+
+def live_picture() -> str:
+    """Return the live picture of the first page."""
+    return live.figure("../_static")
 
 
 def course_timetable() -> str:
     """Return the timetable of all lessons."""
     return timetable(notebooks())
+
+
+def row_filter() -> str:
+    """Return a field that leaves only the rows of the page's tables with some words in them."""
+    return """\
+<p data-filter hidden><label>Only rows with the words
+<input type="search" placeholder="06 temperature" autocomplete="off"></label>
+<output></output></p>
+<script defer src="../_static/filter.js"></script>"""
+
+
+def goals() -> str:
+    """Return all goals that were set before measuring, and which of them were missed."""
+    return panels.goals(notebooks())
+
+
+def how_right() -> str:
+    """Return in one sentence how many quantities agree with their references."""
+    rows = measured.stored("correctness", "rows")["rows"]
+    good = sum(row["held"] and row["fault_seen"] for row in rows)
+    return (
+        f"{good} of {len(rows)} quantities agree with an independent reference, and each of these "
+        "comparisons fails once a fault is planted."
+    )
 
 
 def course_minutes() -> str:
@@ -147,13 +234,19 @@ MAKERS = {
     "correctness": measured.correctness,
     "course": course_minutes,
     "faults": measured.faults,
-    "goals": panels.goals,
+    "goals": goals,
+    "how_right": how_right,
+    "in_colab": in_colab,
     "lesson_map": lesson_map,
+    "live_picture": live_picture,
     "mutation": measured.mutation,
     "outcomes": measured.outcomes,
     "panels": panels.panels,
     "photographs": photographs,
+    "filter": row_filter,
+    "progress": progress,
     "recipes": panels.recipes,
+    "recipes_figure": panels.recipes_figure,
     "service": measured.service,
     "timetable": course_timetable,
     "versions": measured.versions,

@@ -74,24 +74,58 @@ def two_digits(value: float | None) -> str:
 # --- fast ---
 
 
-def budget() -> str:
-    """Return the training step of lesson 12 beside the same without augmentation, and others'."""
+PER_SAMPLE = "torchvision, one picture at a time"
+MADE_BEFORE = "the same step on views made before"
+BUDGET_GOALS = {PER_SAMPLE: 5, MADE_BEFORE: 0.9}  # what it is beside: times as many pictures
+
+
+def budget_rows() -> list[dict]:
+    """Return what the training steps of lesson 12 were measured beside, and how they did."""
     rows = []
     for path in sorted(RESULTS.glob("t4_budget_*.json")):
         record = json.loads(path.read_text("utf-8"))
         if "times_the_per_sample_route" in record:
-            beside = "torchvision, one picture at a time"
+            beside = PER_SAMPLE
             times = record["times_the_per_sample_route"]
-            least = 5
         else:
-            beside = "the same step on views made before"
+            beside = MADE_BEFORE
             times = record["throughput_of_views_made_before"]
-            least = 0.9
-        result = f"{times:.2g}\u00a0× ({mark(times >= least)} {least} or more)"
-        network = escape(record["network"])
-        rows.append([network, record["batch_size"], record["threads"], beside, result])
+        rows.append({**record, "beside": beside, "times": times})
+    return rows
+
+
+def budget_goals() -> list[dict]:
+    """Return the goals of the training steps, in the form of those of a benchmark."""
+    goals = []
+    for row in budget_rows():
+        least = BUDGET_GOALS[row["beside"]]
+        sentence = f"training step, {row['network']}, beside {row['beside']}"
+        goal = dict(sentence=sentence, least=least, found=row["times"])
+        goals.append(goal | dict(reached=row["times"] >= least))
+    return goals
+
+
+def budget() -> str:
+    """Return the training step of lesson 12 beside the same without augmentation, and others'."""
+    rows = []
+    for row in budget_rows():
+        least = BUDGET_GOALS[row["beside"]]
+        is_reached = mark(row["times"] >= least)
+        result = f"{row['times']:.2g}\u00a0× ({is_reached} {least} or more)"
+        network = escape(row["network"])
+        rows.append([network, row["batch_size"], row["threads"], row["beside"], result])
     columns = ["Network", "Batch", "Threads", "Beside", "Ours, pictures a second"]
     return markdown_table(columns, rows)
+
+
+def course_goals(notebooks: Iterable[tuple[str, list]]) -> list[dict]:
+    """Return the goal for the minutes of the whole course, in the form of those of a benchmark."""
+    total = sum(float(to_run(cells)) for _, cells in notebooks)
+    if total == 0:
+        return []
+    sentence = f"all lessons in {COURSE_MINUTES} minutes, divided by what they took"
+    found = COURSE_MINUTES / total
+    return [dict(sentence=sentence, least=1, found=found, reached=total <= COURSE_MINUTES)]
 
 
 def course(notebooks: Iterable[tuple[str, list]]) -> str:

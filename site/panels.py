@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import sys
+from collections.abc import Iterable
 
 import figures
 import measured
@@ -23,14 +25,23 @@ DIFFERENCES = {  # recipe that others are compared with: heading of their figure
 def panels(name: str) -> str:
     """Return what benchmarks/NAME.py measured: figures, tables, goals, and on what machine."""
     record = stored(name, "panels")
-    parts = []
+    shown = []
+    folded_parts = []
     for panel in record["panels"]:
-        parts.append(figures.panel_figure(panel))
-        parts.append(ratios(panel))
-        parts.append(largest_errors(panel))
-    parts.append("\n".join(f"- {goal_sentence(goal)}" for goal in record["goals"]))
-    parts.append(measured_with(record))
-    return "\n\n".join(part for part in parts if part)
+        shown.append(figures.panel_figure(panel))
+        folded_parts.append(f"{panel['title']}:")
+        folded_parts.append(ratios(panel))
+        folded_parts.append(largest_errors(panel))
+    shown.append("\n".join(f"- {goal_sentence(goal)}" for goal in record["goals"]))
+    folded_parts.append(measured_with(record))
+    shown.append(folded("All numbers, and the machine", folded_parts))
+    return "\n\n".join(part for part in shown if part)
+
+
+def folded(summary: str, parts: Iterable[str]) -> str:
+    """Return parts of a page behind a handle that says what they are."""
+    inside = "\n\n".join(part for part in parts if part)
+    return f"<details><summary>{summary}</summary>\n\n{inside}\n\n</details>"
 
 
 def ratios(panel: dict) -> str:
@@ -106,35 +117,99 @@ def measured_with(record: dict) -> str:
     return f"Measured by `{record['command']}` on {escape(machine)}; {escape(versions)}."
 
 
-def goals() -> str:
-    """Return how many goals of all stored results were reached, and those that were missed."""
+def every_goal(notebooks: Iterable[tuple[str, list]]) -> list[dict]:
+    """Return all goals: those of the stored results, of the training step and of the course."""
     every = []
     for path in sorted(measured.RESULTS.glob("*.json")):
         every += json.loads(path.read_text("utf-8")).get("goals", ())
+    return [*every, *measured.budget_goals(), *measured.course_goals(notebooks)]
+
+
+def goals(notebooks: Iterable[tuple[str, list]]) -> str:
+    """Return a figure of all goals, how many were reached, and those that were missed."""
+    every = every_goal(notebooks)
     missed = [goal for goal in every if not goal["reached"]]
     reached = len(every) - len(missed)
     sentence = f"Of {len(every)} goals that were set before measuring, {reached} are reached"
+    figure = figures.goals_figure(every)
     if not missed:
-        return f"{sentence}."
+        return f"{sentence}.\n\n{figure}"
     lines = [f"- {goal_sentence({**goal, 'why': ''})}" for goal in missed]
-    return "\n".join([f"{sentence}. Missed, more on each below:\n", *lines])
+    return "\n".join([f"{sentence}. Missed, more on each below:\n", *lines, f"\n{figure}"])
 
 
 # --- the comparison of recipes ---
 
 
+IN_WORDS = {  # recipe: what a reader calls it
+    "adamw": "AdamW",
+    "average": "mean of past weights",
+    "batch_256": "batches of 256",
+    "batch_512": "batches of 512",
+    "batch_512_adamw": "batches of 512, AdamW",
+    "batch_512_double_lr": "batches of 512, double rate",
+    "batch_512_half_lr": "batches of 512, half the rate",
+    "blur": "with blur",
+    "course": "ours",
+    "deep_head": "three layers in the head",
+    "double_lr": "double learning rate",
+    "half_lr": "half the learning rate",
+    "lightly": "lightly's",
+    "lightly_1_temperature": "lightly's + temperature 0.2",
+    "lightly_2_loss": "… + decoupled loss",
+    "lightly_3_crop": "… + larger crops",
+    "lightly_4_hidden": "… + wider head",
+    "momentum": "queue of keys (MoCo)",
+    "multi_crop": "more small views",
+    "narrow_head": "narrow head",
+    "no_warmup": "no warm-up",
+    "nt_xent": "NT-Xent, not decoupled",
+    "source": "the source's",
+    "stem": "ImageNet's stem",
+    "strong_jitter": "stronger color changes",
+    "temperature_01": "temperature 0.1",
+    "temperature_05": "temperature 0.5",
+    "weak_jitter": "weaker color changes",
+    "wide_z": "wider z",
+}
+
+
+def recipe_in_words(name: str) -> str:
+    """Return what a reader calls a recipe; a change of ours is named by the change alone."""
+    change = name.removeprefix("course_")
+    return IN_WORDS.get(change, change.replace("_", " "))
+
+
+def recipes_figure() -> str:
+    """Return the figure of the largest group of comparable runs, in which the most is decided."""
+    groups = [recipes_table.rows(group) for group in recipes_table.results().values()]
+    return differences(max(groups, key=len)) if groups else ""
+
+
 def recipes() -> str:
-    """Return every group of comparable pretraining runs: a figure, its tables, how kNN grew."""
+    """Return every group of comparable pretraining runs: a figure, how kNN grew, its tables."""
     parts = []
+    largest = recipes_figure()
     for about, group in recipes_table.results().items():
         rows = recipes_table.rows(group)
         heading, images = recipes_table.title(about)
-        parts.append(f"## {heading}")
+        parts.append(f"### {heading}")
         parts.append(f"Pictures: {images}.")
-        parts.append(differences(rows))
-        parts.append(recipes_table.markdown_tables(rows))
-        parts.append(figures.growth_figure(recipes_table.growth(group)))
+        figure = differences(rows)
+        if figure != largest:  # that one opens the page
+            parts.append(figure)
+        parts.append(figures.growth_figure(recipes_table.growth(group), in_words=recipe_in_words))
+        parts.append(folded("All numbers", [named_in_words(recipes_table.markdown_tables(rows))]))
     return "\n\n".join(part for part in parts if part)
+
+
+def named_in_words(tables: str) -> str:
+    """Return the tables with the recipes' names, in their first column, in words."""
+
+    def renamed(match: re.Match) -> str:
+        return f"| {escape(recipe_in_words(match[1].replace(' ', '_')))} |"
+
+    return re.sub(r"^\| ([a-z][a-z0-9 ]*) \|", renamed, tables, flags=re.MULTILINE)
 
 
 def differences(rows: list[dict]) -> str:
@@ -143,6 +218,6 @@ def differences(rows: list[dict]) -> str:
     for row in rows:
         mean, half_width = row.get("knn_gain", (0.0, math.nan))
         if not math.isnan(half_width):
-            name = row["name"].replace("_", " ")
+            name = recipe_in_words(row["name"])
             groups[DIFFERENCES[row["base"]]].append((name, mean, half_width))
     return figures.differences_figure(groups)

@@ -18,6 +18,7 @@ export UV_LINK_MODE=hardlink  # torch is 5 GB
 
 stamp=.venv-colab/.pins
 if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch" ]; then
+    echo "A second environment is made in .venv-colab: about 6 GB, shared with uv's cache where the disk allows it."
     "$uv" venv --quiet --allow-existing --python "$main" .venv-colab
     "$uv" pip install --python "$colab" $pins $torch -e . nbclient nbformat pytest selenium
     echo "$pins $torch" >"$stamp"

@@ -27,14 +27,14 @@ def answer(page: urllib.parse.SplitResult, path: str) -> str:
 def main(address: str) -> None:
     """Check the page, its kernel and its notebook; exit with a sentence at the first that fails."""
     page = urllib.parse.urlsplit(address)
-    if not page.path.endswith(f"/lab/tree/notebooks/{NOTEBOOK}"):
+    if not page.path.endswith(f"/lab/tree/{NOTEBOOK}"):
         sys.exit(f"expected a page with notebook 01, found {page.path}")
     if "jupyter-config-data" not in answer(page, page.path):
         sys.exit("the page is not JupyterLab's")
     if "python3" not in json.loads(answer(page, "/api/kernelspecs"))["kernelspecs"]:
         sys.exit("there is no Python kernel")
 
-    notebook = json.loads(answer(page, f"/api/contents/notebooks/{NOTEBOOK}"))["content"]
+    notebook = json.loads(answer(page, f"/api/contents/{NOTEBOOK}"))["content"]
     figures = 0
     sliders = 0
     is_trusted = True

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from test_site import ROOT, built, course, pages, served
+from test_site import ROOT, built, course, live, pages, served
 
 from tools import npm
 
@@ -281,7 +281,7 @@ def phone(browser):
 
 def test_no_page_scrolls_sideways_on_a_phone(site, browser):
     with phone(browser):
-        for page in [*(site / "site").glob("*.html"), *sorted((site / "notebooks").glob("*.html"))]:
+        for page in pages(site):
             errors(browser, page.as_uri())
             wide, seen = browser.execute_script(
                 "return [document.documentElement.scrollWidth, window.innerWidth]"
@@ -289,15 +289,178 @@ def test_no_page_scrolls_sideways_on_a_phone(site, browser):
             assert wide <= seen == PHONE["width"], f"{page.name} is {wide} pixels wide"
 
 
-def test_first_page_says_on_one_screen_what_one_will_be_able_to_do(site, browser):
-    errors(browser, (site / "site" / "index.html").as_uri())
-    start = browser.find_element("css selector", "article .start")
-    assert start.rect["y"] + start.rect["height"] < browser.execute_script(
-        "return window.innerHeight"
-    )
+def test_first_page_has_the_picture_and_the_button_on_one_screen(site, browser):
+    address = (site / "site" / "index.html").as_uri()
+    errors(browser, address)
+    bottom = "return document.querySelector('article .start a').getBoundingClientRect().bottom"
+    assert browser.execute_script(bottom) < browser.execute_script("return window.innerHeight")
     with phone(browser):
-        errors(browser, (site / "site" / "index.html").as_uri())
-        assert browser.find_element("css selector", "article li").rect["y"] < PHONE["height"]
+        errors(browser, address)
+        assert browser.execute_script(bottom) < PHONE["height"]
+        assert browser.find_element("css selector", "figure.live").rect["y"] < PHONE["height"] / 3
+
+
+# --- the live picture ---
+
+DRAWN_AND_ENCODED = """const [factors, random] = arguments;
+const image = replearnLive.draw(factors, random);
+return [Array.from(image), Array.from(replearnLive.encode(image))];"""
+RANDOM = "frequency angle phase saturation value backgroundSaturation backgroundValue".split()
+
+
+@pytest.fixture
+def opened(site, browser):
+    """The first page, from the disk, once its gallery is measured."""
+    assert not errors(browser, (site / "site" / "index.html").as_uri())
+    ready = "return document.querySelector('figure.live').dataset.ready"
+    until(lambda: browser.execute_script(ready), "the gallery of the live picture")
+    return browser
+
+
+def test_the_live_picture_computes_what_the_package_computes(opened, monkeypatch):
+    """The same drawing to one step of brightness, and the same z to 1e-3 with the same weights.
+
+    Rounding the weights changes z by less than 3 %.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from replearn import models
+    from replearn.data import shapes
+
+    count = 20  # every shape is among them
+    factors = shapes.render(count, seed=2).factors
+    factors["shape"] = torch.arange(count) % len(shapes.SHAPES)
+    uniform = torch.rand(8, count, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(shapes.torch, "randn", lambda *shape, generator: torch.zeros(*shape))
+    expected = shapes.draw(factors, torch.Generator().manual_seed(1)) / 255
+    images, codes = [], []
+    for i in range(count):
+        one = {name: values[i].item() for name, values in factors.items()}
+        random = dict(zip(RANDOM, uniform[:7, i].tolist(), strict=True))
+        image, code = opened.execute_script(DRAWN_AND_ENCODED, one, random)
+        images.append(image)
+        codes.append(code)
+    images = torch.tensor(images).view(-1, 3, shapes.SIDE, shapes.SIDE)
+    codes = torch.tensor(codes)
+    assert (images - expected).abs().max() < 1.01 / 255
+    assert (images - expected).abs().gt(1e-4).float().mean() < 1e-3
+
+    values = (images - 0.5) * 4
+    for layer in live.layers():
+        weights = layer["whole"] * layer["step"]
+        weights = weights.view(len(weights), -1, 3, 3)
+        values = F.relu(F.conv2d(values, weights, layer["bias"], layer["stride"], 1))
+    rounded = F.adaptive_avg_pool2d(values, 2).flatten(1)
+    assert (codes - rounded).abs().max() < 1e-3
+    with torch.no_grad():
+        shipped = models.load(live.ENCODER).eval()(images)
+    assert ((codes - shipped).norm(dim=1) / shipped.norm(dim=1)).max() < 0.03
+
+
+MOVED = """return ['pixels', 'z'].map(space => parseInt(
+    document.querySelector(`[data-space=${space}] output`).textContent))"""
+NEAR = """return [...document.querySelectorAll('[data-space] canvas, canvas[data-picture]')]
+    .map(canvas => canvas.toDataURL()).join()"""
+
+
+def test_the_live_picture_answers_to_keys_and_to_the_pointer(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    assert opened.execute_script(MOVED) == [0, 0]
+    before = opened.execute_script(NEAR)
+    hue = opened.find_element("css selector", "figure.live input[name=hue]")
+    for _ in range(5):
+        hue.send_keys(Keys.PAGE_UP)
+    until(lambda: opened.execute_script(MOVED)[0] > 30, "the picture moves in pixels")
+    pixels, z = opened.execute_script(MOVED)
+    assert pixels > 3 * z, "color is what the encoder was trained to ignore"
+    assert hue.get_attribute("aria-valuetext") not in ("", "red")
+    status = opened.find_element("css selector", "figure.live [role=status]")
+    assert f"{pixels} % in pixels, {z} % in z" in status.get_attribute("textContent")
+    assert opened.execute_script(NEAR) != before
+
+    shape = opened.find_element("css selector", "figure.live input[name=shape]")
+    shape.send_keys(Keys.ARROW_RIGHT)
+    until(lambda: opened.execute_script(MOVED)[1] > z, "another shape moves z")
+    assert shape.get_attribute("aria-valuetext") == "cross"
+
+    before = opened.execute_script(NEAR)
+    canvas = opened.find_element("css selector", "canvas[data-picture]")
+    drag = ActionChains(opened, duration=0).move_to_element(canvas).click_and_hold()
+    drag.move_by_offset(30, 10).release().perform()
+    places = [
+        float(opened.find_element("css selector", f"input[name={axis}]").get_property("value"))
+        for axis in "xy"
+    ]
+    assert places[0] > 0.1 and 0 < places[1] < places[0]
+    until(lambda: opened.execute_script(NEAR) != before, "the object follows the pointer")
+    print(f"one answer took {opened.execute_script('return replearnLive.milliseconds'):.0f} ms")
+
+
+# --- predictions and progress ---
+
+
+def test_a_prediction_is_a_conversation_and_is_kept(site, browser):
+    address = sorted((site / "notebooks").glob("*.html"))[0].as_uri()
+    errors(browser, address)
+    browser.execute_script("localStorage.clear()")
+    errors(browser, address)
+    question = browser.find_element("css selector", "fieldset[id^=predict-]")
+    answer = question.find_element("css selector", "details")
+    assert not answer.is_displayed()
+    code = browser.find_element("xpath", "//pre[contains(., 'lesson.predict(')]")
+    assert not code.is_displayed(), "the code of a question holds its answer"
+    choice = question.find_elements("css selector", "input[type=radio]")[1]
+    choice.click()
+    words = choice.find_element("xpath", "..").text.strip()
+    said = question.find_element("css selector", "[role=status]")
+    assert said.text == f"You said: {words}." and answer.is_displayed()
+    mark, *_ = browser.find_elements("css selector", "[data-exercise] input")
+    mark.click()
+    browser.find_element("css selector", ".progress-done input").click()
+
+    errors(browser, address)
+    said = browser.find_element("css selector", "fieldset[id^=predict-] [role=status]")
+    assert said.text == f"You said: {words}."
+    errors(browser, (site / "site" / "progress.html").as_uri())
+    row = browser.find_element("css selector", "[data-progress] tbody tr").text
+    assert f"You said: {words}." in row and "1 of " in row and "✓" in row
+    summary = browser.find_element("css selector", "[data-progress] [role=status]").text
+    assert re.match(r"1 of 12 lessons done, 1 of \d\d exercises right\.", summary)
+    kept = browser.execute_script("return replearnProgress.read()")
+    assert kept["lessons"] == {"01": True} and len(kept["exercises"]) == 1
+    assert kept["predictions"]["01-1"]["choice"] == words
+
+
+@pytest.mark.parametrize("stored", ["no JSON", "[]", '{"predictions": {"01-1": null}}', "null"])
+def test_what_else_lies_in_the_browser_breaks_nothing(site, browser, stored):
+    lesson = sorted((site / "notebooks").glob("*.html"))[0].as_uri()
+    for address in (lesson, (site / "site" / "progress.html").as_uri()):
+        errors(browser, address)
+        browser.execute_script("localStorage.setItem('replearn-progress', arguments[0])", stored)
+        assert not errors(browser, address)
+    browser.execute_script("localStorage.clear()")
+    assert len(browser.find_elements("css selector", "[data-progress] tbody tr")) == 12
+
+
+def test_a_field_leaves_the_rows_with_some_words(site, browser):
+    assert not errors(browser, (site / "site" / "claims.html").as_uri())
+    rows = "return document.querySelectorAll('tbody tr:not([hidden])').length"
+    every = browser.execute_script(rows)
+    field = browser.find_element("css selector", "[data-filter] input")
+    field.send_keys("temperature")
+    few = browser.execute_script(rows)
+    assert 0 < few < every / 4
+    said = browser.find_element("css selector", "[data-filter] output")
+    assert said.text == f"{few} of {every} rows"
+    field.clear()
+    field.send_keys(" ")
+    assert browser.execute_script(rows) == every
+
+
+# --- the rest of a page ---
 
 
 def test_dark_mode_follows_the_button(site, browser):
@@ -353,7 +516,8 @@ def test_a_lesson_on_paper_shows_all_its_text_and_figures(site, browser):
     sys.version_info < (3, 11), reason="the last theme for Python 3.10 is not slimmed"
 )
 def test_from_a_host_the_first_page_is_light_and_nothing_is_missing(site, browser):
-    """Counted: whatever the browser asks for on a first visit, fonts too; pictures aside."""
+    """Counted: whatever the browser asks for on a first visit, fonts too; aside are pictures and
+    the weights of the live one, which test_site.py counts."""
     with served(site) as address:
         browser.get(address)
         until(lambda: browser.current_url.endswith("site/index.html"), "the first page")
@@ -361,7 +525,7 @@ def test_from_a_host_the_first_page_is_light_and_nothing_is_missing(site, browse
         sizes = dict(
             browser.execute_script("""return [...performance.getEntriesByType('navigation'),
             ...performance.getEntriesByType('resource')]
-            .filter(e => !/\\.(png|svg|jpg|ico)/.test(e.name))
+            .filter(e => !/\\.(png|svg|jpg|ico)|live-data/.test(e.name))
             .map(e => [e.name, e.decodedBodySize])""")
         )
         # 0.4 MB of it is the theme's style sheet, 66 kB when compressed; without our hooks: 2.5 MB.

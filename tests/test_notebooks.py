@@ -19,6 +19,7 @@ from tools import notebooks, project
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "https://github.com/somebody/course"
+TAG = project.tag()
 TEXT = """\
 ---
 kernelspec: {display_name: Python 3, language: python, name: python3}
@@ -125,9 +126,9 @@ def test_regenerate_fills_blocks_and_keeps_the_rest(sample):
 def test_with_an_address_there_is_a_badge_and_an_installation(sample, with_address):
     without = sample.read_text("utf-8")
     text = notebooks.regenerate(without, "99_sample")
-    link = "https://colab.research.google.com/github/somebody/course/blob/main/notebooks/"
+    link = f"https://colab.research.google.com/github/somebody/course/blob/{TAG}/notebooks/"
     assert f"[![Open in Colab]({notebooks.COLAB_BADGE})]({link}99_sample.ipynb)" in text
-    assert f"    %pip install --quiet --no-deps git+{ADDRESS}\n" in text
+    assert f"    %pip install --quiet --no-deps git+{ADDRESS}@{TAG}\n" in text
     assert notebooks.regenerate(text, "99_sample") == text
 
 
@@ -159,10 +160,11 @@ def test_an_address_that_changes_changes_every_block(sample, with_address):
 # --- the set-up cell ---
 
 
-def run_setup_cell():
-    """Run the set-up cell; return the names it defines. An installation only sets `installed`."""
-    names = {}
-    plain = re.sub(r"^( *)%pip .*", r"\1installed = True", notebooks.setup_source(), flags=re.M)
+def run_setup_cell(install=lambda: None):
+    """Run the set-up cell; return the names it defines. `install` stands for pip."""
+    names = {"install": install}
+    pip = r"\1installed = not install()"
+    plain = re.sub(r"^( *)%pip .*", pip, notebooks.setup_source(), flags=re.M)
     exec(plain, names)
     return names
 
@@ -196,7 +198,7 @@ def without_replearn(request, tmp_path, monkeypatch):
 def test_setup_cell_does_nothing_where_replearn_is(request, place):
     request.getfixturevalue(place)
     code = notebooks.setup_source()
-    assert len(code.splitlines()) <= 10
+    assert len(code.splitlines()) <= 13
     assert "--no-deps" in code and "torch" not in code
     before = sys.modules["replearn"]
     assert "installed" not in run_setup_cell()
@@ -211,15 +213,24 @@ def test_setup_cell_says_what_to_do_outside_colab(request, place, without_replea
 
 
 def test_setup_cell_installs_in_colab(with_address, in_colab, without_replearn):
-    assert run_setup_cell()["installed"]
-    # What pip has installed is found at once, whatever lay here before.
-    package = without_replearn / "replearn" / "lesson"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").write_text("found = True\n")
-    (package / "__init__.py").write_text("")
+    """What pip has installed is found at once, whatever lay here before."""
+
+    def install():
+        package = without_replearn / "replearn" / "lesson"
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").write_text("found = True\n")
+        (package / "__init__.py").write_text("")
+
+    assert run_setup_cell(install)["installed"]
     assert importlib.import_module("replearn").found
     assert "installed" not in run_setup_cell()
     sys.modules.pop("replearn.lesson", None)
+
+
+def test_setup_cell_stops_where_pip_has_failed(with_address, in_colab, without_replearn):
+    """pip's magic only prints its error: without this, the next cell would be the one to stop."""
+    with pytest.raises(ModuleNotFoundError, match="could not install replearn: the line above"):
+        run_setup_cell()
 
 
 def test_setup_cell_says_what_to_do_in_colab(without_address, in_colab, without_replearn):

@@ -33,6 +33,7 @@ import course  # noqa: E402
 import figures  # noqa: E402
 import generated  # noqa: E402
 import light  # noqa: E402
+import live  # noqa: E402, F401  # test_browser.py takes it from here
 import measured  # noqa: E402
 import panels  # noqa: E402
 
@@ -168,7 +169,7 @@ def test_colab_buttons_open_existing_notebooks(site):
     for page in sorted((site / "notebooks").glob("*.html")):
         links = {attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"}
         colab = {link for link in links if "colab.research.google.com" in link}
-        opened = {link.split("/blob/main/")[1] for link in colab}
+        opened = {link.split(f"/blob/{project.tag()}/")[1] for link in colab}
         assert opened == ({f"notebooks/{page.stem}.ipynb"} if project.colab("") else set())
         assert (ROOT / "notebooks" / f"{page.stem}.ipynb").exists()
 
@@ -213,7 +214,18 @@ def test_pages_have_buttons_for_a_repository_if_there_is_one(monkeypatch, tmp_pa
     options = config.html_theme_options
     assert options["use_download_button"]
     assert options.get("repository_url") == address
+    assert options.get("repository_branch") == (project.tag() if address else None)
     assert ("use_repository_button" in options) == ("launch_buttons" in options) == bool(address)
+
+
+@pytest.mark.parametrize("address", [None, "https://github.com/somebody/course"])
+def test_the_page_on_colab_says_what_there_is_to_do(monkeypatch, tmp_path, address):
+    urls = f'[project.urls]\nRepository = "{address}"\n' if address else ""
+    (tmp_path / "pyproject.toml").write_text(f"[project]\n{urls}")
+    monkeypatch.setattr(project, "ROOT", tmp_path)
+    text = generated.fill("<!-- generated: in_colab -->")
+    assert (f"]({address})" in text) == ("button" in text) == bool(address)
+    assert ("pip wheel" in text) == (not address)
 
 
 def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
@@ -318,6 +330,71 @@ def test_the_crawl_sees_a_broken_link(tmp_path):
     assert {name.rsplit("/", 1)[1] for name in broken} == {"gone.png", "absolute.html"}
 
 
+# --- what is folded, and what a reader marks ---
+
+
+@pytest.mark.parametrize(
+    "code, words",
+    [
+        ("import a\nimport b\nfrom c import d\nimport e", "Imports"),
+        ("import a\nimport b", None),
+        ("import a\nimport b\nimport c\nx = 1", None),
+        ("%matplotlib inline\nimport a\nimport b\nimport c", None),
+        ("lesson.predict('Which?', ['a', 'b'], answer='a')", "Code of the question"),
+        ("", None),
+    ],
+)
+def test_what_is_folded_says_what_it_is(code, words):
+    cell = dict(cell_type="code", source=code.splitlines(keepends=True), metadata={})
+    assert course.folded_as(cell) == words
+    cell["metadata"]["tags"] = ["setup"]
+    assert course.folded_as(cell) == "Set-up (for Colab)"
+    assert course.folded_as(dict(cell_type="markdown", source=code, metadata={})) is None
+
+
+def test_no_lesson_shows_the_answer_above_its_question(site):
+    """The code of a question is folded, and every exercise has a place to be marked."""
+    for page, (_, cells) in zip(
+        sorted((site / "notebooks").glob("*.html")), generated.notebooks(), strict=True
+    ):
+        text = page.read_text("utf-8")
+        asking = ["lesson.predict(" in "".join(cell["source"]) for cell in cells]
+        assert 1 <= sum(asking) <= text.count('<fieldset id="predict-'), page.name
+        assert text.count("Code of the question") == sum(asking), page.name
+        marked = re.findall(r'data-exercise="(\w+)"', text)
+        assert marked and set(marked) == set(generated.exercise_names(cells)), page.name
+
+
+def test_the_live_picture_opens_lesson_01_and_no_other(site):
+    for page in sorted((site / "notebooks").glob("*.html")):
+        text = page.read_text("utf-8")
+        assert text.count("<figure data-live") == text.count("live-data.js") == ("01_" in page.name)
+    first = sorted((site / "notebooks").glob("*.html"))[0].read_text("utf-8")
+    assert first.index("The question.") < first.index("<figure data-live") < first.index("Objectiv")
+
+
+def test_a_long_page_begins_with_its_contents():
+    names = [f"part-{i}" for i in range(course.LONG_PAGE)]
+    toc = "".join(f'<li><a class="reference internal" href="#{n}">{n}</a></li>' for n in names)
+    parts = [f'<section id="{name}">\n<h2>{name}</h2></section>' for name in names]
+    body = "<h1>Title</h1>" + "".join(parts)
+    text = course.with_contents(body, toc)
+    assert text.index("page-contents") < text.index("<section")
+    assert text.count('<li><a href="#part-') == course.LONG_PAGE
+    short = "<h1>Title</h1>" + "".join(parts[1:])
+    assert course.with_contents(short, toc) == short
+
+
+def test_recipes_have_names_in_words():
+    from scripts import recipes
+
+    for name in recipes.recipes():
+        assert name.removeprefix("course_") in panels.IN_WORDS, name
+    assert panels.recipe_in_words("course_temperature_01") == "temperature 0.1"
+    table = panels.named_in_words("| Recipe | kNN |\n| --- | --- |\n| course batch 512 | 46.7 |")
+    assert table.endswith("| batches of 512 | 46.7 |") and "| Recipe |" in table
+
+
 # --- weight ---
 
 
@@ -343,8 +420,13 @@ def loaded_with(page):
     sys.version_info < (3, 11), reason="the last theme for Python 3.10 is another one"
 )
 def test_first_page_weighs_less_than_200_kilobytes(site):
-    """Counted: the page with its scripts and style sheets, compressed as a host sends them."""
+    """Counted: the page with its scripts and style sheets, compressed as a host sends them, without
+    the live picture, which has a limit of its own."""
     paths = loaded_with(site / "site" / "index.html")
+    own = {path for path in paths if path.name.startswith("live")}
+    assert {path.name for path in own} == {"live.js", "live-data.js"}
+    assert sum(len(gzip.compress(path.read_bytes())) for path in own) < 250_000
+    paths -= own
     weights = {path.name: len(gzip.compress(path.read_bytes())) for path in paths}
     assert len(weights) > 10
     assert sum(weights.values()) < 200_000, weights
@@ -574,11 +656,19 @@ def test_a_record_becomes_figures_tables_and_goals(monkeypatch, tmp_path):
         hardware=hardware,
     )
     (tmp_path / "augment.json").write_text(json.dumps(record), "utf-8")
+    budget = dict(network="small_cnn", batch_size=256, times_the_per_sample_route=4.6, threads=2)
+    (tmp_path / "t4_budget_x.json").write_text(json.dumps(budget), "utf-8")
     monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    monkeypatch.setattr(measured, "to_run", lambda cells: "30.0")
+    monkeypatch.setattr(generated, "notebooks", lambda: [("01_representations", [])])
     text = generated.fill("<!-- generated: goals -->\n<!-- generated: panels augment -->").replace(
         "\u00a0", " "
     )
-    assert "Of 2 goals" in text and "1 are reached" in text
+    # Two of the record, one of the training step, one of the course: three are missed.
+    assert "Of 4 goals" in text and "1 are reached" in text
+    assert "beside torchvision, one picture at a time: 4.6, expected 5 or more." in text
+    assert "all lessons in 20 minutes, divided by what they took: 0.667, expected 1" in text
+    assert text.count('<figure class="curves">') == 2 and "<summary>All numbers, and" in text
     assert "- ✓ lightly \\| twice: 7.04, expected 2 or more." in text
     assert (
         text.count("- ✗ three: 2.5, expected 3 or more.") == 2

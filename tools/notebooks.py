@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replearn import _command
 from replearn.files import write_atomically, write_json
 from replearn.lesson import exercises
-from tools.project import ROOT, address, colab
+from tools.project import ROOT, address, colab, tag
 
 if TYPE_CHECKING:  # they take half a second to import, and `sources` does not need them
     from nbformat import NotebookNode
@@ -45,8 +45,11 @@ if not (find_spec("replearn") and find_spec("replearn.lesson")):
     sys.modules.pop("replearn", None)  # an empty folder of that name
     if "google.colab" not in sys.modules:
         raise ModuleNotFoundError("replearn is not here: run `make lab` first")
-    %pip install --quiet --no-deps git+{address}
-    importlib.invalidate_caches()"""
+    %pip install --quiet --no-deps git+{address}@{tag}
+    importlib.invalidate_caches()
+    if not (find_spec("replearn") and find_spec("replearn.lesson")):
+        raise ModuleNotFoundError("pip could not install replearn: the line above says "
+            "why; if the address is out of date, open the notebook from the course's page")"""
 SETUP_WITHOUT_ADDRESS = """\
 # Set-up: where replearn is installed, this does nothing.
 import sys
@@ -72,7 +75,7 @@ def setup_source() -> str:
     repository = address()
     if repository is None:
         return SETUP_WITHOUT_ADDRESS
-    return SETUP_WITH_ADDRESS.format(address=repository)
+    return SETUP_WITH_ADDRESS.format(address=repository, tag=tag())
 
 
 def sources(numbers: Sequence[str] = ()) -> list[Path]:

@@ -7,6 +7,8 @@ functions below say so by returning None.
 from pathlib import Path
 from typing import Any
 
+from replearn import __version__
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -34,6 +36,15 @@ def address() -> str | None:
     return urls["Repository"].rstrip("/")
 
 
+def tag() -> str:
+    """Return the tag in the repository that holds this version of the course.
+
+    Badges, set-up cells and launch buttons lead to the tag and not to a branch, so that an old
+    notebook never meets new code.
+    """
+    return f"v{__version__}"
+
+
 def colab(name: str) -> str | None:
     """Return the address that opens a notebook in Colab.
 
@@ -47,4 +58,4 @@ def colab(name: str) -> str | None:
     if repository is None or not repository.startswith(GITHUB):
         return None
     inside = repository.removeprefix(GITHUB)
-    return f"https://colab.research.google.com/github/{inside}/blob/main/notebooks/{name}.ipynb"
+    return f"https://colab.research.google.com/github/{inside}/blob/{tag()}/notebooks/{name}.ipynb"

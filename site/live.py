@@ -1,0 +1,184 @@
+"""The live picture of the first page: what its script needs, written when the site is built.
+
+The shipped SimCLR encoder goes into the page as text, one character a weight, since a page that is
+opened from the disk may not read files. Normalization is folded into the convolutions, and each
+channel of weights is rounded to 91 steps of its own.
+"""
+
+import json
+import math
+from pathlib import Path
+
+ENCODER = "shapes_simclr"
+GALLERY_SIZE = 200
+GALLERY_SEED = 3
+MOST = 45  # weights are whole numbers from -45 to 45, times the step of their channel
+# One character stands for each whole number. The quotation mark and the backslash, which a string
+# of a script writes with two, and <, with which a browser could find a tag, are not among them.
+CHARACTERS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\<')
+TRIED_ROUNDINGS = 61
+
+
+def rounded(weights):
+    """Return weights as whole numbers from -45 to 45, and the step of each row.
+
+    The step of a row is the one of several that changes its weights least: the largest weight need
+    not be met where many small ones gain from it.
+
+    Args:
+        weights: A tensor (N, D), float32.
+
+    Returns:
+        Whole numbers (N, D), float32, and steps (N, 1).
+    """
+    import torch
+
+    largest = weights.abs().amax(dim=1, keepdim=True)
+    best = torch.full_like(largest, math.inf)
+    steps = torch.zeros_like(largest)
+    for share in torch.linspace(0.4, 1, TRIED_ROUNDINGS):
+        step = share * largest / MOST
+        changed = ((weights / step).round().clamp(-MOST, MOST) * step - weights) ** 2
+        error = changed.sum(dim=1, keepdim=True)
+        steps = torch.where(error < best, step, steps)
+        best = torch.minimum(error, best)
+    return (weights / steps).round().clamp(-MOST, MOST), steps
+
+
+def layers() -> list[dict]:
+    """Return the convolutions of the encoder, with their normalization inside, as tensors.
+
+    Returns:
+        A dict for each layer: `whole` (out, in * 9) with whole numbers, `step` (out, 1), `bias`
+        (out,), and its `stride`.
+    """
+    from torch import nn
+
+    from replearn import models
+
+    encoder = models.load(ENCODER).eval()
+    found = []
+    for block in (encoder.block1, encoder.block2, encoder.block3, encoder.block4):
+        convolution, norm, activation = block
+        assert isinstance(activation, nn.ReLU) and convolution.bias is None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weights = (convolution.weight * scale[:, None, None, None]).flatten(1).detach()
+        whole, step = rounded(weights)
+        bias = (norm.bias - norm.running_mean * scale).detach()
+        found.append(dict(whole=whole, step=step, bias=bias, stride=convolution.stride[0]))
+    return found
+
+
+def gallery() -> dict:
+    """Return the pictures among which the neighbors are looked for: the names of their factors, and
+    a row of numbers for each picture."""
+    from replearn.data import shapes
+
+    factors = shapes.render(GALLERY_SIZE, seed=GALLERY_SEED).factors
+    names = ("shape", "hue", "size", "rotation", "x", "y", "background_hue", "texture")
+    columns = [[round(value, 2) for value in factors[name].tolist()] for name in names]
+    return dict(names=names, rows=list(zip(*columns, strict=True)))
+
+
+def script() -> str:
+    """Return the script with the encoder's weights, the gallery and the corners of the shapes."""
+    from replearn.data import shapes
+
+    encoder = []
+    for layer in layers():
+        weights = "".join(CHARACTERS[int(w) + MOST] for w in layer["whole"].flatten().tolist())
+        encoder.append(
+            dict(
+                stride=layer["stride"],
+                step=[float(f"{step:.5g}") for step in layer["step"].flatten().tolist()],
+                bias=[float(f"{bias:.5g}") for bias in layer["bias"].tolist()],
+                weights=weights,
+            )
+        )
+    corners = dict(
+        square=shapes._SQUARE,
+        triangle=shapes._TRIANGLE,
+        star=shapes._STAR,
+        heart=shapes._HEART,
+        cross=shapes._CROSS,
+        arrow=shapes._ARROW,
+    )
+    data = dict(
+        characters=CHARACTERS,
+        encoder=encoder,
+        gallery=gallery(),
+        shapes=shapes.SHAPES,
+        textures=shapes.TEXTURES,
+        corners=corners,
+    )
+    return f"window.liveData = {json.dumps(data, separators=(',', ':'))};\n"
+
+
+def write(path: Path) -> None:
+    """Write the script for the site."""
+    from replearn.files import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, script())
+
+
+# --- the figure ---
+
+SLIDERS = (  # name, label, least, most, step, start
+    ("shape", "shape", 0, 9, 1, 3),
+    ("hue", "color", 0, 0.99, 0.01, 0.08),
+    ("size", "size", 0.45, 0.85, 0.01, 0.65),
+    ("rotation", "turn", 0, 6.28, 0.02, 0),
+    ("x", "across", -0.35, 0.35, 0.01, 0),
+    ("y", "down", -0.35, 0.35, 0.01, 0),
+)
+SPACES = (
+    ("pixels", "The nearest of 200 other pictures, pixel by pixel"),
+    ("z", "The nearest of 200 other pictures, by their z"),
+)
+NEIGHBORS = 5
+
+
+def figure(static: str) -> str:
+    """Return the live picture as HTML.
+
+    Args:
+        static: The path from the page to the folder `_static`.
+    """
+    controls = []
+    for name, label, least, most, step, start in SLIDERS:
+        word = ': <span data-word aria-hidden="true">star</span>' if name == "shape" else ""
+        controls.append(
+            f'<label><span>{label}{word}</span><input type="range" name="{name}" min="{least}" '
+            f'max="{most}" step="{step}" value="{start}" autocomplete="off"></label>'
+        )
+    rows = []
+    canvas = '<canvas width="32" height="32"></canvas>'
+    for name, alt in SPACES:
+        rows.append(
+            f'<div class="live-space" data-space="{name}">'
+            f'<div class="live-moved"><span>moved in {name}</span><output>0 %</output></div>'
+            '<div class="live-bar" aria-hidden="true"><div data-bar></div></div>'
+            f'<div class="live-near" role="img" aria-label="{alt}">{canvas * NEIGHBORS}</div></div>'
+        )
+    return f"""\
+<figure data-live class="live">
+<div class="live-top">
+<div class="live-picture">
+<canvas data-picture width="32" height="32" role="img"
+ aria-label="The picture: drag the object, or use the controls"></canvas>
+<canvas data-start width="32" height="32" role="img"
+ aria-label="The picture as it was at first"></canvas>
+</div>
+<fieldset class="live-controls"><legend>Change the picture</legend>{"".join(controls)}</fieldset>
+</div>
+<div class="live-spaces">{"".join(rows)}</div>
+<p class="live-status" role="status"></p>
+<figcaption>Change the <b>color</b>: in pixels it is another picture. In <i>z</i>, what a network
+has learned from pictures without labels, it is nearly the same. Then change the <b>shape</b>, and
+<b>turn</b> it. Below each bar stand the nearest of 200 other pictures; a frame marks the same
+shape.</figcaption>
+<noscript>The live picture needs JavaScript. All other pages can be read without.</noscript>
+</figure>
+<script defer src="{static}/live-data.js"></script>
+<script defer src="{static}/live.js"></script>"""
