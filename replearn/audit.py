@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from replearn import _check, augment, metrics, plot, probe
+from replearn import _check, _device, augment, metrics, plot, probe
 from replearn.losses import unit_rows
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def invariance(z: torch.Tensor, z_changed: torch.Tensor) -> float:
     _check.finite("z", z, min_rows=2)
     _check.finite("z_changed", z_changed)
     _check.same_shape("z", z, "z_changed", z_changed)
-    z = z.double()
-    z_changed = z_changed.double()
+    z = _device.double(z)
+    z_changed = _device.double(z_changed)
     moved = (z_changed - z).square().sum(1).mean().item()
     # Twice the variance (over N - 1) is the mean squared distance of all pairs of different rows.
     apart = 2 * z.var(0).sum().item()
@@ -245,7 +245,7 @@ def _retrieval(h: torch.Tensor, labels: torch.Tensor, k: int) -> dict[str, Any]:
     cosine = (z @ z.T).fill_diagonal_(-2)  # below every cosine: no image is its own neighbor
     voted = probe.knn_vote(cosine, labels, k=k)
     return {
-        "knn": (voted == labels).double().mean().item(),
+        "knn": (voted == labels).sum().item() / len(labels),
         "wrong": _closest_confusions(cosine, labels),
     }
 

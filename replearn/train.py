@@ -66,10 +66,26 @@ def ema_update(target: nn.Module, online: nn.Module, *, momentum: float) -> None
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected a number in [0, 1], found {momentum}")
-    for ours, theirs in zip(target.parameters(), online.parameters(), strict=True):
-        ours.lerp_(theirs, 1 - momentum)
-    for ours, theirs in zip(target.buffers(), online.buffers(), strict=True):
-        ours.copy_(theirs)
+    # In one call for all: a GPU does them faster than they could be launched one by one.
+    ours, theirs = _pairs(target.parameters(), online.parameters())
+    if ours:
+        torch._foreach_lerp_(ours, theirs, 1 - momentum)
+    ours, theirs = _pairs(target.buffers(), online.buffers())
+    if ours:
+        torch._foreach_copy_(ours, theirs)
+
+
+def _pairs(
+    ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    ours = list(ours)
+    theirs = list(theirs)
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"target, online: expected networks of one architecture, found {len(ours)} and "
+            f"{len(theirs)} tensors"
+        )
+    return ours, theirs
 
 
 def cosine(

@@ -1,7 +1,7 @@
 """A device that this machine does not have, to count where a program would wait for it.
 
-`FakeDevice` is a mode for a with block, in which "fakegpu" is a device: its tensors are computed on the
-CPU, and behave as those of a GPU do. It counts every wait of host for device:
+`FakeDevice` is a mode for a with block, in which "fakegpu" is a device: its tensors are computed on
+the CPU, and behave as those of a GPU do. It counts every wait of host for device:
 
 - a value is asked for: `.item()`, `if tensor:`, `.tolist()`, `.cpu()`, `print`;
 - the shape of a result depends on values: `nonzero`, a mask as an index, `unique`;

@@ -207,15 +207,9 @@ def _short_names(encoders: dict[str, "nn.Module"]) -> dict[str, "nn.Module"]:
 
 
 def _moved(encoder: "nn.Module", device: str | None) -> "nn.Module":
-    import torch
+    from replearn import _device
 
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return encoder.to(device or default)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: expected one of this machine, such as cpu, found {device!r}: {error}"
-        ) from error
+    return encoder.to(_device.named(device))
 
 
 def _other_sets(args: argparse.Namespace) -> tuple["ImageSet", "ImageSet"] | None:

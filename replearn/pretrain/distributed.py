@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from replearn import _device
 from replearn.pretrain.log import duration
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ def join(device: str | torch.device | None = None) -> torch.device:
         The device of this process.
 
     Raises:
+        ValueError: This machine has no such device.
         OSError: The other processes did not come.
     """
     global _patient
@@ -56,11 +58,10 @@ def join(device: str | torch.device | None = None) -> torch.device:
             # Waiting on a CPU: a GPU's time-out would end the process without a word of ours.
             long_wait = timedelta(seconds=FIRST_SECONDS)
             _patient = dist.new_group(backend="gloo", timeout=long_wait)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(device) == "cuda":
+    found = _device.named(device)
+    if str(found) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(device)
+    return found
 
 
 def leave() -> None:

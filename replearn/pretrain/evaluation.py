@@ -236,7 +236,7 @@ def sgd_probe(
             )
         predicted = classes[(x_test @ w.detach().T + b.detach()).argmax(1)]
         correct = predicted == y_test.to(x.device)
-        history.append(correct.double().mean().item())
+        history.append(correct.sum().item() / len(correct))
     return history[-1], history
 
 

@@ -60,6 +60,7 @@ def restore(run: Run, tensors: dict[str, torch.Tensor], position: dict) -> None:
     _restore_optimizer(run, _part(tensors, "optimizer"))
     if run.scaler.is_enabled() and position.get("scaler"):
         run.scaler.load_state_dict(position["scaler"])
+    run.recorded = None  # it knows the tensors from before
     run.step = position["step"]
     run.steps = position["steps"]
     run.seconds = position["seconds"]
