@@ -76,7 +76,7 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
         lowest, highest = x.aminmax()
         _device.note((lowest >= 0) & (highest <= 1), "images: expected floats in [0, 1]")
         return x
-    low, high = torch.stack(x.aminmax()).tolist()
+    low, high = torch.stack(x.aminmax()).cpu().tolist()
     in_range = low >= 0 and high <= 1  # NaN fails every comparison
     if not images.is_floating_point() or not in_range:
         raise ValueError(

@@ -303,7 +303,7 @@ class _History:
                 # A copy: what is recorded may be a weight, which the next step changes.
                 value = value.detach().reshape(()).float().clone()
             else:
-                value = float(value)
+                value = float(value.detach() if isinstance(value, torch.Tensor) else value)
             self.numbers[name].append(value)
 
     def look(self) -> None:
