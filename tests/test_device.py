@@ -477,13 +477,3 @@ def test_every_command_refuses_it_before_it_works(command, capsys):
     told = f"{stopped.value}\n{capsys.readouterr().err}"
     assert re.search(r"device: expected one of this machine \(cpu.*found 'cuda:99'", told)
     assert "Traceback" not in told
-
-
-# --- with a GPU ---
-
-
-def on_a_gpu(function):
-    reason = "needs a CUDA GPU"
-    return pytest.mark.gpu(
-        pytest.mark.skipif(not torch.cuda.is_available(), reason=reason)(function)
-    )

@@ -379,7 +379,7 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
     if why_eager(run) is None:
         loss = _replayed(run, views)
     else:
-        loss, keys = _learn(run, views)
+        loss, keys = learn(run, views)
     if run.average is not None:
         # A short memory at first, or the random weights would stay in the mean for long.
         momentum = min(run.recipe.average, (1 + run.step) / (10 + run.step))
@@ -391,8 +391,16 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
     return loss
 
 
-def _learn(run: Run, views: Views) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Forward pass, loss, backward pass, optimizer; return the loss and what `contrast` returns."""
+def learn(run: Run, views: Views) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Make the part of a step that a CUDA graph replays, operation by operation.
+
+    Args:
+        run: Changed in place; its learning rate was set.
+        views: What `make_views` returns, of this process's images.
+
+    Returns:
+        The loss (nats), a tensor () on its device, and what the views look for, see `contrast`.
+    """
     # Around one step only: autocast keeps copies of the weights until its end.
     with _device.deferring(run.findings), run.autocast():
         loss, keys = contrast(run.recipe, run.forward, views, target=run.target, queue=run.queue)
@@ -435,18 +443,18 @@ def _replayed(run: Run, views: Views) -> torch.Tensor:
     if run.recorded is None:
         try:
             run.recorded = Recorded(
-                lambda views: _learn(run, views)[0], lambda: _tensors_of_step(run), views
+                lambda views: learn(run, views)[0], lambda: _tensors_of_step(run), views
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             run.not_recorded = f"its step cannot be recorded: {reason}"
             warnings.warn(f"no CUDA graph: {run.not_recorded}", stacklevel=2)
-            return _learn(run, views)[0]
+            return learn(run, views)[0]
     return run.recorded(views)
 
 
 def _tensors_of_step(run: Run) -> dict[str, torch.Tensor]:
-    """Return, by name, all tensors that `_learn` changes in place."""
+    """Return, by name, all tensors that `learn` changes in place."""
     tensors = dict(run.online.state_dict())
     for number, values in enumerate(run.optimizer.state.values()):
         for name, x in values.items():
