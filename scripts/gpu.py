@@ -1,7 +1,8 @@
 """The pieces of `bash tests/gpu.sh`: each writes a record, and is skipped where it has one.
 
 Run: bash tests/gpu.sh [--dry] [units|throughput|lessons NN...|recipe NAME]
-A piece runs in a process of its own, so that one that fails costs no other. What a record is of
+A piece runs in a process of its own, so that one that fails costs no other. After --minutes (8)
+nothing is begun any more, and the same command goes on another time. What a record is of
 (code, PyTorch, card, sizes) stands in its `key`; one of something else is replaced. Exits with an
 error if a piece failed.
 """
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,8 +69,13 @@ def data_folder(args: argparse.Namespace) -> Path | None:
     return Path(named) if named else None
 
 
-def called(command: Sequence[str], variables: dict[str, str]) -> tuple[int, str]:
-    """Run a command, show what it prints, and return its exit status and its last lines."""
+def called(
+    command: Sequence[str], variables: dict[str, str], args: argparse.Namespace
+) -> tuple[int, str]:
+    """Run a command, show what it prints, and return its exit status and its last lines.
+
+    When the time is over it is killed, which its status says: -9.
+    """
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -77,11 +84,15 @@ def called(command: Sequence[str], variables: dict[str, str]) -> tuple[int, str]
         stderr=subprocess.STDOUT,
         text=True,
     )
+    at_the_end = threading.Timer(max(1.0, args.deadline - time.monotonic()), process.kill)
+    at_the_end.start()
     lines = []
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line)
-    return process.wait(), "".join(lines[-40:])
+    status = process.wait()
+    at_the_end.cancel()
+    return status, "".join(lines[-40:])
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -91,7 +102,7 @@ def called(command: Sequence[str], variables: dict[str, str]) -> tuple[int, str]
 def units(args: argparse.Namespace) -> dict[str, Any]:
     """Run the tests marked `gpu`; without a GPU they are skipped, which counts as not run."""
     command = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]
-    code, text = called(command, environment(args))
+    code, text = called(command, environment(args), args)
     counts = {}
     for number, kind in re.findall(r"(\d+) (passed|failed|error|skipped)", text):
         counts[kind] = int(number)
@@ -107,8 +118,8 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
         budget += ["small_cnn", "--width", "2", "--batch-size", "8", "--pictures", "64"]
     peers = ["benchmarks/gpu.py", *(["--dry"] if args.dry else [])]
     started = time.time()
-    code_of_budget, _ = called(budget, variables)
-    code_of_peers, _ = called(peers, variables)
+    code_of_budget, _ = called(budget, variables, args)
+    code_of_peers, _ = called(peers, variables, args)
     # A goal that the budget misses is a result, and no failure as long as it was written.
     budgets = [path for path in RESULTS.glob("t4_budget_*.json") if path.stat().st_mtime > started]
     return {
@@ -129,7 +140,8 @@ def lesson(number: str, args: argparse.Namespace) -> dict[str, Any]:
         results = Path(folder) / "results"
         results.mkdir()
         started = time.perf_counter()
-        status, text = called([str(script)], variables | {"REPLEARN_RESULTS": str(results)})
+        variables["REPLEARN_RESULTS"] = str(results)
+        status, text = called([str(script)], variables, args)
         seconds = time.perf_counter() - started
         path = results / f"{number}.json"
         record = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -172,28 +184,37 @@ def recipe(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "--variant",
         args.variant,
     ]
-    command += ["--folder", str(folder), "--minutes", "7"]
+    minutes = (args.deadline - time.monotonic()) / 60
+    command += ["--folder", str(folder), "--minutes", f"{max(0.1, minutes - 0.5):.2f}"]
     if args.dry:
         folder_of_trial = tempfile.mkdtemp()
         command += ["--views", "512", "--size", "128", "--network", "small_cnn", "--width", "2"]
         command += ["--folder", folder_of_trial]
     else:
         command += ["--views", str(FULL_VIEWS)]
-    code, text = called(command, environment(args))
+    code, text = called(command, environment(args), args)
     return {"ok": code == 0, "last_lines": text.splitlines()[-3:]}
 
 
 # --- records --------------------------------------------------------------------------------------
 
 
-def run(name: str, piece: Callable[[], dict[str, Any]], key: dict[str, Any], again: bool) -> bool:
+def run(
+    name: str,
+    piece: Callable[[], dict[str, Any]],
+    key: dict[str, Any],
+    args: argparse.Namespace,
+) -> bool:
     """Run a piece unless its record is there; return whether it was or is all right."""
     path = RESULTS / f"gpu_{name}.json"
-    if path.exists() and not again:
+    if path.exists() and not args.again:
         stored = json.loads(path.read_text("utf-8"))
         if stored["key"] == key and stored["ok"]:
             print(f"✓ {name}: has a record, {path.name}")
             return True
+    if time.monotonic() > args.deadline:
+        print(f"✗ {name}: not begun, the time is over; the same command goes on")
+        return False
     print(f"\n=== {name}", flush=True)
     started = time.perf_counter()
     found = piece()
@@ -210,12 +231,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dry", action="store_true", help="tiny sizes, on whatever machine")
     parser.add_argument("--again", action="store_true", help="also what has a record")
+    parser.add_argument("--minutes", type=float, default=8, help="then what is left waits")
     parser.add_argument("--parts", type=Path, help="what scripts.carry packed")
     parser.add_argument("--data", type=Path, help="folder of cifar10.npz")
     parser.add_argument("--variant", default="CIFAR-10 as published", help="the images, in words")
     parser.add_argument("piece", nargs="?", choices=("units", "throughput", "lessons", "recipe"))
     parser.add_argument("names", nargs="*", help="numbers of lessons, or a recipe")
     args = parser.parse_args(arguments)
+    args.deadline = time.monotonic() + 60 * args.minutes
     if not args.dry and not torch.cuda.is_available():
         sys.exit("error: no CUDA GPU here; --dry tries the script with tiny sizes on any machine")
 
@@ -242,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "card": card(),
         "dry": args.dry,
     }
-    failed = [name for name, piece in pieces.items() if not run(name, piece, key, args.again)]
+    failed = [name for name, piece in pieces.items() if not run(name, piece, key, args)]
     if failed:
         print(f"\nfailed: {', '.join(failed)}")
     return int(bool(failed))

@@ -11,6 +11,7 @@
 #   --data FOLDER     that holds cifar10.npz (default: $REPLEARN_DATA, or where parts are unpacked)
 #   --dry             tiny sizes on whatever machine, to try the script itself
 #   --again           also what has a record already
+#   --minutes N       begin nothing after so many (8); the same command goes on another time
 # Each piece writes its record under benchmarks/results/ (or $REPLEARN_RESULTS) and is not run again
 # where the record is of the same code, PyTorch and card: a call that was cut off is repeated.
 set -euo pipefail
@@ -27,7 +28,7 @@ while [ $# -gt 0 ]; do
                 $(cd "$2" && ls *.whl | sed 's/-.*//' | sort -u)
             shift 2
             ;;
-        --parts | --data) options+=("$1" "$2") && shift 2 ;;
+        --parts | --data | --minutes) options+=("$1" "$2") && shift 2 ;;
         --dry | --again) options+=("$1") && shift ;;
         *) break ;;
     esac

@@ -256,7 +256,8 @@ def dry_run(tmp_path_factory):
     }
 
     def call(*words):
-        command = ["bash", "tests/gpu.sh", "--dry", "--parts", str(folder / "parts"), *words]
+        options = ["--dry", "--minutes", "20", "--parts", str(folder / "parts")]
+        command = ["bash", "tests/gpu.sh", *options, *words]
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
         return done.stdout, results
@@ -312,3 +313,12 @@ def test_without_a_gpu_only_a_dry_run_runs(monkeypatch):
         gpu.main(["units"])
     with pytest.raises(SystemExit, match="no lesson 13"):
         gpu.main(["--dry", "lessons", "13"])
+
+
+def test_after_the_time_nothing_is_begun(monkeypatch, tmp_path, capsys):
+    from scripts import gpu
+
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    assert gpu.main(["--dry", "--minutes", "0", "lessons", "01", "02"]) == 1
+    assert capsys.readouterr().out.count("not begun, the time is over") == 2
+    assert list(tmp_path.iterdir()) == []
