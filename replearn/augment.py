@@ -767,11 +767,16 @@ def _blur_weights(taps: torch.Tensor, side: int) -> torch.Tensor:
 # What devices other than a CPU do. A step is a tuple of its parameters, (N, ...) each, one row an
 # image; as in `_changed` they come from the CPU, and as in the functions below they are there.
 
-Step = tuple[torch.Tensor, ...] | None
+_Step = tuple[torch.Tensor, ...] | None
 
 
 def _changed(
-    x: torch.Tensor, *, crop: Step = None, jitter: Step = None, gray: Step = None, blur: Step = None
+    x: torch.Tensor,
+    *,
+    crop: _Step = None,
+    jitter: _Step = None,
+    gray: _Step = None,
+    blur: _Step = None,
 ) -> torch.Tensor:
     """Return images after the steps that are given, with one copy of numbers to their device.
 
@@ -798,7 +803,7 @@ def _changed(
     return x
 
 
-def _sent(steps: Sequence[Step], device: torch.device) -> list[Step]:
+def _sent(steps: Sequence[_Step], device: torch.device) -> list[_Step]:
     """Return all parameters of all steps as float32 on a device, after one copy."""
     tensors = [tensor.float() for step in steps if step is not None for tensor in step]
     joined = _device.send(torch.cat(tensors, dim=1), device)
@@ -987,10 +992,15 @@ def draw_views(n: int, *, blur: bool = False, generator: Generator = None) -> to
     Returns:
         (n, 35) float64 numbers in [0, 1], on the CPU.
 
+    Raises:
+        ValueError: n is not a whole number of 1 or more.
+
     Example:
         >>> draw_views(8, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([8, 35])
     """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a whole number of 1 or more, found {n}")
     numbers = [
         torch.rand((n, CROP_NUMBERS), generator=generator, dtype=torch.float64),
         torch.rand((n, JITTER_NUMBERS), generator=generator),
@@ -1043,14 +1053,24 @@ def views_from(
         torch.Size([16, 3, 32, 32])
     """
     x = to_float(images)
-    columns = CROP_NUMBERS + JITTER_NUMBERS + 3
-    rows = len(numbers)
-    if numbers.ndim != 2 or numbers.shape[1] != columns or rows == 0 or rows % len(x):
-        raise ValueError(
-            f"numbers: expected a multiple of {len(x)} rows of {columns}, from draw_views, found "
-            f"{tuple(numbers.shape)}"
-        )
+    _check_view_numbers(numbers, len(x))
     return _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size)
+
+
+def _check_view_numbers(numbers: torch.Tensor, n: int) -> None:
+    columns = CROP_NUMBERS + JITTER_NUMBERS + 3
+    expected = f"numbers: expected a multiple of {n} rows of {columns}, from draw_views"
+    if not isinstance(numbers, torch.Tensor):
+        raise ValueError(f"{expected}, found {type(numbers).__name__}")
+    shape = tuple(numbers.shape)
+    if len(shape) != 2 or shape[1] != columns or shape[0] == 0 or shape[0] % n:
+        raise ValueError(f"{expected}, found {shape}")
+    if not _device.is_cpu(numbers.device) or numbers.dtype != torch.float64:
+        raise ValueError(
+            f"{expected} as float64 on the CPU, found {numbers.dtype} on {numbers.device}"
+        )
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(f"{expected} in [0, 1], found others")
 
 
 def _views_from(

@@ -547,7 +547,7 @@ def test_every_public_function_has_its_own_name_and_docstring():
         assert "Returns:" in function.__doc__
         assert ">>>" in function.__doc__
         docstrings.add(function.__doc__)
-    assert len(docstrings) == 13
+    assert len(docstrings) == 15
 
 
 # --- bad input ---
