@@ -5,8 +5,7 @@ the CPU, and behave as those of a GPU do. It counts every wait of host for devic
 
 - a value is asked for: `.item()`, `if tensor:`, `.tolist()`, `.cpu()`, `print`;
 - the shape of a result depends on values: `nonzero`, a mask as an index, `unique`;
-- a tensor is copied to the device otherwise than from pinned memory and with `non_blocking=True`;
-  `torch.tensor(..., device=...)` is such a copy.
+- a tensor is copied to the device otherwise than from pinned memory and with `non_blocking=True`.
 
 It refuses what a GPU refuses: tensors of both devices in one operation (but for a CPU tensor of one
 number), and, as Apple's, float64.
@@ -42,13 +41,29 @@ WAITS = {
 
 
 class Runtime(getattr(backend_registration, "_DummyBackendModule", object)):
-    """What PyTorch asks a device's module for."""
+    """What PyTorch asks a device's module for. Outside of the with block there is no device."""
+
+    def is_available(self):
+        return _active is not None
+
+    def device_count(self):
+        return int(_active is not None)
 
     def get_amp_supported_dtype(self):
         return [torch.float16, torch.bfloat16]
 
-    def manual_seed_all(self, seed):
-        """It has no generator of its own."""
+    def get_rng_state(self, device=None):
+        return torch.empty(0)  # it has no generator of its own
+
+    def set_rng_state(self, state, device=None):
+        """See `get_rng_state`."""
+
+
+class Hook(getattr(backend_registration, "_DummyPrivateUse1Hook", object)):
+    """What PyTorch's C++ asks."""
+
+    def is_available(self):
+        return _active is not None
 
 
 def fake_device():
@@ -59,8 +74,11 @@ def fake_device():
     if register is None:
         pytest.skip("this PyTorch cannot register a device from Python")
     if torch._C._get_privateuse1_backend_name() != NAME:
-        register(NAME, backend_module=Runtime())
+        register(NAME, backend_module=Runtime(), hook=Hook())
     return torch.device(NAME, 0)
+
+
+_active = None  # the mode whose with block is open
 
 
 class OnDevice(torch.Tensor):
@@ -89,9 +107,6 @@ class OnDevice(torch.Tensor):
         if _active is None:
             raise RuntimeError(f"{function} outside of the fake device's with block")
         return _active.computed(function, args, kwargs or {})
-
-
-_active = None
 
 
 class FakeDevice(TorchDispatchMode):

@@ -67,7 +67,6 @@ PLANTED = {
     "a mask as an index": lambda x: x[x > 0],
     "masked_select": lambda x: x.masked_select(x > 0),
     "unique": lambda x: x.unique(),
-    "torch.tensor": lambda x: torch.tensor((1.0, 2.0), device=x.device),
     "unpinned": lambda x: torch.ones(3).to(x.device, non_blocking=True),
     "blocking": lambda x: torch.ones(3).to(x.device),
 }
@@ -81,6 +80,23 @@ def test_a_wait_is_seen(gpu, name):
     with pytest.raises(AssertionError, match=r"1 waits for the device.*test_device\.py"):
         with gpu.none_allowed():
             PLANTED[name](x)
+
+
+def test_numbers_of_the_program_cannot_get_there_unseen(gpu):
+    """On a GPU these are copies that wait; the fake one does not have them at all."""
+    x = _device.send(torch.ones(4), gpu.device)
+    for make in (x.new_tensor, lambda numbers: torch.tensor(numbers, device=gpu.device)):
+        with pytest.raises(NotImplementedError, match=NAME):
+            make((1.0, 2.0))
+
+
+def test_outside_of_its_block_the_device_is_not_there():
+    fake_device()
+    assert torch.get_device_module(NAME).device_count() == 0
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+    with pytest.raises(ValueError, match="device: expected one of this machine"):
+        _device.named(NAME)
 
 
 def test_a_pinned_copy_is_no_wait(gpu):
@@ -322,13 +338,13 @@ def test_float16_waits_for_nothing_and_leaves_out_a_bad_step(gpu, optimizer):
     run = run_of(recipe, make_images(32).to(gpu.device), dtype=torch.float16)
     assert run.scaler.is_enabled()
     run.dtype = None
-    run.scaler._scale.fill_(1e38)
+    run.scaler._scale.fill_(torch.inf)
     before = [weight.detach().clone() for weight in run.online.parameters()]
     with gpu.none_allowed():
         train_step(run)
     after = [weight.detach() for weight in run.online.parameters()]
     assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(before, after, strict=True))
-    assert run.scaler.get_scale() < 1e38
+    assert run.scaler._growth_tracker.item() == 0
     run.scaler._scale.fill_(2.0)
     with gpu.none_allowed():
         train_step(run)
