@@ -258,7 +258,7 @@ def _closest_confusions(cosine: torch.Tensor, labels: torch.Tensor) -> list[tupl
     # Two images can be each other's neighbor. Going from far to near, the later entry of such a
     # pair replaces the earlier one, so that each pair is named once, from its closer query.
     pairs = {}
-    for query in reversed(queries.tolist()):
+    for query in reversed(queries.cpu().tolist()):
         neighbor = nearest[query].item()
         pairs[frozenset((query, neighbor))] = (query, neighbor)
     closest_first = list(reversed(pairs.values()))
