@@ -33,6 +33,7 @@ MINUTES = {  # on two CPU cores
 }
 LEFT_OUT = {
     "cold_start": "downloads gigabytes into empty caches",
+    "gpu": "needs a GPU; bash tests/gpu.sh throughput runs it",
     "serve": "needs a second interpreter with schemathesis (--schemathesis)",
     "fuzz": "is the part of serve that runs in that interpreter",
 }

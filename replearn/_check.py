@@ -1,11 +1,14 @@
 """Input checks that the core shares: an error that says what was expected and what was found.
 
 Without them a wrong shape would be broadcast in silence, and a NaN would come out at the far end.
+Checks of values wait for the device; inside `_device.deferring` they do not, and raise later.
 """
 
 import math
 
 import torch
+
+from replearn import _device
 
 
 def finite(name: str, x: torch.Tensor, *, ndim: int = 2, min_rows: int = 1) -> torch.Tensor:
@@ -45,10 +48,14 @@ def finite(name: str, x: torch.Tensor, *, ndim: int = 2, min_rows: int = 1) -> t
         raise ValueError(
             f"{name}: expected {min_rows} or more rows and no empty axis, found shape {shape}"
         )
+    sentence = f"{name}: expected finite values, found NaN or infinity"
+    if _device.is_deferred(x):
+        _device.note(torch.isfinite(x.detach()).all(), sentence)
+        return x
     # A sum is quick to compute and shows every NaN, but it may overflow where no number does.
     looks_finite = torch.isfinite(x.detach().sum())
     if not looks_finite and not torch.isfinite(x).all():
-        raise ValueError(f"{name}: expected finite values, found NaN or infinity")
+        raise ValueError(sentence)
     return x
 
 
@@ -115,7 +122,10 @@ def pair(
             f"{name_1} and {name_2}: expected one dtype, found {z1.dtype} and {z2.dtype}"
         )
     norm = z1.detach().norm() + z2.detach().norm()
-    if not torch.isfinite(norm):
+    if _device.is_deferred(norm):
+        sentence = f"{name_1}, {name_2}: expected numbers that can be squared, found larger ones"
+        _device.note(torch.isfinite(norm), sentence)
+    elif not torch.isfinite(norm):
         raise ValueError(
             f"{name_1}, {name_2}: expected numbers that can be squared, found up to "
             f"{z1.abs().max():.3g}"
@@ -141,6 +151,10 @@ def positive(name: str, value: float | torch.Tensor) -> None:
         ValueError: temperature: expected one finite number, 1e-6 or more, found 0
     """
     is_several = isinstance(value, torch.Tensor) and value.numel() != 1
+    if isinstance(value, torch.Tensor) and not is_several and _device.is_deferred(value):
+        holds = (value.detach() >= 1e-6) & (value.detach() < math.inf)
+        _device.note(holds.reshape(()), f"{name}: expected one finite number, 1e-6 or more")
+        return
     if is_several or not 1e-6 <= value < math.inf:
         raise ValueError(f"{name}: expected one finite number, 1e-6 or more, found {value}")
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from replearn import _check, augment, metrics, plot, probe
+from replearn import _check, _device, augment, metrics, plot, probe
 from replearn.losses import unit_rows
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def invariance(z: torch.Tensor, z_changed: torch.Tensor) -> float:
     _check.finite("z", z, min_rows=2)
     _check.finite("z_changed", z_changed)
     _check.same_shape("z", z, "z_changed", z_changed)
-    z = z.detach().cpu().double()  # some GPUs have no float64
-    z_changed = z_changed.detach().cpu().double()
+    z = _device.double(z)
+    z_changed = _device.double(z_changed)
     moved = (z_changed - z).square().sum(1).mean().item()
     # Twice the variance (over N - 1) is the mean squared distance of all pairs of different rows.
     apart = 2 * z.var(0).sum().item()
@@ -258,7 +258,7 @@ def _closest_confusions(cosine: torch.Tensor, labels: torch.Tensor) -> list[tupl
     # Two images can be each other's neighbor. Going from far to near, the later entry of such a
     # pair replaces the earlier one, so that each pair is named once, from its closer query.
     pairs = {}
-    for query in reversed(queries.tolist()):
+    for query in reversed(queries.cpu().tolist()):
         neighbor = nearest[query].item()
         pairs[frozenset((query, neighbor))] = (query, neighbor)
     closest_first = list(reversed(pairs.values()))

@@ -9,19 +9,32 @@ Public functions check and copy their input. Private functions take checked floa
 and those whose names end in an underscore work in place, as PyTorch's do. `two_views` calls the
 private ones, so that a batch is checked once and copied once.
 
+There are two ways to the same views. On a CPU an adjustment works on those images that it was drawn
+for. On any other device nothing may wait for the device, and no shape may depend on a draw: all
+parameters go over in one copy, and every image passes through everything, by neutral parameters and
+masks (`views_from`).
+
 Reference: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
 Representations", appendix A.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from replearn import _device
+
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in gray, rounded as in torchvision
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation and hue
+HUE = 3  # the place of the hue among them
 TRIES = 10  # boxes that a random crop draws for an image before it gives up
+CROP_NUMBERS = 2 * TRIES + 3  # areas, shapes, corner, flip
+JITTER_NUMBERS = 9  # factors, ranks, whether at all
+JITTERED = 0.8  # share of the images that `two_views` jitters
+RATIO = (3 / 4, 4 / 3)  # of width to height, of a crop of `two_views`
+SIGMA = (0.1, 2.0)  # of the blur of `two_views`, in pixels
 LARGEST = 1e6  # factor or strength: an infinite one would turn 0 into NaN
 
 Pair = tuple[float, float]
@@ -59,7 +72,11 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     x = images.detach().float().contiguous()
     if images.dtype == torch.uint8:
         return x.div_(255)
-    low, high = torch.stack(x.aminmax()).tolist()
+    if images.is_floating_point() and _device.is_deferred(x):
+        lowest, highest = x.aminmax()
+        _device.note((lowest >= 0) & (highest <= 1), "images: expected floats in [0, 1]")
+        return x
+    low, high = torch.stack(x.aminmax()).cpu().tolist()
     in_range = low >= 0 and high <= 1  # NaN fails every comparison
     if not images.is_floating_point() or not in_range:
         raise ValueError(
@@ -136,10 +153,9 @@ def _checked_boxes(boxes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _draw_chosen(x: torch.Tensor, p: float | None, generator: Generator) -> torch.Tensor:
-    """Draw which images are changed, each with probability p; return their indices."""
+    """Draw which images are changed, each with probability p: a mask (N,) on the CPU."""
     u = torch.rand(len(x), generator=generator)
-    chosen = u < _numbers("p", p, 0, 1)
-    return chosen.nonzero()[:, 0].to(x.device)
+    return u < _numbers("p", p, 0, 1)
 
 
 # --- crop, resize, flip ---------------------------------------------------------------------------
@@ -206,6 +222,23 @@ def _resize_weights(
     mirror: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return (N, new, old): what each old pixel counts for each new one, on x's device."""
+    pixel, center = _resize_positions(start, length, old, new, mirror)
+    pixel = _device.send(pixel.float(), x.device)
+    center = _device.send(center.float(), x.device)
+    return _triangle_weights(pixel, center)
+
+
+def _resize_positions(
+    start: torch.Tensor,
+    length: torch.Tensor,
+    old: int,
+    new: int,
+    mirror: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where old pixels (N, old) and new ones (N, new) lie, in half widths of the triangle.
+
+    Old pixels outside the box lie infinitely far away.
+    """
     start = start[:, None]
     length = length[:, None]
     step = length / new  # old pixels in a new one
@@ -219,8 +252,11 @@ def _resize_weights(
     # The half width of the triangle is one old pixel. When the image shrinks it is one new pixel,
     # which is the antialiasing. Positions are measured in half widths.
     half_width = step.clamp(min=1)
-    pixel = (pixel / half_width).masked_fill(outside, torch.inf).to(x)
-    center = (center / half_width).to(x)
+    return (pixel / half_width).masked_fill(outside, torch.inf), center / half_width
+
+
+def _triangle_weights(pixel: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """(N, old), (N, new) -> (N, new, old): what each old pixel counts for each new one."""
     distance = (pixel[:, None] - center[..., None]).abs_()  # (N, new, old)
     weights = distance.neg_().add_(1).clamp_(min=0)
     return weights.div_(weights.sum(2, keepdim=True))
@@ -273,6 +309,32 @@ def random_resized_crop(
     return _random_resized_crop(to_float(images), size, scale, ratio, flip, generator)
 
 
+class _Crop(NamedTuple):
+    """The checked settings of a random crop."""
+
+    size: list[int]  # height, width
+    shares: tuple[torch.Tensor, torch.Tensor]  # range of the area
+    ratios: tuple[torch.Tensor, torch.Tensor]  # range of width / height
+    flip: torch.Tensor  # probability
+
+
+def _crop_settings(
+    x: torch.Tensor,
+    size: Size,
+    scale: Pair | float | None,
+    ratio: Pair | float,
+    flip: float | None,
+) -> _Crop:
+    height, width = x.shape[2:]
+    size = _checked_size(size, x)
+    if not scale:  # None or 0: the whole image
+        scale = 1
+        ratio = width / height
+    shares = _range("scale", scale, 1e-6, 1)
+    ratios = _range("ratio", ratio, 1e-6, 1e6)
+    return _Crop(size, shares, ratios, _numbers("flip", flip, 0, 1))
+
+
 def _random_resized_crop(
     x: torch.Tensor,
     size: Size,
@@ -281,18 +343,20 @@ def _random_resized_crop(
     flip: float | None,
     generator: Generator,
 ) -> torch.Tensor:
-    n, _, height, width = x.shape
-    size = _checked_size(size, x)
-    if not scale:  # None or 0: the whole image
-        scale = 1
-        ratio = width / height
-    shares = _range("scale", scale, 1e-6, 1)
-    ratios = _range("ratio", ratio, 1e-6, 1e6)
-    flip = _numbers("flip", flip, 0, 1)
-    u = torch.rand((n, 2 * TRIES + 3), generator=generator, dtype=torch.float64)
+    settings = _crop_settings(x, size, scale, ratio, flip)
+    u = torch.rand((len(x), CROP_NUMBERS), generator=generator, dtype=torch.float64)
+    boxes, mirrored = _drawn_boxes(u, x, settings)
+    return _resized_crop(x, boxes, settings.size, mirrored)
+
+
+def _drawn_boxes(
+    u: torch.Tensor, x: torch.Tensor, settings: _Crop
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn uniform numbers (N, 23) into boxes (N, 4), and say which images to mirror (N,)."""
+    height, width = x.shape[2:]
     u_box, u_flip = u.split((2 * TRIES + 2, 1), dim=1)
-    boxes = _boxes(u_box, height, width, shares, ratios)
-    return _resized_crop(x, boxes, size, u_flip[:, 0] < flip)
+    boxes = _boxes(u_box, height, width, settings.shares, settings.ratios)
+    return boxes, u_flip[:, 0] < settings.flip
 
 
 def _boxes(
@@ -458,7 +522,7 @@ def _gray(x: torch.Tensor) -> torch.Tensor:
 
 def _blend_(x: torch.Tensor, factor: torch.Tensor, other: float | torch.Tensor) -> torch.Tensor:
     """Set x to clamp(factor * x + (1 - factor) * other); factor (N,)."""
-    factor = factor.to(x)[:, None, None, None]
+    factor = _device.send(factor.float(), x.device)[:, None, None, None]
     rest = (1 - factor) * other
     return x.mul_(factor).add_(rest).clamp_(0, 1)
 
@@ -477,7 +541,7 @@ def _adjust_saturation_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _adjust_hue_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    turn = factor.to(x)[:, None, None]
+    turn = _device.send(factor.float(), x.device)[:, None, None]
     r, g, b = x.unbind(1)  # (N, H, W) each
     low = x.amin(1)
     chroma = x.amax(1).sub_(low)
@@ -490,8 +554,8 @@ def _adjust_hue_(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     hue.sub_(hue.div(6).round_(), alpha=6)  # back to [-3, 3]
     # A channel has all of the chroma where the hue is within a sextant of its own; over the next
     # sextant its share falls to 0.
-    own_hue = hue.new_tensor((0, 2, -2))[:, None, None]
-    torch.sub(hue[:, None], own_hue, out=x)
+    for channel, own_hue in enumerate((0, 2, -2)):
+        torch.sub(hue, own_hue, out=x[:, channel])
     x.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     return x.mul_(chroma[:, None]).add_(low[:, None]).clamp_(0, 1)
 
@@ -540,25 +604,41 @@ def color_jitter(
 def _color_jitter_(
     x: torch.Tensor, strengths: Sequence[float], p: float, generator: Generator
 ) -> torch.Tensor:
-    highest = torch.tensor((LARGEST, LARGEST, LARGEST, 0.5))
-    expected = f"four numbers in [0, {LARGEST:g}], the hue's up to 0.5"
-    strengths = _numbers("strengths", strengths, 0, highest, (4,), expected)
-    p = _numbers("p", p, 0, 1)
-    u = torch.rand((len(x), 9), generator=generator)
-    u_factor, u_order, u_apply = u.split((4, 4, 1), dim=1)
-    lowest = (1 - strengths).clamp(min=0)
-    factors = torch.lerp(lowest, 1 + strengths, u_factor.double())  # (N, 4)
-    factors[:, 3] -= 1  # the hue is turned by an offset around 0, the others scale around 1
-    order = u_order.argsort(1)  # (N, 4): which adjustment comes first, second, third, fourth
-    jittered = u_apply[:, 0] < p
+    strengths, p = _jitter_settings(strengths, p)
+    u = torch.rand((len(x), JITTER_NUMBERS), generator=generator)
+    if not _device.is_cpu(x.device):
+        return _changed(x, jitter=_jitter_parameters(u, strengths, p))
+    factors, order, jittered = _drawn_jitter(u, strengths, p)
     for step in range(4):
         for k, adjust_ in enumerate(_ADJUSTMENTS):
             chosen = jittered & (order[:, step] == k) & (strengths[k] > 0)
             rows = chosen.nonzero()[:, 0]
-            there = rows.to(x.device)
-            adjusted = adjust_(x.index_select(0, there), factors[rows, k])
-            x.index_copy_(0, there, adjusted)
+            adjusted = adjust_(x.index_select(0, rows), factors[rows, k])
+            x.index_copy_(0, rows, adjusted)
     return x
+
+
+def _jitter_settings(
+    strengths: Sequence[float], p: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    highest = torch.tensor((LARGEST, LARGEST, LARGEST, 0.5))
+    expected = f"four numbers in [0, {LARGEST:g}], the hue's up to 0.5"
+    strengths = _numbers("strengths", strengths, 0, highest, (4,), expected)
+    return strengths, _numbers("p", p, 0, 1)
+
+
+def _drawn_jitter(
+    u: torch.Tensor, strengths: torch.Tensor, p: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Turn uniform numbers (N, 9) into factors (N, 4), an order (N, 4), and who is jittered (N,).
+
+    The order says which adjustment comes first, second, third and fourth.
+    """
+    u_factor, u_order, u_apply = u.split((4, 4, 1), dim=1)
+    lowest = (1 - strengths).clamp(min=0)
+    factors = torch.lerp(lowest, 1 + strengths, u_factor.double())
+    factors[:, HUE] -= 1  # the hue is turned by an offset around 0, the others scale around 1
+    return factors, u_order.argsort(1), u_apply[:, 0] < p
 
 
 def random_grayscale(
@@ -586,7 +666,10 @@ def random_grayscale(
 
 
 def _random_grayscale_(x: torch.Tensor, p: float | None, generator: Generator) -> torch.Tensor:
-    rows = _draw_chosen(x, p, generator)
+    chosen = _draw_chosen(x, p, generator)
+    if not _device.is_cpu(x.device):
+        return _changed(x, gray=(chosen[:, None],))
+    rows = chosen.nonzero()[:, 0]
     gray = _gray(x.index_select(0, rows))
     return x.index_copy_(0, rows, gray.expand(-1, 3, -1, -1))
 
@@ -635,30 +718,174 @@ def _gaussian_blur_(
     kernel_size: int,
     generator: Generator,
 ) -> torch.Tensor:
-    height, width = x.shape[2:]
-    limit = 2 * min(height, width)  # a reflection cannot reach further
+    _check_kernel(kernel_size, x)
+    sigmas = _range("sigma", sigma, 1e-3, 1e3)
+    chosen = _draw_chosen(x, p, generator)
+    u = torch.rand((len(x), 1), generator=generator, dtype=torch.float64)
+    if not _device.is_cpu(x.device):
+        return _changed(x, blur=(chosen[:, None], _blur_taps(u, sigmas, kernel_size)))
+    rows = chosen.nonzero()[:, 0]
+    taps = _blur_taps(u[rows], sigmas, kernel_size)
+    blurred = _blurred(x.index_select(0, rows), taps)
+    return x.index_copy_(0, rows, blurred)
+
+
+def _check_kernel(kernel_size: int, x: torch.Tensor) -> None:
+    limit = 2 * min(x.shape[2:])  # a reflection cannot reach further
     if kernel_size not in range(1, limit, 2):
         raise ValueError(f"kernel_size: expected an odd number below {limit}, found {kernel_size}")
-    low, high = _range("sigma", sigma, 1e-3, 1e3)
-    rows = _draw_chosen(x, p, generator)
-    u = torch.rand((len(x), 1), generator=generator, dtype=torch.float64)
-    sigmas = torch.lerp(low, high, u)[rows.cpu()]  # (n, 1)
+
+
+def _blur_taps(
+    u: torch.Tensor, sigmas: tuple[torch.Tensor, torch.Tensor], kernel_size: int
+) -> torch.Tensor:
+    """Turn uniform numbers (n, 1) into Gaussians (n, K) of a random width."""
     offset = torch.arange(kernel_size) - kernel_size // 2
-    taps = torch.softmax(-0.5 * (offset / sigmas) ** 2, 1)  # (n, K)
+    sigma = torch.lerp(*sigmas, u)  # (n, 1)
+    return torch.softmax(-0.5 * (offset / sigma) ** 2, 1)
+
+
+def _blurred(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
+    height, width = x.shape[2:]
     down = _blur_weights(taps, height).to(x)
     across = down if width == height else _blur_weights(taps, width).to(x)
-    blurred = _separable(x.index_select(0, rows), down, across)
-    return x.index_copy_(0, rows, blurred)
+    return _separable(x, down, across)
 
 
 def _blur_weights(taps: torch.Tensor, side: int) -> torch.Tensor:
     """Return (n, side, side): a convolution by taps (n, K), borders reflected, as matrices."""
     kernel_size = taps.shape[1]
     half = kernel_size // 2
-    pixels = torch.eye(side, dtype=taps.dtype)[None]  # row j holds an image where only pixel j is 1
+    # Row j holds an image where only pixel j is 1.
+    pixels = torch.eye(side, dtype=taps.dtype, device=taps.device)[None]
     padded = F.pad(pixels, (half, half), mode="reflect")[0]
     windows = padded.unfold(1, kernel_size, 1)  # (j, i, K): is pixel j at tap k around pixel i?
     return torch.einsum("nk,jik->nij", taps, windows)
+
+
+# --- every image through everything ---------------------------------------------------------------
+# What devices other than a CPU do. A step is a tuple of its parameters, (N, ...) each, one row an
+# image; as in `_changed` they come from the CPU, and as in the functions below they are there.
+
+_Step = tuple[torch.Tensor, ...] | None
+
+
+def _changed(
+    x: torch.Tensor,
+    *,
+    crop: _Step = None,
+    jitter: _Step = None,
+    gray: _Step = None,
+    blur: _Step = None,
+) -> torch.Tensor:
+    """Return images after the steps that are given, with one copy of numbers to their device.
+
+    Args:
+        x: (N, 3, H, W); may be changed in place.
+        crop: Positions of old and new pixels, for the rows and then for the columns.
+        jitter: What `_jitter_parameters` returns.
+        gray: A mask (N, 1).
+        blur: A mask (N, 1), and Gaussians (N, K).
+    """
+    crop, jitter, gray, blur = _sent([crop, jitter, gray, blur], x.device)
+    if crop is not None:
+        row_pixel, row_center, column_pixel, column_center = crop
+        rows = _triangle_weights(row_pixel, row_center)
+        columns = _triangle_weights(column_pixel, column_center)
+        x = _separable(x, rows, columns)
+    if jitter is not None:
+        x = _jittered(x, *jitter)
+    if gray is not None:
+        x = torch.where(_mask(*gray), _gray(x), x)
+    if blur is not None:
+        chosen, taps = blur
+        x = torch.where(_mask(chosen), _blurred(x, taps), x)
+    return x
+
+
+def _sent(steps: Sequence[_Step], device: torch.device) -> list[_Step]:
+    """Return all parameters of all steps as float32 on a device, after one copy."""
+    tensors = [tensor.float() for step in steps if step is not None for tensor in step]
+    joined = _device.send(torch.cat(tensors, dim=1), device)
+    parts = iter(joined.split([tensor.shape[1] for tensor in tensors], dim=1))
+    sent = []
+    for step in steps:
+        if step is not None:
+            step = tuple(next(parts) for _ in step)
+        sent.append(step)
+    return sent
+
+
+def _mask(chosen: torch.Tensor) -> torch.Tensor:
+    """(N, 1) numbers, 1 for yes -> (N, 1, 1, 1) bool."""
+    return chosen[:, :, None, None] > 0.5
+
+
+def _crop_parameters(
+    u: torch.Tensor, x: torch.Tensor, settings: _Crop
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Turn uniform numbers (N, 23) into the positions that `_changed` takes."""
+    height, width = x.shape[2:]
+    new_height, new_width = settings.size
+    boxes, mirrored = _drawn_boxes(u, x, settings)
+    top, left, box_height, box_width = boxes.unbind(1)
+    rows = _resize_positions(top, box_height, height, new_height)
+    columns = _resize_positions(left, box_width, width, new_width, mirrored)
+    return (*rows, *columns)
+
+
+def _jitter_parameters(
+    u: torch.Tensor, strengths: torch.Tensor, p: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Turn uniform numbers (N, 9) into the parameters of `_jittered`.
+
+    All 24 orders have one frame: three blends, the hue, three blends. A blend that is not needed
+    has the factor 1.
+    """
+    factors, order, jittered = _drawn_jitter(u, strengths, p)
+    n = len(u)
+    blends = order[order != HUE].view(n, 3)  # brightness, contrast, saturation in each one's order
+    place_of_hue = (order == HUE).int().argmax(1, keepdim=True)
+    comes_before = torch.arange(3) < place_of_hue  # (N, 3)
+
+    is_on = jittered[:, None] & (strengths > 0)  # (N, 4)
+    factor = factors.float().masked_fill(~is_on, 1.0).gather(1, blends)  # (N, 3)
+    factor = torch.cat(
+        [factor.masked_fill(~comes_before, 1.0), factor.masked_fill(comes_before, 1.0)], 1
+    )
+    rest = 1 - factor  # (N, 6): the share of what an image is blended with
+    kind = torch.cat([blends, blends], 1)
+    mean_share = rest * (kind == 1)  # contrast
+    gray_share = rest * (kind == 2)  # saturation
+    return factor, mean_share, gray_share, factors[:, HUE:], is_on[:, HUE:]
+
+
+def _jittered(
+    x: torch.Tensor,
+    factor: torch.Tensor,
+    mean_share: torch.Tensor,
+    gray_share: torch.Tensor,
+    turn: torch.Tensor,
+    is_turned: torch.Tensor,
+) -> torch.Tensor:
+    """Jitter each image by its own factors, in its own order; x may be changed in place.
+
+    Args:
+        x: (N, 3, H, W).
+        factor: (N, 6), of the blends before and after the hue.
+        mean_share: (N, 6), how much of the mean gray is added: a contrast.
+        gray_share: (N, 6), how much of the gray image is added: a saturation.
+        turn: (N, 1), of the hue.
+        is_turned: (N, 1), a mask.
+    """
+    for slot in range(6):
+        if slot == 3:
+            turned = _adjust_hue_(x.clone(), turn[:, 0])
+            x = torch.where(_mask(is_turned), turned, x)
+        mean = _gray(x.mean((2, 3), keepdim=True)) * mean_share[:, slot, None, None, None]
+        rest = _gray(x) * gray_share[:, slot, None, None, None] + mean
+        x.mul_(factor[:, slot, None, None, None]).add_(rest).clamp_(0, 1)
+    return x
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -708,12 +935,29 @@ def two_views(
         (torch.Size([8, 3, 32, 32]), False)
     """
     x = to_float(images)
-    if not isinstance(jitter, tuple | list):
-        multiplier = jitter or 0
-        jitter = [multiplier * strength for strength in STRENGTHS]
-    first = _view(x, crop, jitter, grayscale, blur, flip, size, generator)
-    second = _view(x, crop, jitter, grayscale, blur, flip, size, generator)
+    if not _device.is_cpu(x.device):
+        first = draw_views(len(x), blur=bool(blur), generator=generator)
+        second = draw_views(len(x), blur=bool(blur), generator=generator)
+        numbers = torch.cat([first, second])
+        views = _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size)
+        return views.chunk(2)
+    strengths = _strengths(jitter)
+    first = _view(x, crop, strengths, grayscale, blur, flip, size, generator)
+    second = _view(x, crop, strengths, grayscale, blur, flip, size, generator)
     return first, second
+
+
+def _strengths(jitter: float | Sequence[float] | None) -> Sequence[float]:
+    """Return four strengths; one number multiplies the defaults."""
+    if isinstance(jitter, tuple | list):
+        return jitter
+    multiplier = jitter or 0
+    return [multiplier * strength for strength in STRENGTHS]
+
+
+def _kernel_size(height: int) -> int:
+    """Return the side of the window of a view's blur."""
+    return 1 + 2 * max(1, height // 20)
 
 
 def _view(
@@ -726,13 +970,138 @@ def _view(
     size: Size,
     generator: Generator,
 ) -> torch.Tensor:
-    x = _random_resized_crop(images, size, crop, (3 / 4, 4 / 3), flip, generator)
-    _color_jitter_(x, strengths, 0.8, generator)
+    x = _random_resized_crop(images, size, crop, RATIO, flip, generator)
+    _color_jitter_(x, strengths, JITTERED, generator)
     _random_grayscale_(x, grayscale, generator)
     if blur:
-        kernel_size = 1 + 2 * max(1, x.shape[2] // 20)
-        _gaussian_blur_(x, blur, (0.1, 2.0), kernel_size, generator)
+        _gaussian_blur_(x, blur, SIGMA, _kernel_size(x.shape[2]), generator)
     return x
+
+
+def draw_views(n: int, *, blur: bool = False, generator: Generator = None) -> torch.Tensor:
+    """Draw the random numbers of one view of each of n images, in the order of `two_views`.
+
+    Two calls give the numbers of both views. With `views_from` the views of several steps can be
+    made at once, although each step has a seed of its own.
+
+    Args:
+        n: Number of images.
+        blur: Whether numbers for a blur are drawn as well.
+        generator: Source of the random numbers.
+
+    Returns:
+        (n, 35) float64 numbers in [0, 1], on the CPU.
+
+    Raises:
+        ValueError: n is not a whole number of 1 or more.
+
+    Example:
+        >>> draw_views(8, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([8, 35])
+    """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a whole number of 1 or more, found {n}")
+    numbers = [
+        torch.rand((n, CROP_NUMBERS), generator=generator, dtype=torch.float64),
+        torch.rand((n, JITTER_NUMBERS), generator=generator),
+        torch.rand((n, 1), generator=generator),  # gray
+    ]
+    if blur:
+        numbers.append(torch.rand((n, 1), generator=generator))
+        numbers.append(torch.rand((n, 1), generator=generator, dtype=torch.float64))  # its width
+    else:
+        numbers.append(torch.ones(n, 2))  # 1 is below no probability
+    return torch.cat([one.double() for one in numbers], dim=1)
+
+
+def views_from(
+    images: torch.Tensor,
+    numbers: torch.Tensor,
+    *,
+    crop: Pair | float | None = (0.2, 1.0),
+    jitter: float | Sequence[float] | None = 1.0,
+    grayscale: float | None = 0.2,
+    blur: float | None = 0.0,
+    flip: float | None = 0.5,
+    size: Size = None,
+) -> torch.Tensor:
+    """Make views by random numbers that were drawn before, without waiting for the device.
+
+    The views are those of `two_views` from the same numbers. On a CPU `two_views` is faster: it
+    passes over the images that nothing was drawn for.
+
+    Args:
+        images: (N, 3, H, W).
+        numbers: (V N, 35) from `draw_views`, on the CPU: for V views of each image, in turn.
+        crop: As in `two_views`, and so are the others.
+        jitter: See there.
+        grayscale: See there.
+        blur: See there.
+        flip: See there.
+        size: See there.
+
+    Returns:
+        (V N, 3, h, w).
+
+    Raises:
+        ValueError: A parameter is out of range, or the numbers are not of these images.
+
+    Example:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> numbers = torch.cat([draw_views(8), draw_views(8)])
+        >>> views_from(images, numbers).shape
+        torch.Size([16, 3, 32, 32])
+    """
+    x = to_float(images)
+    _check_view_numbers(numbers, len(x))
+    return _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size)
+
+
+def _check_view_numbers(numbers: torch.Tensor, n: int) -> None:
+    columns = CROP_NUMBERS + JITTER_NUMBERS + 3
+    expected = f"numbers: expected a multiple of {n} rows of {columns}, from draw_views"
+    if not isinstance(numbers, torch.Tensor):
+        raise ValueError(f"{expected}, found {type(numbers).__name__}")
+    shape = tuple(numbers.shape)
+    if len(shape) != 2 or shape[1] != columns or shape[0] == 0 or shape[0] % n:
+        raise ValueError(f"{expected}, found {shape}")
+    if not _device.is_cpu(numbers.device) or numbers.dtype != torch.float64:
+        raise ValueError(
+            f"{expected} as float64 on the CPU, found {numbers.dtype} on {numbers.device}"
+        )
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(f"{expected} in [0, 1], found others")
+
+
+def _views_from(
+    x: torch.Tensor,
+    numbers: torch.Tensor,
+    crop: Pair | float | None,
+    jitter: float | Sequence[float] | None,
+    grayscale: float | None,
+    blur: float | None,
+    flip: float | None,
+    size: Size,
+) -> torch.Tensor:
+    crop_settings = _crop_settings(x, size, crop, RATIO, flip)
+    strengths, jittered = _jitter_settings(_strengths(jitter), JITTERED)
+    gray_p = _numbers("p", grayscale, 0, 1)
+    blur_p = _numbers("p", blur, 0, 1)
+
+    u_crop, u_jitter, u_gray, u_blur, u_sigma = numbers.split(
+        (CROP_NUMBERS, JITTER_NUMBERS, 1, 1, 1), dim=1
+    )
+    steps = {"crop": _crop_parameters(u_crop, x, crop_settings)}
+    if strengths.any():
+        steps["jitter"] = _jitter_parameters(u_jitter.float(), strengths, jittered)
+    if gray_p > 0:
+        steps["gray"] = (u_gray.float() < gray_p,)
+    if blur_p > 0:
+        kernel_size = _kernel_size(crop_settings.size[0])
+        sigmas = _range("sigma", SIGMA, 1e-3, 1e3)
+        taps = _blur_taps(u_sigma, sigmas, kernel_size)
+        steps["blur"] = (u_blur.float() < blur_p, taps)
+    return _changed(torch.cat([x] * (len(numbers) // len(x))), **steps)
 
 
 def multi_crop(

@@ -554,7 +554,8 @@ def precision_at_k(
             closeness = x[queries] @ x.T  # (QUERY_ROWS, N)
         else:
             closeness = -torch.cdist(x[queries], x)
-        closeness[torch.arange(len(queries)), queries] = -math.inf  # not its own neighbor
+        rows = torch.arange(len(queries), device=x.device)
+        closeness[rows, queries] = -math.inf  # not its own neighbor
         nearest = closeness.topk(k).indices  # (QUERY_ROWS, k)
         hits += (labels[nearest] == labels[queries, None]).sum().item()
     return hits / (n * k)

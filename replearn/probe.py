@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from replearn import _check
+from replearn import _check, _device
 from replearn.losses import unit_rows
 
 FLOAT64_LIMIT = 2**18  # features (N d) up to which a LinearProbe is fitted in float64
@@ -122,16 +122,10 @@ def _reference(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.empty(0, device=images.device)  # an encoder of no weights: float32
 
 
-def _double(z: torch.Tensor) -> torch.Tensor:
-    """Return z in float64, without gradient; from MPS, which has no float64, on the CPU."""
-    if z.device.type == "mps":
-        z = z.cpu()
-    return z.detach().double()
-
-
 def _accuracy(predicted: torch.Tensor, y: torch.Tensor) -> float:
     """Return the fraction of predicted labels that are right."""
-    return (predicted == y).sum().item() / len(y)  # without float64, which some GPUs lack
+    # Counted: a device need not know float64, and float32 would round the fraction.
+    return (predicted == y).sum().item() / len(y)
 
 
 def standardization(
@@ -228,7 +222,7 @@ class LinearProbe:
         _check.finite("z", z, min_rows=2)
         _check.labels("y", y, len(z))
         _check_l2(self.l2)
-        z = _double(z)
+        z = _device.double(z)
         mean, scale = standardization(z, unit_variance=self.standardize)
         self.classes_, target = y.to(z.device).unique(return_inverse=True)
         if len(self.classes_) < 2:
@@ -262,7 +256,7 @@ class LinearProbe:
             ValueError: z has another number of features than the probe was fitted to.
             TypeError: z is not a floating-point tensor.
         """
-        z = _double(_check.finite("z", z))
+        z = _device.double(_check.finite("z", z))
         _check.same_shape("z[0]", z[0], "coef_[0]", self.coef_[0])
         return (z @ self.coef_.T + self.intercept_).softmax(1)
 
@@ -468,12 +462,12 @@ def linear_regression_r2(
     _check.same_shape("y_train[0]", y_train[0], "y_test[0]", y_test[0])
     _check_l2(l2)
 
-    z = _double(z_train)
+    z = _device.double(z_train)
     mean, scale = standardization(z)
     x = (z - mean) * scale
-    x_test = (_double(z_test) - mean) * scale
-    y = _double(y_train)
-    y_test = _double(y_test)
+    x_test = (_device.double(z_test) - mean) * scale
+    y = _device.double(y_train)
+    y_test = _device.double(y_test)
 
     # The mean of y is the bias, as the features have mean 0.
     n, d = x.shape

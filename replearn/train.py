@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from replearn import _device
+
+LOOK_EVERY = 50  # steps after which `fit` looks at what lies on a device
+
 
 def set_seed(seed: int) -> None:
     """Seed the global random generators of PyTorch, NumPy and Python.
@@ -62,10 +66,26 @@ def ema_update(target: nn.Module, online: nn.Module, *, momentum: float) -> None
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected a number in [0, 1], found {momentum}")
-    for ours, theirs in zip(target.parameters(), online.parameters(), strict=True):
-        ours.lerp_(theirs, 1 - momentum)
-    for ours, theirs in zip(target.buffers(), online.buffers(), strict=True):
-        ours.copy_(theirs)
+    # In one call for all: a GPU does them faster than they could be launched one by one.
+    ours, theirs = _pairs(target.parameters(), online.parameters())
+    if ours:
+        torch._foreach_lerp_(ours, theirs, 1 - momentum)
+    ours, theirs = _pairs(target.buffers(), online.buffers())
+    if ours:
+        torch._foreach_copy_(ours, theirs)
+
+
+def _pairs(
+    ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    ours = list(ours)
+    theirs = list(theirs)
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"target, online: expected networks of one architecture, found {len(ours)} and "
+            f"{len(theirs)} tensors"
+        )
+    return ours, theirs
 
 
 def cosine(
@@ -177,7 +197,9 @@ def fit(
     """Minimize a loss over random batches.
 
     The learning rate rises over the first 5 % of the steps and then falls to 0 along a cosine. On
-    a GPU the forward pass runs in mixed precision.
+    a GPU the forward pass runs in mixed precision, and nothing waits for the GPU in a step: what
+    is recorded and what the checks of losses and augmentations find stays there, and is looked at
+    every 50 steps.
 
     Args:
         loss_fn: A function of a batch x, float (batch_size, 3, H, W) in [0, 1] on the device of
@@ -191,7 +213,7 @@ def fit(
         lr: Learning rate of AdamW at the end of the warm-up.
         weight_decay: Weight decay of AdamW.
         optimizer: Used in place of AdamW; its own learning rate is the one at the end of the
-            warm-up.
+            warm-up. On a GPU that computes in float16 it should be fused: others wait for the GPU.
         after_step: Called with the number of the step after each update. What it returns, a dict
             of numbers or None, is recorded.
         generator: Source of the batches' random numbers; None stands for torch's global one.
@@ -201,7 +223,8 @@ def fit(
         A number for each step under each name: `loss`, and what was recorded.
 
     Raises:
-        ValueError: A loss is not finite, or the batch is too small or too large.
+        ValueError: A loss is not finite, or the batch is too small or too large. On a GPU what is
+            wrong with a loss is said up to 50 steps late.
 
     Example:
         >>> images = torch.rand(64, 3, 4, 4)
@@ -217,38 +240,96 @@ def fit(
     if labels is not None:
         labels = labels.to(device)
     if optimizer is None:
-        optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=lr,
+            weight_decay=weight_decay,
+            fused=True if _device.is_like_cuda(device) else None,
+        )
     schedule = _warmup_and_cosine(optimizer, steps)
     dtype = amp_dtype(device)
     scaler = torch.amp.GradScaler(enabled=dtype == torch.float16)  # float16 gradients underflow
 
-    history = defaultdict(list)
+    history = _History(lr)
     order = batches(len(images), batch_size, steps, generator)
     for step, index in enumerate(_with_progress_bar(order, text, steps)):
-        index = index.to(device)
+        index = _device.send(index, device)
         x = images[index]
         if images.dtype == torch.uint8:
             x = x.float() / 255
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            result = loss_fn(x) if labels is None else loss_fn(x, labels[index])
-        loss, recorded = result if isinstance(result, tuple) else (result, {})
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"step {step}: expected a finite loss, found {loss.item()}; "
-                f"try a smaller lr (now {lr})"
-            )
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
+        with _device.deferring(history.findings):
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                result = loss_fn(x) if labels is None else loss_fn(x, labels[index])
+            loss, recorded = result if isinstance(result, tuple) else (result, {})
+            history.check(step, loss)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
 
-        recorded = {"loss": loss.item(), **recorded}
-        if after_step is not None:
-            recorded.update(after_step(step) or {})
+            recorded = {"loss": loss, **recorded}
+            if after_step is not None:
+                recorded.update(after_step(step) or {})
+        history.append(recorded)
+        if (step + 1) % LOOK_EVERY == 0:
+            history.look()
+    history.look()
+    return dict(history.numbers)
+
+
+class _History:
+    """The numbers of each step; those on a device stay there until `look`.
+
+    Args:
+        lr: The learning rate, for what is said about a loss that is not finite.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+        self.findings = _device.Findings()
+        self.numbers: dict[str, list] = defaultdict(list)
+        self._looked = 0  # steps of which all is known
+
+    def check(self, step: int, loss: torch.Tensor) -> None:
+        """Raise if a loss is not finite, as far as that is known without waiting."""
+        if _device.is_cpu(loss.device) and not torch.isfinite(loss):
+            self._refuse(step, loss.item())
+
+    def append(self, recorded: Mapping[str, Any]) -> None:
+        """Add a step's numbers."""
         for name, value in recorded.items():
-            history[name].append(float(value))
-    return dict(history)
+            if isinstance(value, torch.Tensor) and not _device.is_cpu(value.device):
+                # A copy: what is recorded may be a weight, which the next step changes.
+                value = value.detach().reshape(()).float().clone()
+            else:
+                value = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            self.numbers[name].append(value)
+
+    def look(self) -> None:
+        """Wait for the device, once for each name, and turn what lies there into numbers.
+
+        Raises:
+            ValueError: A loss was not finite, or a check found something.
+        """
+        self.findings.look()
+        for values in self.numbers.values():
+            places = [i for i, value in enumerate(values) if isinstance(value, torch.Tensor)]
+            if not places:
+                continue
+            known = torch.stack([values[i] for i in places]).cpu().tolist()
+            for i, value in zip(places, known, strict=True):
+                values[i] = value
+        for step in range(self._looked, len(self.numbers["loss"])):
+            loss = self.numbers["loss"][step]
+            if not math.isfinite(loss):
+                self._refuse(step, loss)
+        self._looked = len(self.numbers["loss"])
+
+    def _refuse(self, step: int, loss: float) -> None:
+        raise ValueError(
+            f"step {step}: expected a finite loss, found {loss}; try a smaller lr (now {self.lr})"
+        )
 
 
 def _warmup_and_cosine(

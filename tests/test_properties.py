@@ -501,6 +501,11 @@ def two_views(images, generator):
     return torch.cat(augment.two_views(images, blur=0.5, generator=generator))
 
 
+def views_from(images, generator):
+    numbers = augment.draw_views(len(images), blur=True, generator=generator)
+    return augment.views_from(images, numbers, blur=0.5)
+
+
 def multi_crop(images, generator):
     return augment.multi_crop(images, n_small=1, small_size=7, generator=generator)[-1]
 
@@ -522,6 +527,7 @@ CHANGES = {
     "random_grayscale": random_grayscale,
     "gaussian_blur": gaussian_blur,
     "two_views": two_views,
+    "views_from": views_from,
     "multi_crop": multi_crop,
 }
 for change_name, change in audit.CHANGES.items():
@@ -851,6 +857,13 @@ def augmentation_table():
     for function, values in BAD_FACTORS.items():
         for value in values:
             yield f"{function.__name__}: {value}", partial(function, images, value)
+    for n in (0, -1, 2.5, None):
+        yield f"draw_views: {n}", partial(augment.draw_views, n)
+    good = augment.draw_views(4)
+    bad_numbers = {"too few": good[:3], "one column less": good[:, 1:], "none": None}
+    bad_numbers |= {"NaN": good * math.nan, "above 1": good + 1, "float32": good.float()}
+    for name, numbers in bad_numbers.items():
+        yield f"views_from: {name}", partial(augment.views_from, images, numbers)
     for box in BAD_BOXES:
         boxes = torch.tensor(box).expand(4, -1)
         yield f"resized_crop: {box}", partial(augment.resized_crop, images, boxes)

@@ -419,9 +419,9 @@ def _short_names(encoders: dict[str, "nn.Module"]) -> dict[str, "nn.Module"]:
 
 
 def _moved(encoder: "nn.Module", device: str | None) -> "nn.Module":
-    from replearn.pretrain import distributed
+    from replearn import _device
 
-    return encoder.to(distributed.usable(device))
+    return encoder.to(_device.named(device))
 
 
 def _other_sets(args: argparse.Namespace, side: int) -> tuple["ImageSet", "ImageSet"] | None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from replearn import _device
 from replearn.pretrain.log import duration
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ def join(device: str | torch.device | None = None) -> torch.device:
         The device of this process.
 
     Raises:
+        ValueError: This machine has no such device.
         OSError: The other processes did not come.
     """
     global _patient
@@ -56,37 +58,9 @@ def join(device: str | torch.device | None = None) -> torch.device:
             # Waiting on a CPU: a GPU's time-out would end the process without a word of ours.
             long_wait = timedelta(seconds=FIRST_SECONDS)
             _patient = dist.new_group(backend="gloo", timeout=long_wait)
-    device = usable(device)
-    if str(device) == "cuda":
+    found = _device.named(device)
+    if str(found) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
-def usable(device: str | torch.device | None = None) -> torch.device:
-    """Return a device on which this machine can compute.
-
-    Args:
-        device: Its name; None for a GPU if there is one.
-
-    Raises:
-        ValueError: There is no such device here.
-
-    Example:
-        >>> usable("cpu")
-        device(type='cpu')
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-        (torch.ones(1, device=found) + 1).item()
-    # PyTorch has an error of its own for each device: RuntimeError, AssertionError and others.
-    except Exception as error:
-        first_line = str(error).strip().splitlines()[0][:120]
-        raise ValueError(
-            f"device: expected one of this machine, such as cpu, found {str(device)!r} "
-            f"({first_line})"
-        ) from error
     return found
 
 

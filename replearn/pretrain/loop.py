@@ -19,7 +19,7 @@ from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, me
 from replearn.pretrain.online import OnlineProbe
 from replearn.pretrain.planning import plan_steps
 from replearn.pretrain.recipe import Recipe
-from replearn.pretrain.step import Run, new_run, train_step
+from replearn.pretrain.step import Run, new_run, train_step, why_eager
 
 LOCK = "run.lock"  # in the folder of a run, while it runs
 
@@ -57,9 +57,9 @@ def pretrain(
     """Train a recipe's encoder on images without labels.
 
     The same call with the same folder goes on where it was stopped, and ends with the same weights,
-    bit by bit on a CPU. With more epochs or minutes in the recipe, a finished run goes on longer:
-    from its last weights, with a new rise and fall of the learning rate. Under `accelerate launch`
-    all processes train one model on the joint batch.
+    bit by bit on a CPU and up to rounding on a GPU. With more epochs or minutes in the recipe, a
+    finished run goes on longer: from its last weights, with a new rise and fall of the learning
+    rate. Under `accelerate launch` all processes train one model on the joint batch.
 
     Args:
         recipe: Decides the result, together with the images.
@@ -182,17 +182,22 @@ def _train(
                 saved = time.monotonic()
         losses = []
     progress.close()
+    if is_first_process and run.device.type == "cuda":
+        reason = why_eager(run)
+        if reason is not None:
+            say(f"every step was launched operation by operation, not as a CUDA graph: {reason}")
 
 
 def _record(run: Run, losses: list[torch.Tensor], clock: float) -> dict:
     """Return the log's record of the steps since `clock`."""
-    loss = mean_loss(losses)  # waits for the GPU, once in `log_every` steps
+    run.findings.look()  # waits for the GPU, once in `log_every` steps
+    loss = mean_loss(losses)
     elapsed = time.monotonic() - clock
     record = dict(
         step=run.step,
         epoch=round(run.step / run.batches.per_epoch, 4),
         loss=loss,
-        lr=run.optimizer.param_groups[0]["lr"],
+        lr=run.lr,
         seconds=round(run.seconds + elapsed, 3),
         images_per_second=round(len(losses) * run.recipe.batch_size / elapsed, 1),
     )

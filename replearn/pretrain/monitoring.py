@@ -70,7 +70,8 @@ def check_weights(run: Run) -> None:
     Raises:
         ValueError: A weight is NaN or infinite.
     """
-    if not all(torch.isfinite(weight).all() for weight in run.online.parameters()):
+    are_finite = [torch.isfinite(weight).all() for weight in run.online.parameters()]
+    if not torch.stack(are_finite).all():  # waits for a GPU once, not once a weight
         raise ValueError("weights: NaN or infinity")
 
 
@@ -93,7 +94,6 @@ def diagnosed(run: Run) -> Iterator[None]:
 
 
 def _diagnosis(run: Run) -> str:
-    lr = run.optimizer.param_groups[0]["lr"]
     dtype = run.dtype or torch.float32
     last_loss = "none yet"
     if run.history:
@@ -101,7 +101,7 @@ def _diagnosis(run: Run) -> str:
         last_loss = f"{last['loss']:.3f} at step {last['step']}"
     kept = f"; the last checkpoint in {run.folder} is kept" if run.folder else ""
     return (
-        f"step {run.step}: the loss is not finite any more (lr {lr:.3g}, temperature "
+        f"step {run.step}: the loss is not finite any more (lr {run.lr:.3g}, temperature "
         f"{run.recipe.temperature:g}, {dtype}; last finite loss: {last_loss}). Try a third of the "
         f"lr, a longer warmup or a higher temperature{kept}"
     )

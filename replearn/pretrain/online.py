@@ -44,14 +44,25 @@ class OnlineProbe:
         self.weight = torch.zeros(classes, dim, device=labels.device, requires_grad=True)
         self.bias = torch.zeros(classes, device=labels.device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=lr)
-        self._features = None  # of the newest step
+        self._features = None  # of the newest step; always the same memory, as a CUDA graph needs
+        self._has_heard = False  # since the step began
         self._correct = []  # shares, still on their device, since `accuracy` was called
         self._listener = encoder.register_forward_hook(self._listen)
 
     def _listen(self, encoder: nn.Module, inputs: tuple, features: torch.Tensor) -> None:
         # The first call of a step has the two large views; multi-crop's small ones come after.
-        if encoder.training and self._features is None:
-            self._features = features.detach()
+        if not encoder.training or self._has_heard:
+            return
+        self._has_heard = True
+        features = features.detach()
+        if self._features is None or self._features.shape != features.shape:
+            self._features = torch.empty_like(features)
+        # A copy, so that a recorded step writes its features there at every replay.
+        self._features.copy_(features)
+
+    def attend(self) -> None:
+        """Listen to the next features: a step begins."""
+        self._has_heard = False
 
     def learn(self, rows: torch.Tensor) -> None:
         """Classify the features of the step that was just made, then learn from them.
@@ -60,7 +71,7 @@ class OnlineProbe:
             rows: Which images they are of (B,).
         """
         h = self._features[: len(rows)].float()  # (B, D), of the first views
-        self._features = None
+        self._has_heard = False
         target = self.labels[rows]
         x = (h - h.mean(0)) / (h.std(0, correction=0) + 1e-5)
         with torch.enable_grad():
@@ -110,7 +121,7 @@ class OnlineProbe:
         Args:
             tensors: What `tensors` returned; empty for a new probe.
         """
-        self._features = None
+        self._has_heard = False
         self._correct = []
         self.optimizer.state.clear()
         for name, x in (("weight", self.weight), ("bias", self.bias)):

@@ -72,6 +72,7 @@ def restore(run: Run, tensors: dict[str, torch.Tensor], position: dict) -> None:
         run.probe.restore(_part(tensors, "probe"))
     if run.scaler.is_enabled() and position.get("scaler"):
         run.scaler.load_state_dict(position["scaler"])
+    run.recorded = None  # it knows the tensors from before
     run.step = position["step"]
     run.steps = position["steps"]
     run.seconds = position["seconds"]

@@ -5,9 +5,14 @@ N images in the set, B images a step over all processes, D the size of z, K the 
 The random numbers of a step (augmentation, dropout) are seeded by recipe, step and process, the
 order of an epoch by recipe and epoch. So the step number *is* the random state: a resumed run draws
 what it would have drawn, on any device, and a checkpoint has no generator to remember.
+
+Nothing in a step waits for a GPU: views are made some steps ahead, the step itself is one CUDA
+graph where it fits (`why_eager` says why it does not), and what checks of losses find stays on the
+GPU until the loop looks.
 """
 
 import hashlib
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,13 +22,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from replearn.augment import multi_crop, two_views
+from replearn import _device
+from replearn.augment import draw_views, multi_crop, two_views, views_from
 from replearn.losses import decoupled_contrastive, moco, nt_xent
 from replearn.pretrain import distributed
+from replearn.pretrain.ahead import Recorded, Views, ViewsAhead, has_streams
 from replearn.pretrain.online import OnlineProbe
 from replearn.pretrain.recipe import Recipe, networks
 from replearn.train import amp_dtype, cosine, ema_update
 
+SMALL_CROP = (0.05, 0.14)  # the default of `multi_crop`
 LOSSES = {"nt_xent": nt_xent, "decoupled_contrastive": decoupled_contrastive}
 
 
@@ -104,7 +112,7 @@ class Batches:
     def _shuffled(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
         order = torch.randperm(len(self.images), generator=generator)
-        return order.to(self.images.device)
+        return _device.send(order, self.images.device)
 
 
 @dataclass
@@ -128,8 +136,13 @@ class Run:
         earlier: What was finished before the run went on longer: each time its recipe's epochs and
             minutes, and the steps it had.
         seconds: Time spent on the steps done.
+        lr: The learning rate of the last step.
         folder: Where checkpoints, log and encoder go; None: nowhere.
         history: The records of the log.
+        findings: What the checks of losses found on the device since the loop looked.
+        ahead: Makes views, on a device other than a CPU.
+        recorded: The step as a CUDA graph, once it was recorded.
+        not_recorded: Why it could not be recorded, once that was tried.
     """
 
     recipe: Recipe
@@ -147,8 +160,13 @@ class Run:
     steps: int = 0
     earlier: list[dict] = field(default_factory=list)
     seconds: float = 0.0
+    lr: float = 0.0
     folder: Path | None = None
     history: list[dict] = field(default_factory=list)
+    findings: _device.Findings = field(default_factory=_device.Findings)
+    ahead: ViewsAhead | None = None
+    recorded: Recorded | None = None
+    not_recorded: str | None = None
 
     @property
     def start(self) -> int:
@@ -167,7 +185,13 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the networks compute."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        return torch.autocast(
+            self.device.type,
+            dtype=self.dtype,
+            enabled=self.dtype is not None,
+            # Copies of weights that it kept would be of another step when a graph is replayed.
+            cache_enabled=not has_streams(self.device),
+        )
 
 
 def new_run(
@@ -212,7 +236,9 @@ def new_run(
         target = deepcopy(online).requires_grad_(False)
         random_keys = torch.randn(recipe.queue, recipe.out)
         queue = nn.functional.normalize(random_keys).to(device)
-    return Run(
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    scaler.scale(torch.zeros((), device=device))  # makes its state, which else the first step does
+    run = Run(
         recipe=recipe,
         batches=Batches(images, recipe.batch_size, recipe.seed),
         online=online,
@@ -220,17 +246,33 @@ def new_run(
         target=target,
         queue=queue,
         optimizer=_optimizer(recipe, online),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        scaler=scaler,
         forward=torch.compile(online) if compile and device.type == "cuda" else online,
         dtype=dtype,
     )
+    if not _device.is_cpu(device):
+        run.ahead = ViewsAhead(lambda first, count: views_of_steps(run, first, count), device)
+    return run
 
 
 def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    parameters = list(network.parameters())
+    device = parameters[0].device
     settings = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if _device.is_like_cuda(device):
+        # Fused: one launch, and float16's scale is applied, and a bad step left out, on the GPU.
+        # A graph reads the learning rate from where it lies, so it has to be a tensor.
+        settings |= dict(lr=torch.full((), recipe.lr, device=device), fused=True)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), momentum=0.9, **settings)
-    return torch.optim.AdamW(network.parameters(), **settings)
+        optimizer = torch.optim.SGD(parameters, momentum=0.9, **settings)
+        if "fused" in settings:
+            # PyTorch would leave them without a value if the first step is a bad one of float16.
+            for weight in parameters:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return optimizer
+    if "fused" in settings:
+        settings["capturable"] = True
+    return torch.optim.AdamW(parameters, **settings)
 
 
 def train_step(run: Run) -> torch.Tensor:
@@ -244,14 +286,20 @@ def train_step(run: Run) -> torch.Tensor:
     Returns:
         The loss (nats), a tensor () that is still on its device.
     """
-    torch.manual_seed(seed_of(run.recipe.seed, run.step, distributed.rank()))
-    images = run.batches.at(run.step)
-    views = make_views(run.recipe, images)
+    torch.manual_seed(_seed_of_step(run, run.step))
+    if run.ahead is None:
+        views = make_views(run.recipe, run.batches.at(run.step))
+    else:
+        views = run.ahead.at(run.step, run.steps)
     loss = update(run, views, learning_rate(run))
     if run.probe is not None:
         run.probe.learn(run.batches.rows(run.step))
     run.step += 1
     return loss
+
+
+def _seed_of_step(run: Run, step: int) -> int:
+    return seed_of(run.recipe.seed, step, distributed.rank())
 
 
 def learning_rate(run: Run) -> float:
@@ -278,17 +326,61 @@ def make_views(recipe: Recipe, images: torch.Tensor) -> list[torch.Tensor]:
     Returns:
         The views, floats (B, 3, H, W) and (B, 3, H / 2, W / 2), the large ones first.
     """
-    options = dict(
+    options = _view_options(recipe)
+    if not recipe.n_small:
+        return list(two_views(images, **options))
+    small_size = images.shape[2] // 2
+    return multi_crop(
+        images, n_small=recipe.n_small, small_size=small_size, small_crop=SMALL_CROP, **options
+    )
+
+
+def _view_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of `two_views` for the large views."""
+    return dict(
         crop=recipe.crop,
         jitter=recipe.jitter,
         grayscale=recipe.grayscale,
         blur=recipe.blur,
         flip=recipe.flip,
     )
-    if not recipe.n_small:
-        return list(two_views(images, **options))
-    small_size = images.shape[2] // 2
-    return multi_crop(images, n_small=recipe.n_small, small_size=small_size, **options)
+
+
+def views_of_steps(run: Run, first: int, count: int) -> list[Views]:
+    """Make the views of several steps at once, each of the random numbers of its own step.
+
+    They are what `make_views` gives in each step after `torch.manual_seed` of it, up to rounding.
+
+    Args:
+        run: Its recipe, its images.
+        first: The first step.
+        count: The number of steps.
+
+    Returns:
+        For each step what `make_views` returns.
+    """
+    recipe = run.recipe
+    batches = [run.batches.at(step) for step in range(first, first + count)]  # (B, 3, H, H) each
+    share, _, side, _ = batches[0].shape
+    large = _view_options(recipe)
+    small = large | dict(crop=SMALL_CROP, size=side // 2)
+    pairs = [large] + [small] * ((recipe.n_small + 1) // 2)  # views come in pairs
+
+    numbers = [[] for _ in pairs]
+    for step in range(first, first + count):
+        generator = torch.Generator().manual_seed(_seed_of_step(run, step))
+        for numbers_of_pair in numbers:
+            for _ in range(2):
+                drawn = draw_views(share, blur=bool(recipe.blur), generator=generator)
+                numbers_of_pair.append(drawn)
+
+    images = torch.cat([batch for batch in batches for _ in range(2)])  # both views of each step
+    views: list[Views] = [[] for _ in batches]
+    for options, numbers_of_pair in zip(pairs, numbers, strict=True):
+        made = views_from(images, torch.cat(numbers_of_pair), **options)
+        for views_of_step, both in zip(views, made.chunk(count), strict=True):
+            views_of_step += both.chunk(2)
+    return [views_of_step[: 2 + recipe.n_small] for views_of_step in views]
 
 
 def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
@@ -302,16 +394,17 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
     Returns:
         The loss (nats), a tensor () that is still on its device.
     """
-    # Around one step only: autocast keeps copies of the weights until its end.
-    with run.autocast():
-        loss, keys = contrast(run.recipe, run.forward, views, target=run.target, queue=run.queue)
-    run.optimizer.zero_grad()
-    run.scaler.scale(loss).backward()
-    distributed.sum_gradients(run.online.parameters())
+    run.lr = lr
     for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+    keys: list[torch.Tensor] = []
+    if why_eager(run) is None:
+        loss = _replayed(run, views)
+    else:
+        loss, keys = learn(run, views)
     if run.average is not None:
         # A short memory at first, or the random weights would stay in the mean for long.
         momentum = min(run.recipe.average, (1 + run.step) / (10 + run.step))
@@ -320,7 +413,84 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
         ema_update(run.target, run.online, momentum=run.recipe.momentum)
         keys = nn.functional.normalize(torch.cat(keys).float())
         run.queue = torch.cat([keys, run.queue])[: run.recipe.queue]
-    return loss.detach()
+    return loss
+
+
+def learn(run: Run, views: Views) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Make the part of a step that a CUDA graph replays, operation by operation.
+
+    Args:
+        run: Changed in place; its learning rate was set.
+        views: What `make_views` returns, of this process's images.
+
+    Returns:
+        The loss (nats), a tensor () on its device, and what the views look for, see `contrast`.
+    """
+    if run.probe is not None:
+        run.probe.attend()
+    # Around one step only: autocast keeps copies of the weights until its end.
+    with _device.deferring(run.findings), run.autocast():
+        loss, keys = contrast(run.recipe, run.forward, views, target=run.target, queue=run.queue)
+    run.optimizer.zero_grad()
+    run.scaler.scale(loss).backward()
+    distributed.sum_gradients(run.online.parameters())
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return loss.detach(), keys
+
+
+def why_eager(run: Run) -> str | None:
+    """Return why a run's step is not replayed as a CUDA graph.
+
+    The mean of past weights does not keep it from that: it follows after the graph.
+
+    Args:
+        run: Any run.
+
+    Returns:
+        The reason, or None if it is a graph.
+
+    Example:
+        >>> from replearn.pretrain import SHAPES
+        >>> images = torch.zeros(128, 3, 32, 32, dtype=torch.uint8)
+        >>> why_eager(new_run(SHAPES, images))
+        'a cpu has no CUDA graphs'
+    """
+    if not has_streams(run.device):
+        return f"a {run.device.type} has no CUDA graphs"
+    if distributed.world() > 1:
+        return "several processes exchange features and gradients in each step"
+    if run.queue is not None:
+        return "MoCo's queue is a new tensor after each step"
+    return run.not_recorded
+
+
+def _replayed(run: Run, views: Views) -> torch.Tensor:
+    """Make a step by the run's graph, which the first step records; eagerly if that fails."""
+    if run.recorded is None:
+        try:
+            run.recorded = Recorded(
+                lambda views: learn(run, views)[0], lambda: _tensors_of_step(run), views
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            run.not_recorded = f"its step cannot be recorded: {reason}"
+            warnings.warn(f"no CUDA graph: {run.not_recorded}", stacklevel=2)
+            return learn(run, views)[0]
+    return run.recorded(views)
+
+
+def _tensors_of_step(run: Run) -> dict[str, torch.Tensor]:
+    """Return, by name, all tensors that `learn` changes in place."""
+    tensors = dict(run.online.state_dict())
+    for number, values in enumerate(run.optimizer.state.values()):
+        for name, x in values.items():
+            if isinstance(x, torch.Tensor):
+                tensors[f"optimizer.{number}.{name}"] = x
+    if run.scaler.is_enabled():
+        tensors["scale"] = run.scaler._scale
+        tensors["good steps"] = run.scaler._growth_tracker
+    return tensors
 
 
 def contrast(
