@@ -136,7 +136,7 @@ class Run:
         earlier: What was finished before the run went on longer: each time its recipe's epochs and
             minutes, and the steps it had.
         seconds: Time spent on the steps done.
-        lr: The learning rate of the last step.
+        lr: The learning rate of the last step that was made.
         folder: Where checkpoints, log and encoder go; None: nowhere.
         history: The records of the log.
         findings: What the checks of losses found on the device since the loop looked.
@@ -249,6 +249,7 @@ def new_run(
         scaler=scaler,
         forward=torch.compile(online) if compile and device.type == "cuda" else online,
         dtype=dtype,
+        lr=recipe.lr,
     )
     if not _device.is_cpu(device):
         run.ahead = ViewsAhead(lambda first, count: views_of_steps(run, first, count), device)
@@ -394,7 +395,6 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
     Returns:
         The loss (nats), a tensor () that is still on its device.
     """
-    run.lr = lr
     for group in run.optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"].fill_(lr)
@@ -405,6 +405,7 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
         loss = _replayed(run, views)
     else:
         loss, keys = learn(run, views)
+    run.lr = lr
     if run.average is not None:
         # A short memory at first, or the random weights would stay in the mean for long.
         momentum = min(run.recipe.average, (1 + run.step) / (10 + run.step))
