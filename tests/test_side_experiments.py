@@ -1,0 +1,76 @@
+"""Side experiments: they find their cells in the lessons, and the record is of this script."""
+
+import json
+
+import pytest
+
+from scripts import side_experiments
+from scripts.side_experiments import EXPERIMENTS, code_of, run_cells
+
+RECORD = json.loads(side_experiments.PATH.read_text("utf-8"))
+
+
+def test_cells_run_in_order_at_a_seed_with_one_thing_replaced():
+    # The second cell is named first.
+    parts = ["def invariance(z", "lesson = Lesson("]
+    names = run_cells("11", 3, parts, {"return (1 - moved / apart)": "return (2 - moved / apart)"})
+    assert names["lesson"].seed == 3
+    assert names["lesson"].profile_name == "cpu"
+    z = names["z"]
+    assert names["invariance"](z, z) == 2
+    assert "encoders" not in names
+
+
+@pytest.mark.parametrize(
+    "parts, replace, message",
+    [
+        (["nobody wrote this"], {}, "expected one cell with 'nobody wrote this', found 0"),
+        (["lesson."], {}, r"expected one cell with 'lesson\.', found \d\d"),
+        (["def invariance(z"], {"x = 1": "x = 2"}, "expected 'x = 1' once, found it 0 times"),
+    ],
+)
+def test_code_that_the_lesson_no_longer_has_is_an_error(parts, replace, message):
+    with pytest.raises(ValueError, match=message):
+        code_of("11", parts, replace)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_finds_its_cells_in_the_lesson_of_today(name, monkeypatch):
+    class FoundError(Exception):
+        pass
+
+    def find(lesson, seed, parts, replace=None):
+        assert lesson == EXPERIMENTS[name].lesson
+        compile(code_of(lesson, parts, replace), lesson, "exec")
+        raise FoundError
+
+    monkeypatch.setattr(side_experiments, "run_cells", find)
+    with pytest.raises(FoundError):
+        EXPERIMENTS[name].measure(0)
+
+
+def test_every_experiment_is_stored_as_the_script_describes_it():
+    assert list(RECORD) == list(EXPERIMENTS)
+    for name, experiment in EXPERIMENTS.items():
+        stored = RECORD[name]
+        assert stored["words"] == experiment.words
+        assert stored["lesson"] == experiment.lesson
+        assert stored["settings"] == experiment.settings
+        for values in stored["numbers"].values():
+            assert len(values) == len(stored["seeds"])
+
+
+def test_an_entry_replaces_its_own_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(side_experiments, "PATH", tmp_path / "record.json")
+    first, second, *_ = EXPERIMENTS
+    for name, text in ((second, "old"), (first, "kept"), (second, "new")):
+        side_experiments.store(name, {"question": text})
+    stored = json.loads((tmp_path / "record.json").read_text("utf-8"))
+    assert list(stored) == [first, second]
+    assert stored[first] == {"question": "kept"}
+    assert stored[second] == {"question": "new"}
+
+
+def test_an_experiment_that_does_not_exist_is_named():
+    with pytest.raises(SystemExit, match="no experiment nothing; there are shared_votes, "):
+        side_experiments.main(["nothing"])
