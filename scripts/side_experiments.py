@@ -175,12 +175,16 @@ def list_by_one_color(seed: int) -> Numbers:
 # --- lesson 03 ------------------------------------------------------------------------------------
 
 
+CKA = ["from itertools import", "def features(encoder", "def center(x)", "def center_gram"]
+CKA += ["def feature_cka"]
+
+
 def without_centering(seed: int) -> Numbers:
     """CKA of the supervised and the random encoder, with features centered and as they are."""
     names = run_cells(
         "03",
         seed,
-        ["from itertools import", "def features(encoder", "def center(x)", "def feature_cka"],
+        CKA,
     )
     pair = [names["Z"][name].double() for name in ("supervised", "random")]
     centered = names["feature_cka"](*pair).item()
@@ -200,7 +204,7 @@ def gram_in_float32(seed: int) -> Numbers:
     names = run_cells(
         "03",
         seed,
-        ["from itertools import", "def features(encoder", "def center(x)", "def feature_cka"],
+        CKA,
     )
     pair = [names["Z"][name][:500] for name in ("SimCLR", "supervised")]
     truth = names["feature_cka"](*[x.double() for x in pair]).item()

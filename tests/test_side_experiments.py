@@ -1,5 +1,7 @@
 """Side experiments: they find their cells in the lessons, and the record is of this script."""
 
+import ast
+import builtins
 import json
 
 import pytest
@@ -34,6 +36,26 @@ def test_code_that_the_lesson_no_longer_has_is_an_error(parts, replace, message)
         code_of("11", parts, replace)
 
 
+def undefined(code):
+    """The names that code uses and never defines."""
+    used = set()
+    defined = set(dir(builtins))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).split(".")[0])
+    return used - defined
+
+
+def test_a_cell_that_was_forgotten_is_seen():
+    assert undefined("def f(x):\n    return g(x)") == {"g"}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_finds_its_cells_in_the_lesson_of_today(name, monkeypatch):
     class FoundError(Exception):
@@ -41,7 +63,7 @@ def test_an_experiment_finds_its_cells_in_the_lesson_of_today(name, monkeypatch)
 
     def find(lesson, seed, parts, replace=None):
         assert lesson == EXPERIMENTS[name].lesson
-        compile(code_of(lesson, parts, replace), lesson, "exec")
+        assert undefined(code_of(lesson, parts, replace)) <= {"Z"}  # which `both_tasks` is given
         raise FoundError
 
     monkeypatch.setattr(side_experiments, "run_cells", find)
