@@ -66,10 +66,10 @@ SEEDS_NOT_MEASURED_YET = {"04"}
 SEEDS = 5
 
 # Words of a sentence about a measurement that the notebook does not show.
-# The script that measures them is scripts/side_experiments.py. Lessons some of whose sentences it has
-# not measured yet; one that is measured is taken out, and a new one is never put in.
-ASIDES_NOT_MEASURED_YET = {"01", "02", "03", "07", "08", "09", "11", "12"}
 ASIDE = r"outside this notebook|measured once|tried once|not part of this notebook|in a trial"
+# Lessons with such sentences that scripts/side_experiments.py has not measured yet. A lesson that
+# has been measured is taken out, and a new one is never put in.
+ASIDES_NOT_MEASURED_YET = {"01", "02", "03", "07", "08", "09", "11", "12"}
 
 
 class Lesson:
