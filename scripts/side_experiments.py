@@ -291,7 +291,14 @@ def more_steps(seed: int) -> Numbers:
 
     The gaps are 0.05 minus 0.5, at the steps at which the lesson looks.
     """
-    cells = ["lesson = Lesson(", "RECIPE = dict(", "def alignment(z1", "LOOKS = [", "def look()"]
+    cells = [
+        "lesson = Lesson(",
+        "class Scramble",
+        "RECIPE = dict(",
+        "def alignment(z1",
+        "LOOKS = [",
+        "def look()",
+    ]
     names = run_cells(
         "09",
         seed,

@@ -462,10 +462,11 @@ def side_experiments_are_stored(lesson: Lesson) -> Iterator[str]:
         if not names:
             continue
         known = [value for name in names for value in _known_numbers(entries[name])]
-        for number, unit in re.findall(r"(\d[\d,]*(?:\.\d+)?)( %| points)?", sentence):
-            number = number.replace(",", "")
-            if not any(_rounds_to(100 * value if unit else value, number) for value in known):
-                yield f"{number}{unit} was not measured by {', '.join(names)}: see {path.name}"
+        if re.search(r"\d (%|points)", sentence):  # "45 to 61 %" has one unit for two numbers
+            known += [100 * value for value in known]
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?", sentence):
+            if not any(_rounds_to(value, number.replace(",", "")) for value in known):
+                yield f"{number} was not measured by {', '.join(names)}: see {path.name}"
     for name in sorted(set(entries) - carried):
         yield (
             f"no sentence rests on {name} of {path.name}: expected one with "
