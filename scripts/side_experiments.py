@@ -389,7 +389,7 @@ EXPERIMENTS = {
     ),
     "more_steps": Experiment(more_steps, "09", "With twice as many steps", {}, most_seeds=3),
     "trained_on_color": Experiment(
-        trained_on_color, "11", "Train the same network to name the color", {}, most_seeds=2
+        trained_on_color, "11", "Train the same network to name the color", {}, most_seeds=1
     ),
     "cut_off": Experiment(cut_off, "12", "the run that was cut off", {"updates": 60}),
 }
