@@ -265,6 +265,11 @@ LESSON_FAULTS = {  # fault: (rule, file, old words, new words, what the linter s
         (SOURCE, "## On real photographs", "## On real photographs\n\nIt has 99.9 %."),
         r"99\.9 % of photographs was not measured: see photographs_06\.json",
     ),
+    "a measurement that nothing stored shows": (
+        lesson.side_experiments_are_stored,
+        (SOURCE, "## Predict", "It falls (measured outside this notebook).\n\n## Predict"),
+        r"nothing stored shows what was measured aside \(It falls",
+    ),
     "an answer that is missing": (
         lesson.teachers_have_questions,
         ("site/teaching.md", "```{dropdown} Answer", "```{dropdown} Anser"),
@@ -305,6 +310,36 @@ def test_too_few_numbers_from_photographs_are_seen(tree):
     (tree / SOURCE).write_text(text, "utf-8")
     (fault,) = lesson.photographs_quote_the_measurement(lesson.Lesson(tree, NAME))
     assert fault.startswith("quotes fewer than three numbers")
+
+
+ASIDE = "With more steps (measured outside this notebook at seeds 0 and 1) it reads 45 to 61 %."
+ASIDES = {  # fault: (old words, new words, what the linter says)
+    "another number": ("61 %", "62 %", "62 was not measured by longer: see side_exp"),
+    "a share without its unit": (" %", "", "61 was not measured by longer"),
+    "other words": ("more steps", "fewer steps", "no sentence rests on longer of side_exp"),
+    "no longer said to be aside": (" outside this notebook", "", "no sentence rests on longer"),
+}
+
+
+@pytest.mark.parametrize("fault", ASIDES)
+def test_a_sentence_that_differs_from_its_side_experiment_is_seen(tree, fault):
+    numbers = {"linear": [0.452, 0.6061], "each": [[0.1, 0.2], [0.3, 0.4]]}
+    longer = dict(lesson="06", words="With more steps", settings={}, seeds=[0, 1], numbers=numbers)
+    other = longer | dict(lesson="01")
+    path = tree / "benchmarks" / "results" / "side_experiments.json"
+    path.write_text(json.dumps(dict(longer=longer, other=other)))
+    replace(tree, SOURCE, "## Predict", f"{ASIDE}\n\n## Predict")
+    rule = lesson.side_experiments_are_stored
+    assert list(rule(lesson.Lesson(tree, NAME))) == []
+    old, new, message = ASIDES[fault]
+    replace(tree, SOURCE, ASIDE, ASIDE.replace(old, new))
+    assert [found for found in rule(lesson.Lesson(tree, NAME)) if message in found]
+
+
+def test_photographs_are_no_side_experiment(tree):
+    words = "## On real photographs\n\nMeasured once. Two et al. (1936) say 3."
+    replace(tree, SOURCE, "## On real photographs", words)
+    assert not list(lesson.side_experiments_are_stored(lesson.Lesson(tree, NAME)))
 
 
 def test_a_percentage_is_known_with_and_without_its_decimal():

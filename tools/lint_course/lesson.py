@@ -62,6 +62,12 @@ PLAIN_WORDS = {
 
 SEEDS = 5
 
+# Words of a sentence about a measurement that the notebook does not show.
+ASIDE = r"outside this notebook|measured once|tried once|not part of this notebook|in a trial"
+# Lessons with such sentences that scripts/side_experiments.py has not measured yet. A lesson that
+# has been measured is taken out, and a new one is never put in.
+ASIDES_NOT_MEASURED_YET = {"01", "02", "03", "07", "08", "09", "11", "12"}
+
 
 class Lesson:
     """A lesson of a checkout, read when it is asked for.
@@ -425,6 +431,62 @@ def measured_percentages(record: dict) -> set[float]:
     return percentages
 
 
+def side_experiments_are_stored(lesson: Lesson) -> Iterator[str]:
+    """What a lesson says was measured outside its notebook is stored, and so are its numbers.
+
+    Photographs have a rule and records of their own.
+    """
+    path = lesson.root / "benchmarks" / "results" / "side_experiments.json"
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    entries = {name: entry for name, entry in record.items() if entry["lesson"] == lesson.number}
+    photographs = _section(lesson.text, "## On real photographs", "\n## ")
+    prose = " ".join(_prose(lesson.text.replace(photographs, "")).split())
+    # A sentence may end in a parenthesis, and "et al." ends none.
+    ends = r"(?:(?<=[.!?])(?<!al\.)|(?<=[.!?]\)))\s(?=[A-Z(*-])"
+
+    carried = set()
+    for sentence in re.split(ends, prose):
+        if not re.search(ASIDE, sentence, re.IGNORECASE):
+            continue
+        names = [name for name, entry in entries.items() if entry["words"] in sentence]
+        carried.update(names)
+        if not names and lesson.number not in ASIDES_NOT_MEASURED_YET:
+            yield (
+                f"nothing stored shows what was measured aside ({sentence[:80]}…): add it to "
+                "scripts/side_experiments.py, or measure it in a cell"
+            )
+        if not names:
+            continue
+        known = [value for name in names for value in _known_numbers(entries[name])]
+        if re.search(r"\d (%|points)", sentence):  # "45 to 61 %" has one unit for two numbers
+            known += [100 * value for value in known]
+        for number in re.findall(r"\d[\d,]*(?:\.\d+)?", sentence):
+            if not any(_rounds_to(value, number.replace(",", "")) for value in known):
+                yield f"{number} was not measured by {', '.join(names)}: see {path.name}"
+    for name in sorted(set(entries) - carried):
+        yield (
+            f"no sentence rests on {name} of {path.name}: expected one with "
+            f"“{entries[name]['words']}” that says it was measured outside this notebook"
+        )
+
+
+def _known_numbers(entry: dict) -> list[float]:
+    """Return what an entry of the side experiments measured, its means, and its settings."""
+    known = [*entry["settings"].values(), *entry["seeds"], len(entry["seeds"])]
+    for of_seeds in entry["numbers"].values():
+        values = []
+        for value in of_seeds:
+            values += value if isinstance(value, list) else [value]
+        known += [*values, statistics.mean(values)]
+    return [abs(value) for value in known]  # a sentence says "lower by 0.1"
+
+
+def _rounds_to(value: float, number: str) -> bool:
+    """Return whether a value is a number in digits, up to half of the last digit and a little."""
+    decimals = len(number.partition(".")[2])
+    return abs(value - float(number)) <= 0.51 * 10**-decimals
+
+
 def teachers_have_questions(lesson: Lesson) -> Iterator[str]:
     """A lesson has two exam questions with answers, a question to discuss, and known mistakes."""
     page = lesson.page("teaching.md")
@@ -450,6 +512,7 @@ LESSON_RULES = (
     papers_are_on_the_reference_page,
     words_are_in_the_glossary,
     photographs_quote_the_measurement,
+    side_experiments_are_stored,
     teachers_have_questions,
 )
 
