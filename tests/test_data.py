@@ -253,7 +253,7 @@ def test_size_is_seeded_stratified_and_nested():
             dict(name="cifar11"),
             "expected shapes, digits, cifar10, pneumonia or a folder of pictures, found 'cifar11'",
         ),
-        (dict(name=3), "found 3"),
+        (dict(name=3), "found '3'"),
         (dict(name="digits", split="val"), r"expected one of \('train', 'test'\), found 'val'"),
         (dict(name="digits", size=0), "whole number of 1 or more.*found 0"),
         (dict(name="digits", size=10.0), "whole number of 1 or more.*found 10.0"),

@@ -265,7 +265,9 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").write_text("here first")
-    with pytest.raises(OSError, match="could not write to this folder: File exists"):
+    with pytest.raises(
+        OSError, match="could not write to this folder: there is a file of this name"
+    ):
         files.writable_folder(tmp_path / "file")
 
 

@@ -202,7 +202,7 @@ class NoFloat64(TorchDispatchMode):
             frames = [f for f in traceback.extract_stack() if f.filename.startswith(package)]
             last = frames[-1]
             is_on_cpu = "cpu()" in last.line or 'device="cpu"' in last.line
-            assert is_on_cpu or last.name == "_double", last.line
+            assert is_on_cpu or last.name in ("double", "_double"), last.line
         return out
 
 

@@ -92,7 +92,7 @@ def test_at_any_depth_only_test_beside_train_is_kept_apart(tmp_path):
     write(other / "test", 3)
     write(other / "more", 4, seed=1)
     (other / "loop").symlink_to(other)
-    with pytest.warns(UserWarning, match="1 files skipped: linked folders 1"):
+    with pytest.warns(UserWarning, match="1 file skipped: linked folders 1"):
         assert len(data.load(other, unlabeled=True)) == 7
 
 

@@ -118,6 +118,7 @@ def test_the_manifest_tells(made):
         "architecture": ["small_cnn", 4],
         "data": "shapes: 120 pictures",
         "note": "tiny",
+        "side": 32,
     }
     assert set(manifest["versions"]) == {"torch", "onnx", "onnxruntime", "replearn"}
     assert manifest["side"] == 32
@@ -430,7 +431,7 @@ def test_nobody_elses_files_are_deleted(tmp_path, quick):
     refusal = r"expected a new folder, an empty one or a bundle, found log\.jsonl in it"
     with pytest.raises(ValueError, match=refusal):
         export(tiny_encoder(), run, shapes())
-    with pytest.raises(OSError, match="could not write the bundle"):
+    with pytest.raises(ValueError, match="expected a folder for the bundle, found a file"):
         export(tiny_encoder(), run / "log.jsonl", shapes())
     assert (run / "log.jsonl").read_text() == "{}"
     assert hidden_files(tmp_path) == []

@@ -88,7 +88,7 @@ def test_spurious_ties_the_background_to_the_class():
     "bad", [dict(size=0), dict(size=10, spurious=1.5), dict(size=10, spurious=-0.1)]
 )
 def test_bad_input(bad):
-    with pytest.raises(ValueError, match="expected size >= 1 and spurious in"):
+    with pytest.raises(ValueError, match="expected size from 1 to 2,000,000 and spurious in"):
         shapes.render(**bad)
 
 
