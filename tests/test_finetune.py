@@ -28,7 +28,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def tuned(encoder, sets):
-    return finetune(encoder, *sets, epochs=20, backbone_lr=1e-3)
+    return finetune(encoder, *sets)
 
 
 def accuracy(result, images):

@@ -53,7 +53,7 @@ def finetune(
     lr: float = 1e-3,
     backbone_lr: float = 1e-4,
     weight_decay: float = 1e-4,
-    crop: tuple[float, float] = (0.5, 1.0),
+    crop: tuple[float, float] = (0.8, 1.0),
     flip: float = 0.5,
     seed: int = 0,
 ) -> Finetuned:
