@@ -293,7 +293,7 @@ def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(sample):
 
 def test_sources_names_what_exists(sample):
     assert notebooks.sources(["99"]) == [sample]
-    with pytest.raises(SystemExit, match="found 03; there are 99"):
+    with pytest.raises(SystemExit, match="found 3; there are 99"):
         notebooks.sources(["3"])
 
 
