@@ -233,7 +233,9 @@ def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     config = SimpleNamespace(html_theme_options={}, html_extra_path=[], mathjax_path="the default")
     course.configure(None, config)
-    assert config.mathjax_path == "the default" and config.html_extra_path == []
+    assert config.mathjax_path == "the default"
+    extra = [Path(folder).name for folder in config.html_extra_path]
+    assert extra == ["live"]  # the weights of the live picture, and no MathJax
 
 
 # --- from any folder of a host ---
