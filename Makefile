@@ -21,7 +21,7 @@ edit: .venv/.lab  ## JupyterLab for authors: saving a notebook also writes its t
 	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
 	$(BIN)/jupyter lab $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/$(LESSON).ipynb
 
-test: .venv/.test  ## Every check, 25 minutes or less on two cores
+test: .venv/.test  ## Every check, about an hour on two cores
 	$(BIN)/python tests/stages.py
 
 test-fast: .venv/.test  ## What most changes break, in two minutes: lint, house rules, core, notebook 01

@@ -1,6 +1,6 @@
 """Peers on one GPU: views, a training step, NT-Xent, CKA and a linear probe.
 
-Run: python benchmarks/gpu.py          (three minutes; writes benchmarks/results/gpu.json)
+Run: python benchmarks/gpu.py          (writes benchmarks/results/gpu.json)
      python benchmarks/gpu.py --dry    (seconds, tiny sizes, on a CPU if need be: nothing to quote)
 All contestants of a panel take turns on the same card and the same input, and a turn ends when the
 card has done its work. A peer that is not installed is named and left out. What a peer does
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from augment import kornia_views
 from shared import RESULTS, against, options, record, take_turns
 
 from replearn import augment, losses, metrics, probe
@@ -81,26 +82,7 @@ def panel(
     return {"title": title, "size": size, "unit": "seconds a call", "ours": OURS, "curves": curves}
 
 
-# --- views
-# -----------------------------------------------------------------------------------------
-
-
-def kornia_views(images: torch.Tensor) -> Call:
-    """Return a call that makes two views with kornia."""
-    import kornia.augmentation as kornia
-
-    transform = kornia.AugmentationSequential(
-        kornia.RandomResizedCrop(
-            (32, 32), scale=(0.2, 1.0), align_corners=False, cropping_mode="resample"
-        ),
-        kornia.RandomHorizontalFlip(),
-        kornia.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-        kornia.RandomGrayscale(p=0.2),
-        kornia.RandomGaussianBlur((3, 3), (0.1, 2.0), p=0.5),
-        same_on_batch=False,
-    )
-    floats = images.float() / 255
-    return lambda: [transform(floats), transform(floats)]
+# --- views ---
 
 
 def torchvision_views(images: torch.Tensor) -> Call:
@@ -128,13 +110,12 @@ def views_panel(device: torch.device, dry: bool, turns: int) -> Panel:
         calls: dict[str, Call] = {OURS: lambda x=images: augment.two_views(x, blur=0.5)}
         calls["torchvision v2"] = torchvision_views(images)
         if is_installed("kornia"):
-            calls["kornia"] = kornia_views(images)
+            calls["kornia"] = kornia_views("resample", images)
         calls_at[n] = calls
     return panel("Two views of every picture, on the GPU", "pictures", calls_at, device, turns)
 
 
-# --- a step
-# ----------------------------------------------------------------------------------------
+# --- a step ---
 
 
 class LightlySide:
@@ -249,8 +230,7 @@ def check_loss(run: engine.Run, side: LightlySide) -> None:
         sys.exit(f"step: expected one loss, found {ours} (replearn) and {theirs} (lightly)")
 
 
-# --- losses and measures
-# ---------------------------------------------------------------------------
+# --- losses and measures ---
 
 
 def loss_panel(device: torch.device, dry: bool, turns: int) -> Panel:
