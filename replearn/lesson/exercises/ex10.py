@@ -440,8 +440,8 @@ SIMSIAM = Exercise(
         "Each prediction is compared with the projection of the other view: p1 with z2, p2 with "
         "z1.",
         "z.detach() is z without its history: the loss cannot send a gradient through it.",
-        "-(cos(p1, z2.detach()).mean() + cos(p2, z1.detach()).mean()) / 2, with "
-        "F.cosine_similarity.",
+        "F.cosine_similarity(a, b, dim=1) gives one number for each row. You need two such sets of "
+        "numbers, their means, and a sign.",
     ),
     wrong={
         "no stop-gradient": _no_stop_gradient,
