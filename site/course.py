@@ -121,7 +121,7 @@ LONG_IMPORTS = 4  # so many lines of imports and nothing else are folded
 def folded_as(cell: dict) -> str | None:
     """Return the words on the handle of a code cell that is folded, or None for all others.
 
-    Folded are the set-up, long lists of imports, and the code of a prediction: it holds the answer.
+    Folded are the set-up, long lists of imports, and the code of a question, which repeats it.
     """
     code = "".join(cell["source"])
     if cell["cell_type"] != "code":

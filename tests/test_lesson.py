@@ -112,13 +112,16 @@ def test_the_seed_comes_from_the_environment(monkeypatch):
 
 
 def test_a_prediction_has_a_text(lesson, capsys):
-    lesson.predict("Which wins?", ["pixels", "SimCLR"], answer="SimCLR")
-    assert capsys.readouterr().out == "Predict: Which wins?\n  ( ) pixels\n  ( ) SimCLR\n"
+    lesson.predict("Which wins?", ["pixels", "SimCLR"])
+    lesson.measured("SimCLR")
+    asked = "Predict: Which wins?\n  ( ) pixels\n  ( ) SimCLR\n"
+    assert capsys.readouterr().out == asked + "Measured: SimCLR.\n"
 
 
 def test_a_prediction_is_plain_html(lesson, pages):
-    lesson.predict("Is a < b?", ["yes & no", "<script>"], answer="yes")
-    (page,) = pages
+    lesson.predict("Is a < b?", ["yes & no", "<script>"])
+    lesson.measured("a < b")
+    page, measured = pages
     assert "<script" not in page
     assert "Is a &lt; b?" in page
     assert "&lt;script&gt;" in page
@@ -127,13 +130,7 @@ def test_a_prediction_is_plain_html(lesson, pages):
     assert "<fieldset" in page
     assert "<legend>" in page
     assert "stopPropagation" in page
-
-
-def test_a_prediction_shows_its_answer_if_it_has_one(lesson, pages):
-    lesson.predict("Which wins?", ["yes", "no"], answer="yes")
-    lesson.predict("Another?", ["yes", "no"])
-    assert "<details" in pages[0]
-    assert "<details" not in pages[1]
+    assert "a &lt; b." in measured
 
 
 def test_predictions_do_not_share_names_or_ids(lesson, pages):
@@ -144,6 +141,38 @@ def test_predictions_do_not_share_names_or_ids(lesson, pages):
     assert not first_names & second_names
     ids = re.findall(r'\bid="([^"]+)"', "".join(pages))
     assert len(ids) == len(set(ids)) == 6
+
+
+def test_each_measurement_belongs_to_its_question(lesson, pages):
+    lesson.predict("One?", ["yes", "no"])
+    lesson.predict("Another?", ["yes", "no"])
+    lesson.measured("no", question=2)
+    number = lesson.number
+    assert f'id="predict-{number}-2"' in pages[1]
+    assert f'id="measured-{number}-2"' in pages[2]
+
+
+@pytest.mark.parametrize("question", [0, 2])
+def test_what_was_not_asked_was_not_measured(lesson, question):
+    lesson.predict("One?", ["yes", "no"])
+    with pytest.raises(ValueError, match="expected a question from 1 to 1"):
+        lesson.measured("yes", question=question)
+
+
+def test_the_kernel_remembers_what_was_chosen(lesson, monkeypatch, capsys):
+    widgets = pytest.importorskip("ipywidgets")
+    shown = []
+    monkeypatch.setattr("replearn.lesson.lesson.is_static", lambda: False)
+    monkeypatch.setattr("IPython.display.display", lambda *things, **_: shown.extend(things))
+    lesson.predict("Which wins?", ["pixels", "SimCLR"])
+    (box,) = shown
+    asked, buttons = box.children
+    assert "Which wins?" in asked.value
+    assert isinstance(buttons, widgets.RadioButtons) and buttons.value is None
+    lesson.measured("SimCLR")
+    buttons.value = "pixels"
+    lesson.measured("SimCLR")
+    assert capsys.readouterr().out == "Measured: SimCLR.\nYou said: pixels. Measured: SimCLR.\n"
 
 
 # --- claim ---
@@ -393,7 +422,8 @@ CELLS = {
 import os
 from replearn.lesson import Frames, Lesson, live
 lesson = Lesson('06')""",
-    "predict": "lesson.predict('Which wins?', ['pixels', 'SimCLR'], answer='SimCLR')",
+    "predict": "lesson.predict('Which wins?', ['pixels', 'SimCLR'])",
+    "measured": "lesson.measured('SimCLR')",
     "claim": "lesson.claim('two is more than one', 2 > 1, two=2)",
     "check": """\
 def ema_update(target_parameters, online_parameters, momentum):
@@ -507,11 +537,16 @@ def test_kernel_nothing_goes_to_stderr(outputs):
 
 
 def test_kernel_html_has_a_plain_text_beside_it(outputs):
-    for name in ("header", "predict", "solution"):
+    for name in ("header", "measured", "solution"):
         assert kinds(outputs[name]) == [["text/html", "text/plain"]], name
     header = outputs["header"][0]["data"]["text/plain"]
     assert header.startswith("Lesson 06 · Contrastive learning: SimCLR\nDevice: ")
-    assert outputs["predict"][0]["data"]["text/plain"].startswith("Predict: Which wins?")
+    assert outputs["measured"][0]["data"]["text/plain"] == "Measured: SimCLR."
+
+
+def test_kernel_a_prediction_has_buttons(outputs):
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert kinds(outputs["predict"]) == [[widget, "text/plain"]]
 
 
 def test_kernel_check_shows_once(outputs):

@@ -4,7 +4,6 @@ That is its header, budgets, predictions, measured claims, exercises and summary
 """
 
 import html
-import itertools
 import os
 import platform
 import sys
@@ -93,7 +92,7 @@ class Lesson:
         torch.manual_seed(self.seed)
         self.claims = []
         self._hints_given = {}  # name of the exercise: how many
-        self._question_numbers = itertools.count(1)
+        self._predictions: list[str | None] = []  # what was chosen at each question
         self._started = time.perf_counter()
         _style_plots()
         self._show_header(minutes)
@@ -177,15 +176,31 @@ class Lesson:
         self.data = f"{LESSONS[self.number][1]} and {name}"
         return train_set, test_set
 
-    def predict(self, question: str, options: Sequence[Any], *, answer: str | None = None) -> None:
+    def predict(self, question: str, options: Sequence[str]) -> None:
         """Show a question to commit to before the measurement; it never waits for an answer.
+
+        What you choose is kept by the kernel, and on the site by the browser; `measured` sets it
+        beside what came out.
 
         Args:
             question: What will happen?
             options: The answers to choose from.
-            answer: Shown on a click, if it is given.
+
+        Example:
+            >>> lesson = Lesson("03")  # doctest: +ELLIPSIS
+            Lesson 03 ...
+            >>> lesson.predict("Which is larger?", ["one", "two"])
+            Predict: Which is larger?
+              ( ) one
+              ( ) two
+            >>> lesson.measured("two")
+            Measured: two.
         """
-        name = f"predict-{self.number}-{next(self._question_numbers)}"  # one on the whole page
+        number = len(self._predictions) + 1
+        self._predictions.append(None)
+        if self._ask_live(number, question, options):
+            return
+        name = f"predict-{self.number}-{number}"  # one on the whole page
         page = [
             f'<fieldset id="{name}" style="{_BOX}" {KEEP_KEYS}>'
             f"<legend><b>Predict</b></legend>{_safe(question)}"
@@ -196,14 +211,54 @@ class Lesson:
                 f'<input type="radio" name="{name}" id="{name}-{i}" value="{i}" '
                 f'autocomplete="off"> {_safe(option)}</label>'
             )
-        if answer is not None:
-            page.append(
-                '<details style="margin-top:.4em"><summary>Answer</summary>'
-                f"{_safe(answer)}</details>"
-            )
         page.append("</fieldset>")
         lines = [f"Predict: {question}"] + [f"  ( ) {option}" for option in options]
         show("".join(page), "\n".join(lines))
+
+    def _ask_live(self, number: int, question: str, options: Sequence[str]) -> bool:
+        """Ask with buttons that tell the kernel what was chosen; False where there are none."""
+        if is_static():
+            return False
+        try:
+            import ipywidgets as widgets
+        except ImportError:
+            return False
+        from IPython.display import display
+
+        buttons = widgets.RadioButtons(
+            options=list(options), value=None, layout=widgets.Layout(width="max-content")
+        )
+
+        def keep(change: dict[str, Any]) -> None:
+            self._predictions[number - 1] = change["new"]
+
+        buttons.observe(keep, names="value")
+        asked = widgets.HTML(f"<b>Predict</b> {_safe(question)}")
+        display(widgets.VBox([asked, buttons]))
+        return True
+
+    def measured(self, answer: str, *, question: int = 1) -> None:
+        """Set what was measured beside what the reader had predicted.
+
+        Args:
+            answer: What came out, in words, without a full stop.
+            question: Which of the lesson's predictions it answers, from 1 on.
+
+        Raises:
+            ValueError: So many questions were not asked.
+        """
+        if not 1 <= question <= len(self._predictions):
+            raise ValueError(
+                f"measured: expected a question from 1 to {len(self._predictions)}, which the "
+                f"cells above have asked, found {question}"
+            )
+        chosen = self._predictions[question - 1]
+        said = "" if chosen is None else f"You said: {chosen}. "
+        page = (
+            f'<p id="measured-{self.number}-{question}" style="{_BOX}"><span>{_safe(said)}</span>'
+            f"<b>Measured:</b> {_safe(answer)}.</p>"
+        )
+        show(page, f"{said}Measured: {answer}.")
 
     def claim(self, sentence: str, holds: Any, **numbers: Any) -> None:
         """Print ✓ or ✗, the sentence, its numbers, and their range over several seeds.

@@ -48,28 +48,27 @@ window.replearnProgress = (() => {
 
   // --- on the page of a lesson ---------------------------------------------------------------------------------------
 
-  /* A question keeps its answer to itself until somebody has chosen, and then says both. */
+  /* A question repeats what was chosen, and so does the place further down where the answer was measured. */
   function converse(question) {
-    const name = question.id.replace("predict-", ""), answer = question.querySelector("details");
+    const name = question.id.replace("predict-", ""), measured = document.getElementById(`measured-${name}`);
     const boxes = [...question.querySelectorAll("input[type=radio]")];
     const words = (box) => box.parentElement.textContent.trim();
-    const said = element("p", {role: "status", class: "progress-said"});
     const ask = [...question.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data);
-    if (answer) {
-      answer.hidden = true;
-      answer.before(said);
-    } else question.append(said);
+    const said = element("p", {role: "status", class: "progress-said"});
+    question.append(said);
 
     function show(box) {
       box.checked = true;
-      said.textContent = `You said: ${words(box)}.` + (answer ? "" : " The measurement below tells.");
-      if (answer) answer.hidden = false;
+      said.replaceChildren(`You said: ${words(box)}. `);
+      if (!measured) return;
+      said.append(element("a", {href: `#${measured.id}`}, "What was measured"));
+      measured.querySelector("span").textContent = `You said: ${words(box)}. `;
     }
     for (const box of boxes) {
       box.addEventListener("change", () => {
-        keep("predictions", name, {question: ask.join(" ").trim(), choice: words(box)});
+        const answer = measured ? measured.lastChild.textContent.trim() : "";
+        keep("predictions", name, {question: ask.join(" ").trim(), choice: words(box), measured: answer});
         show(box);
-        if (answer) answer.open = true;
       });
     }
     const kept = read().predictions[name];
@@ -100,8 +99,9 @@ window.replearnProgress = (() => {
         const chosen = Object.keys(all.predictions).filter((name) => name.startsWith(`${number}-`)).sort();
         const solved = names.filter((name) => all.exercises[`${number} ${name}`]);
         const items = chosen.map((name) => {
-          const {question, choice} = isTable(all.predictions[name]) ? all.predictions[name] : {};
-          return element("li", {}, `${question ?? ""} You said: ${choice ?? ""}.`);
+          const {question, choice, measured} = isTable(all.predictions[name]) ? all.predictions[name] : {};
+          const outcome = measured ? ` Measured: ${measured}` : "";
+          return element("li", {}, `${question ?? ""} You said: ${choice ?? ""}.${outcome}`);
         });
         done += Boolean(all.lessons[number]);
         right += solved.length;

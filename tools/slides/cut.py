@@ -225,8 +225,8 @@ def _code_block(cell: NotebookNode, section: str) -> Block | None:
     else:
         code_height = CODE_LINE * (1 + source.count("\n")) + 24
     height = figure + sum(height.rest for height in heights) + code_height
-    gives_answer_away = source.startswith("lesson.predict(")
-    cell.metadata = dict(fold=bool(cell.outputs), transient=dict(remove_source=gives_answer_away))
+    repeats_the_text = source.startswith("lesson.predict(")  # the code of a question
+    cell.metadata = dict(fold=bool(cell.outputs), transient=dict(remove_source=repeats_the_text))
     return Block(cell, height, figure=figure, spare=spare)
 
 
