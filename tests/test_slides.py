@@ -71,7 +71,10 @@ def lesson():
             new_code_cell("def shown(x):\n    return x"),
             new_code_cell("draw()", outputs=[figure(900, 400, "Bars: 1 & 2")]),
             new_markdown_cell(f"A reading of the result.\n\n{long_text}"),
-            new_markdown_cell("### It moves\n\nMove the slider."),
+            new_markdown_cell(
+                "**Check yourself.** Choose.\n\nHow many apples?\n\n"
+                "<details><summary>three</summary>\n\n✓ Yes.\n\n</details>\n\n### It moves\n\nMove the slider."
+            ),
             new_code_cell("Frames(...)", outputs=[moving]),
             new_markdown_cell("## Exercises\n\n### Exercise 1\n\nWrite it."),
             new_code_cell(
@@ -130,6 +133,8 @@ def test_what_is_no_use_on_a_wall_is_left_out(page):
         "somebody",
         "claims held",
         "secret",
+        "Check yourself",
+        "apples",
     ):
         assert text not in shown, text
     for text in (

@@ -172,11 +172,17 @@ def _is_left_out(section: str) -> bool:
 
 
 def markdown_blocks(text: str) -> list[Block]:
-    """Return the top-level blocks of a text; solutions, comments and the badge are left out."""
+    """Return the top-level blocks of a text.
+
+    Solutions, questions to check oneself, comments and the badge are left out.
+    """
     from markdown_it import MarkdownIt
 
     generated = r"<!-- (solution \w+|badge) -->.*?<!-- /(solution|badge) -->"
     text = re.sub(generated, "", text, flags=re.DOTALL)
+    # They end a section, so the next heading ends them.
+    questions = r"^\*\*Check yourself\.\*\*.*?(?=^#|\Z)"
+    text = re.sub(questions, "", text, flags=re.DOTALL | re.MULTILINE)
     # A formula of several lines is one block, blank lines or not.
     text = re.sub(r"\$\$.*?\$\$", _without_blank_lines, text, flags=re.DOTALL)
     lines = text.splitlines()
