@@ -93,7 +93,15 @@ def test_the_command_says_what_it_needs():
     if not shutil.which("make"):
         pytest.skip("make is not installed")
     # Under "make test" the inner make would print the folders it enters and leaves around every line.
-    command = ["make", "--no-print-directory", "-n", "home", f"MAKEFILES={ROOT}/none", "-o", ".venv/.lab"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "home",
+        f"MAKEFILES={ROOT}/none",
+        "-o",
+        ".venv/.lab",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "make home URL=https://github.com/ACCOUNT/NAME" in done.stdout + done.stderr
     done = subprocess.run([*command, f"URL={ADDRESS}"], cwd=ROOT, capture_output=True, text=True)
