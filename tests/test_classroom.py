@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from tools.classroom import __main__ as command
 from tools.classroom import assignment, grading
 from tools.classroom.cells import cells_of, content_of, fingerprint, lesson_of, parse, slice_of
 from tools.classroom.course import write_course
-from tools.classroom.grading import inside, sandbox
+from tools.classroom.grading import calls, inside, sandbox
 
 # --- the course ---
 
@@ -822,6 +823,40 @@ def nested(folder, levels):
             os.chdir(name)
     finally:
         os.chdir(start)
+
+
+def verdict_on_call(steps, number, machine):
+    """Return what the kernel would make of a call: it runs the filter step by step."""
+    position = 0
+    while True:
+        code, if_true, if_false, value = steps[position]
+        position += 1
+        if code == calls.LOAD:
+            loaded = {calls.NUMBER: number, calls.MACHINE: machine}[value]
+        elif code == calls.RETURN:
+            return value
+        else:
+            holds = loaded == value if code == calls.EQUAL else loaded >= value
+            position += if_true if holds else if_false
+
+
+@pytest.mark.parametrize("machine", calls.MACHINES)
+def test_the_closed_calls_are_refused_and_no_others(machine):
+    steps = list(struct.iter_unpack("=HBBI", calls.program(machine)))
+    own = calls.MACHINES[machine]
+    column = list(calls.MACHINES).index(machine)
+    closed = {numbers[column] for numbers in calls.CLOSED.values()}
+    for number in range(600):
+        expected = calls.REFUSE if number in closed else calls.ALLOW
+        assert verdict_on_call(steps, number, own) == expected
+        assert verdict_on_call(steps, calls.OTHER_TABLE + number, own) == calls.REFUSE
+        assert verdict_on_call(steps, number, 0x40000003) == calls.REFUSE, "as 32 bits"
+
+
+def test_a_machine_without_known_calls_is_named(monkeypatch):
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(OSError, match="expected x86_64 or aarch64, found riscv64"):
+        calls.close()
 
 
 def test_what_one_student_hands_in_is_bounded(tmp_path, monkeypatch):

@@ -53,9 +53,9 @@ def close() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     number, zero = ctypes.c_long(SECCOMP[machine]), ctypes.c_ulong(0)
     libc.prctl(NO_NEW_PRIVILEGES, ctypes.c_ulong(1), zero, zero, zero)
-    filter_ = _Program(len(steps) // 8, steps)
+    loaded = _Program(len(steps) // 8, steps)
     refused = libc.syscall(
-        number, ctypes.c_ulong(SET_FILTER), ctypes.c_ulong(ALL_THREADS), ctypes.byref(filter_)
+        number, ctypes.c_ulong(SET_FILTER), ctypes.c_ulong(ALL_THREADS), ctypes.byref(loaded)
     )
     if refused:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
