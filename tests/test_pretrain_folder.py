@@ -179,14 +179,14 @@ def test_a_path_is_found_again_from_another_folder(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
-    folder = write(tmp_path / "scan 2026-01-05 10:30", 60, in_classes=True)
+    folder = write(tmp_path / "scan 2026-01-05 10:30", 130, in_classes=True)
     for number, name in enumerate((folder.name, str(folder), f"~/{folder.name}")):
         monkeypatch.chdir(tmp_path)
         run_command(f"pretrain {RUN} --folder run{number}", "--data", name)
         assert models.card(tmp_path / f"run{number}")["data"] == str(folder)
         monkeypatch.chdir(tmp_path / "elsewhere")
         run_command(f"evaluate ../run{number} --device cpu")
-        assert "48 training and 12 test pictures" in capsys.readouterr().out
+        assert "103 training and 27 test pictures" in capsys.readouterr().out
 
 
 # Other sizes
