@@ -678,7 +678,6 @@ import time
 ENDING = {
     "exit": ("import os; os._exit(0)", "its process ended (exit code 0)"),
     "kill": ("import os; os.killpg(0, 9)", "your function returned None"),
-    "C": ("import hashlib; hashlib.pbkdf2_hmac('md5', b'', b'', 2**31 - 1)", "come to an end: sto"),
     "odd error": ("raise GeneratorExit", "the cell ends with GeneratorExit"),
     "segfault": ("import ctypes; ctypes.string_at(0)", "its process ended (SIGSEGV)"),
     "program": ("import os; os.execv('/bin/sh', ['sh', '-c', 'exit 7'])", "(exit code 7)"),
@@ -692,6 +691,7 @@ ENDING = {
     "nan": (FORGE + "send(verdict(float('nan')))", "its process sent what is no verdict"),
     "no number": (FORGE + "send(verdict('1'))", "its process sent what is no verdict"),
     "forged text": (FORGE + "send(verdict(0.5, '=1\\n\\x1b[2J\\ud800' * 9))", "=1 [2J =1"),
+    "C": ("import hashlib; hashlib.pbkdf2_hmac('md5', b'', b'', 2**31 - 1)", "come to an end: sto"),
 }
 
 
