@@ -690,8 +690,9 @@ ENDING = {
     "too much": (FORGE + "send(verdict(1e9))", "its process sent what is no verdict"),
     "nan": (FORGE + "send(verdict(float('nan')))", "its process sent what is no verdict"),
     "no number": (FORGE + "send(verdict('1'))", "its process sent what is no verdict"),
-    "forged text": (FORGE + "send(verdict(0.5, '=1\\n\\x1b[2J\\ud800' * 9))", "=1 [2J =1"),
     "C": ("import hashlib; hashlib.pbkdf2_hmac('md5', b'', b'', 2**31 - 1)", "come to an end: sto"),
+    "nothing": ("return None", "your function returned None"),
+    "forged text": (FORGE + "send(verdict(0.5, '=1\\n\\x1b[2J\\ud800' * 9))", "=1 [2J =1"),
 }
 
 
