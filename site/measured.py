@@ -13,6 +13,7 @@ COMMANDS = {  # results that no benchmark of the same name writes: what writes t
     "faults": "REPLEARN_RECORD=1 make test-slow",
     "kill": "REPLEARN_RECORD=1 make test-slow",
     "mutation": "REPLEARN_RECORD=1 make test-slow",
+    "siege": "REPLEARN_RECORD=1 make test-slow",
     "versions": "bash tests/versions.sh",
 }
 VERSIONS_SHOWN = (
@@ -27,6 +28,7 @@ VERSIONS_SHOWN = (
 COLD_START_KEYS = ("seconds", "again_s", "downloaded_mb", "installed_mb")
 COURSE_MINUTES = 20  # a goal: the whole course on two cores
 SERVICE_GROWTH_MB = 20  # a goal: what the service's memory may grow by
+SIEGE_SECONDS = 1.0  # a goal: in which 95 of 100 good images are answered during an attack
 
 
 class MissingError(Exception):
@@ -246,6 +248,7 @@ def outcomes() -> str:
         outcome = f"{is_same} weights and log the same bytes as without"
         rows.append([fault, kills["kills"], outcome])
     rows += service_faults()
+    rows.append(siege(stored("siege", "by_kind")))
     return markdown_table(["Fault", "Times", "What came of it"], rows)
 
 
@@ -269,6 +272,23 @@ def service_faults() -> list[list]:
         ],
         crowd(record),
     ]
+
+
+def siege(record: dict) -> list[str]:
+    """Return the row for hostile images with good ones between them: errors, and who waited."""
+    errors = 0
+    for kind in record["by_kind"].values():
+        for status, count in kind["statuses"].items():
+            if status.startswith("5") and status != "503":  # which is "busy, come back"
+                errors += count
+    p95 = record["p95_seconds"]
+    in_time = p95 < SIEGE_SECONDS
+    outcome = (
+        f"{mark(not errors and in_time)} {errors} server errors; of {record['good']:,} good ones "
+        f"between them, 95 in 100 were answered within {p95:.2f} s"
+    )
+    fault = f"hostile and damaged images, {record['attackers']} callers at once"
+    return [fault, f"{record['attacks']:,}", outcome]
 
 
 def crowd(record: dict) -> list[str]:

@@ -2,10 +2,12 @@
 
 import ast
 import csv
+import ctypes
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from tools.classroom import __main__ as command
 from tools.classroom import assignment, grading
 from tools.classroom.cells import cells_of, content_of, fingerprint, lesson_of, parse, slice_of
 from tools.classroom.course import write_course
-from tools.classroom.grading import inside, sandbox
+from tools.classroom.grading import calls, inside, sandbox
 
 # --- the course ---
 
@@ -522,15 +524,24 @@ def test_every_solution_passes_the_wall(wall, tmp_path, lesson):
 
 
 # Each is tried by the same learner, whose answer is right all the same: OUT is a folder of the
-# teacher's with a file `precious` in it, PID a process of the teacher's, PORT one of its sockets.
+# teacher's with a file `precious` in it, CLASS the folder that is graded, PID a process of the
+# teacher's, PORT one of its sockets.
 # What is refused must raise an error. `called` raises one if a function of C says so.
 REFUSED = {
     "write": "open('OUT/new', 'w')",
     "overwrite": "open('OUT/precious', 'w')",
     "read": "open('OUT/precious').read()",
+    "another student's notebook": "open('CLASS/z_right/06_hostile.ipynb')",
+    "a variable of the teacher's": "os.environ['REPLEARN_SECRET']",
+    "variables of process 1": "open('/proc/1/environ').read().index('REPLEARN_SECRET')",
+    "a key of the teacher's": "called(libc.syscall(250, 10, -3, b'user', b'replearn', 0))",
+    "a key to leave behind": "called(libc.syscall(248, b'user', b'escaped', b'x', 1, -3))",
+    "keys by another number": "called(libc.syscall(0x40000000 + 250, 0, -3, 1))",
     "write to the home folder": "open('HOME/escaped', 'w')",
     "write to the package": "open(torch.__file__, 'a')",
     "write to the checkout": "open('ROOT/replearn/escaped.py', 'w')",
+    "a compiled module": "open(os.path.dirname(torch.__cached__) + '/escaped', 'w')",
+    "the program of Python": "open('/proc/self/exe', 'r+b')",
     "write to the root": "open('/escaped', 'w')",
     "write to the system": "open('/usr/bin/escaped', 'w')",
     "write to /dev": "open('/dev/escaped', 'w')",
@@ -568,7 +579,10 @@ REFUSED = {
     "abstract socket": "socket.socket(1).connect('\\0replearn-PORT')",
     "socket file": "socket.socket(1).connect('OUT/socket')",
     "raw socket": "socket.socket(2, 3, 1)",
+    "socket of a virtual machine": "socket.socket(40, 1)",
+    "socket of the kernel": "socket.socket(16, 3)",
     "fork": "os.fork() or os._exit(0)",
+    "fork by its number": "called(libc.syscall(57) or os._exit(0))",
     "fork bomb": "[os.fork() for _ in range(99)]",
     "a daemon": "os.fork() and os._exit(0); os.setsid(); time.sleep(999)",
     "a thread": "threading.Thread(target=time.sleep, args=[9]).start()",
@@ -584,6 +598,13 @@ REFUSED = {
     "setuid": "os.setuid(0)",
     "set-user-ID program": "os.chmod('/tmp', 0o4777); os.chown('/tmp', 0, 0)",
     "bpf": "called(libc.syscall(321, 0, None, 0))",
+    "io_uring": "called(libc.syscall(425, 8, ctypes.create_string_buffer(120)))",
+    "performance counters": "called(libc.syscall(298, bytes(128), 0, -1, -1, 0))",
+    "userfaultfd": "called(libc.syscall(323, 1))",
+    "the kernel's log": "called(libc.klogctl(3, value, 8))",
+    "real time": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
+    "a higher priority": "os.setpriority(os.PRIO_PROCESS, 0, -20)",
+    "never ended for want of memory": "os.write(os.open('/proc/self/oom_score_adj', 1), b'-1000')",
     "a module of the kernel": "called(libc.init_module(None, 0, b''))",
     "the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
     "the host name": "called(libc.sethostname(b'x', 1))",
@@ -591,6 +612,7 @@ REFUSED = {
     "a large file": "open('/tmp/large', 'wb').write(bytes(10**8))",
     "a large memory file": "os.truncate(os.memfd_create('x'), 10**9)",
     "fill /dev/shm": "open('/dev/shm/x', 'wb').write(bytes(10**7))",
+    "more open files": "resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))",
     "many open files": "[open('/dev/null') for _ in range(9999)]",
     "memory": "bytearray(8 * 2**30)",
     "memory in pieces": "[torch.ones(2**24) for _ in range(999)]",
@@ -603,8 +625,8 @@ CONTAINED = {
     "setsid": "os.setsid()",
     "stop": "os.kill(os.getpid(), signal.SIGSTOP)",
     "outlive the grader": "libc.prctl(1, 0)",
-    "io_uring": "libc.syscall(425, 8, ctypes.create_string_buffer(120))",
     "shared memory": "libc.shmget(1, 4096, 0o1666)",
+    "everybody's priority": "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
     "deep recursion": "f = lambda: f(); f()",
     "module globals": "import replearn.lesson.exercises.compare as c; c.NUMBERS = ()",
     "exit handlers": "import atexit; atexit.register(os.kill, os.getppid(), 9)",
@@ -668,6 +690,8 @@ ENDING = {
     "too much": (FORGE + "send(verdict(1e9))", "its process sent what is no verdict"),
     "nan": (FORGE + "send(verdict(float('nan')))", "its process sent what is no verdict"),
     "no number": (FORGE + "send(verdict('1'))", "its process sent what is no verdict"),
+    "C": ("import hashlib; hashlib.pbkdf2_hmac('md5', b'', b'', 2**31 - 1)", "come to an end: sto"),
+    "nothing": ("return None", "your function returned None"),
     "forged text": (FORGE + "send(verdict(0.5, '=1\\n\\x1b[2J\\ud800' * 9))", "=1 [2J =1"),
 }
 
@@ -687,9 +711,15 @@ def hostile(wall, tmp_path_factory):
     named.bind(str(out / "socket"))
     named.listen()
     sleeper = subprocess.Popen(["sleep", "9999"])
+    # The kernel keeps a key for this process and whatever it starts.
+    libc = ctypes.CDLL(None)
+    if os.uname().machine == "x86_64":
+        libc.syscall(248, b"user", b"replearn", b"secret", 6, -3)
+    os.environ["REPLEARN_SECRET"] = "secret"
 
     def filled(attempts):
-        values = dict(OUT=out, HOME=Path.home(), ROOT=project.ROOT, PID=sleeper.pid, PORT=port)
+        values = dict(OUT=out, CLASS=folder, HOME=Path.home(), ROOT=project.ROOT)
+        values |= dict(PID=sleeper.pid, PORT=port)
         known = {}
         for name, source in attempts.items():
             for word, value in values.items():
@@ -720,6 +750,7 @@ def hostile(wall, tmp_path_factory):
                 opened.accept()
         assert sleeper.poll() is None
     finally:
+        del os.environ["REPLEARN_SECRET"]
         sleeper.kill()
         sleeper.wait()
         for opened in (listener, abstract, named):
@@ -732,7 +763,7 @@ def test_no_escape_succeeds(hostile):
     rows, out = hostile
     row = rows["a_refused", "mask_self_pairs"]
     assert float(row["points"]) == 1.0, row["message"]
-    assert len(REFUSED) + len(CONTAINED) + len(ENDING) > 90
+    assert len(REFUSED) + len(CONTAINED) + len(ENDING) > 110
     assert sorted(path.name for path in out.iterdir()) == ["precious", "socket"]
     assert (out / "precious").read_text() == "precious"
     assert not (Path.home() / "escaped").exists()
@@ -781,6 +812,89 @@ c.difference = lambda *_: None
     assert float(rows["patching", "mask_self_pairs"]["points"]) == 1.0
 
 
+DIGITS = f"0x{'f' * 9000}"  # Python prints no whole number of so many decimal digits
+
+
+def nested(folder, levels):
+    """Make folders within each other, deeper than a path can name."""
+    start = os.getcwd()
+    try:
+        for name in [folder, *["a"] * levels]:
+            os.mkdir(name)
+            os.chdir(name)
+    finally:
+        os.chdir(start)
+
+
+def verdict_on_call(steps, number, machine):
+    """Return what the kernel would make of a call: it runs the filter step by step."""
+    position = 0
+    while True:
+        code, if_true, if_false, value = steps[position]
+        position += 1
+        if code == calls.LOAD:
+            loaded = {calls.NUMBER: number, calls.MACHINE: machine}[value]
+        elif code == calls.RETURN:
+            return value
+        else:
+            holds = loaded == value if code == calls.EQUAL else loaded >= value
+            position += if_true if holds else if_false
+
+
+@pytest.mark.parametrize("machine", calls.MACHINES)
+def test_the_closed_calls_are_refused_and_no_others(machine):
+    steps = list(struct.iter_unpack("=HBBI", calls.program(machine)))
+    own = calls.MACHINES[machine]
+    column = list(calls.MACHINES).index(machine)
+    closed = {numbers[column] for numbers in calls.CLOSED.values()}
+    for number in range(600):
+        expected = calls.REFUSE if number in closed else calls.ALLOW
+        assert verdict_on_call(steps, number, own) == expected
+        assert verdict_on_call(steps, calls.OTHER_TABLE + number, own) == calls.REFUSE
+        assert verdict_on_call(steps, number, 0x40000003) == calls.REFUSE, "as 32 bits"
+
+
+def test_a_machine_without_known_calls_is_named(monkeypatch):
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    with pytest.raises(OSError, match="expected x86_64 or aarch64, found riscv64"):
+        calls.close()
+
+
+def test_what_one_student_hands_in_is_bounded(tmp_path, monkeypatch):
+    """And no folder is too deep to be looked at."""
+    monkeypatch.setattr(grading, "MOST_OF_ONE", 3)
+    for student, count in dict(ada=3, bob=7, eve=1).items():
+        (tmp_path / student).mkdir()
+        for number in range(count):
+            (tmp_path / student / f"{number}.zip").write_bytes(b"")
+    nested(tmp_path / "deep", 1500)
+    (tmp_path / "eve" / "closed").mkdir()
+    for function in (os.scandir, os.listdir):
+        monkeypatch.setattr(os, function.__name__, closed_to("closed", function))
+    rows = list(grading.grade(tmp_path, grading.submissions(tmp_path), sandbox.Limits()))
+    counts = [(one.student, one.message.split(":")[0]) for one in rows]
+    unpacked = "a .zip file"
+    assert counts == [
+        *[("ada", unpacked)] * 3,
+        *[("bob", unpacked)] * 3,
+        ("bob", "more than 100 files to grade"),
+        ("deep", "more than 20 folders within each other"),
+        ("eve", unpacked),
+        ("eve", "no notebook in the folder; it cannot be opened"),
+    ]
+
+
+def closed_to(name, function):
+    """Return a function that opens folders, as if one of this name were somebody else's."""
+
+    def closed(place="."):
+        if Path(place).name == name:
+            raise PermissionError(13, "Permission denied")
+        return function(place)
+
+    return closed
+
+
 @pytest.mark.seconds
 def test_files_of_all_kinds_get_a_row(wall, tmp_path):
     large = [HEAD, RIGHT.format("pass"), f"'''{'x' * 11_000_000}'''"]
@@ -800,6 +914,15 @@ def test_files_of_all_kinds_get_a_row(wall, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "answers.py").write_text("")
+    nested(tmp_path / "deep", 1500)
+    (tmp_path / "linked").symlink_to(tmp_path / "long")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "06.ipynb")
+    with open(tmp_path / "hole.ipynb", "wb") as file:
+        file.truncate(10**12)
+    (tmp_path / "brackets.ipynb").write_text("[" * 10**7)
+    many = [f"{RIGHT.format(f'x = {i}')}" for i in range(10_000)]
+    write_notebook(tmp_path / "many cells" / "06.ipynb", HEAD, *many, RIGHT.format(f"x = {DIGITS}"))
     for nothing in (".ipynb_checkpoints", "__MACOSX"):
         (tmp_path / "large" / nothing).mkdir()
         (tmp_path / "large" / nothing / "06.ipynb").write_text("no submission")
@@ -807,7 +930,14 @@ def test_files_of_all_kinds_get_a_row(wall, tmp_path):
     for student in ("large", "long", "utf-16", "utf-8-sig"):
         assert float(rows[student, "mask_self_pairs"]["points"]) == 1.0, rows
     messages = {student: row["message"] for (student, _), row in rows.items()}
-    assert len(messages) == 12
+    assert len(messages) == 18
+    assert messages["deep"].startswith("more than 20 folders within each other")
+    assert messages["linked"] == "no notebook in the folder; it is a link"
+    assert messages["pipe"].startswith("not a notebook: a link")
+    assert messages["hole"].startswith("too large")
+    assert messages["brackets"].startswith("not a notebook: RecursionError")
+    cells_message = rows["many cells", "mask_self_pairs"]["message"]
+    assert cells_message == "✓ right [10001 cells with this exercise: the last one counts]"
     assert messages["06_alone"].startswith("not a notebook: JSONDecodeError")
     assert messages["13"] == "no exercises in lesson 13"
     assert messages["x"] == 'no Lesson("NN") in it'

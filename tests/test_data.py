@@ -351,13 +351,24 @@ def test_damaged_pneumonia(xrays, cache, damage):
         data.load("pneumonia")
 
 
-@pytest.mark.skipif(
-    not (REAL / "pneumoniamnist.npz").exists(), reason="no pneumoniamnist.npz in $REPLEARN_DATA"
-)
-def test_real_pneumonia(monkeypatch):
-    monkeypatch.setenv("REPLEARN_DATA", str(REAL))
-    test = data.load("pneumonia", split="test")
-    assert torch.bincount(test.labels).tolist() == [234, 390]  # as published (Yang et al. 2023)
+def test_pneumonia_as_published(monkeypatch, tmp_path):
+    """The real file where it is on the disk, else one of random pixels in its layout."""
+    counts = {"train": (1214, 3494), "val": (135, 389), "test": (234, 390)}
+    if (REAL / "pneumoniamnist.npz").exists():
+        monkeypatch.setenv("REPLEARN_DATA", str(REAL))
+    else:
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for split, by_class in counts.items():
+            labels = rng.permutation(np.repeat([0, 1], by_class).astype(np.uint8))
+            arrays[f"{split}_images"] = rng.integers(0, 256, (len(labels), 28, 28), np.uint8)
+            arrays[f"{split}_labels"] = labels[:, None]
+        np.savez(tmp_path / "pneumoniamnist.npz", **arrays)
+        monkeypatch.setenv("REPLEARN_DATA", str(tmp_path))
+    for split in ("val", "test"):  # some copies have fewer to train on
+        scans = data.load("pneumonia", split=split)
+        assert tuple(torch.bincount(scans.labels).tolist()) == counts[split]  # Yang et al. 2023
+        assert scans.images.shape == (sum(counts[split]), 3, 32, 32)
 
 
 # --- folders of images ----------------------------------------------------------------------------
@@ -569,6 +580,29 @@ def test_what_is_skipped_is_counted(tmp_path):
         assert kind in sentence
     assert train.class_names == ("a", "b")
     assert len(train) + len(data.load(folder, split="test")) == 18
+
+
+def test_kinds_that_pillow_reads_here_are_read(tmp_path, monkeypatch):
+    """HEIC needs a plug-in: here one whose files are PNG inside."""
+    kinds = (".heic", ".heif")
+    paths = write_images(tmp_path / "f", ["a", "b"], 10)
+    for path, kind in zip(paths, kinds, strict=False):
+        path.rename(path.with_suffix(kind))
+
+    def count():
+        return sum(len(data.load(tmp_path / "f", split=split)) for split in ("train", "test"))
+
+    Image.init()
+    for kind in kinds:
+        monkeypatch.delitem(Image.EXTENSION, kind, raising=False)
+    with pytest.warns(UserWarning, match=r"2 files skipped: \.heic 1, \.heif 1"):
+        assert count() == 18
+    for kind in kinds:
+        monkeypatch.setitem(Image.EXTENSION, kind, "PNG")
+    assert count() == 20
+    if ".avif" in Image.EXTENSION:
+        Image.new("RGB", (40, 40), (200, 30, 30)).save(paths[0].with_suffix(".avif"))
+        assert count() == 21
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation")])

@@ -217,6 +217,12 @@ def rows_of_results() -> list[dict[str, Any]]:
             fire["schemathesis"]["cases"],
         ),
         row(
+            "hostile and damaged images, and bodies without an end, good images between them",
+            "no 5xx, 95 of 100 good images within a second",
+            "tests/test_siege_slow.py",
+            stored("siege")["attacks"],
+        ),
+        row(
             "wrong solutions of exercises",
             "their checker rejects them",
             "tests/test_mutation_slow.py",

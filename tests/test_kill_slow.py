@@ -11,12 +11,17 @@ into one. Therefore a small run is also killed at every moment of every write of
 in `replearn.files`: before the new file is there, in the middle of it, after it, before its rename
 and after that. With REPLEARN_RECORD=1 the results of both are written to
 benchmarks/results/kill.json, each beside what is there of the other.
+
+The kills at random moments can be made in pieces: with REPLEARN_KILLS=FOLDER they go on there, and
+with REPLEARN_KILL_MINUTES=15 the test is skipped after so many minutes, says how many kills are
+made, and wants to be run again.
 """
 
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +35,7 @@ import records
 
 from benchmarks.shared import RESULTS, machine
 from replearn.__main__ import main
+from replearn.files import write_json
 from replearn.pretrain import checkpoint, read_log
 
 pytestmark = pytest.mark.slow
@@ -48,6 +54,7 @@ RECIPE_OF_WRITES = (
 )
 OFTEN = "--log-every 1 --knn-every 10 --checkpoint-seconds 0 --device cpu"
 RESULT = RESULTS / "kill.json"
+MADE = "kills_made.json"
 CLOCK = ("seconds", "images_per_second")  # of a log's records
 
 
@@ -164,6 +171,16 @@ def stored() -> dict[str, Any]:
     return json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
 
 
+def kills_made(folder: Path) -> dict[str, Any]:
+    """Return how long a start takes and which kills at random moments were made in a folder."""
+    path = folder / MADE
+    return (
+        json.loads(path.read_text("utf-8"))
+        if path.exists()
+        else {"start_seconds": None, "moments": []}
+    )
+
+
 def record_of_moments(
     moments: list[dict], whole: Outcome, killed: Outcome, start_seconds: float
 ) -> dict[str, Any]:
@@ -216,17 +233,31 @@ def test_a_run_that_is_killed_at_every_write_ends_with_the_same_bytes(tmp_path):
 
 @pytest.mark.usefixtures("one_silent_thread")
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
-    chance = random.Random(SEED)
-    start_seconds = run_undisturbed(tmp_path / "whole")
-    moments = []
-    for i in range(KILLS):
-        moment = kill_once(tmp_path / "killed", chance, i % 2 == 1, start_seconds)
+    folder = Path(os.environ.get("REPLEARN_KILLS") or tmp_path)
+    ends = time.monotonic() + 60 * float(os.environ.get("REPLEARN_KILL_MINUTES", "inf"))
+    made = kills_made(folder)
+    moments = made["moments"]
+
+    def keep_and_end_in_time() -> None:
+        write_json(folder / MADE, made)
+        if time.monotonic() > ends:
+            pytest.skip(f"{len(moments)} of {KILLS} kills are made in {folder}: run it again")
+
+    if made["start_seconds"] is None:
+        shutil.rmtree(folder / "whole", ignore_errors=True)
+        made["start_seconds"] = run_undisturbed(folder / "whole")
+    start_seconds = made["start_seconds"]
+    keep_and_end_in_time()
+    for i in range(len(moments), KILLS):
+        chance = random.Random(f"{SEED}, {i}")  # the same moments, in pieces or not
+        moment = kill_once(folder / "killed", chance, i % 2 == 1, start_seconds)
         moments.append(moment)
         print(f"kill {i + 1}: {moment}", file=sys.stderr, flush=True)
-    assert start(tmp_path / "killed").wait() == 0
+        keep_and_end_in_time()
+    assert start(folder / "killed").wait() == 0
 
-    whole = outcome(tmp_path / "whole")
-    killed = outcome(tmp_path / "killed")
+    whole = outcome(folder / "whole")
+    killed = outcome(folder / "killed")
     records.write("kill", stored() | record_of_moments(moments, whole, killed, start_seconds))
     assert killed.sha256 == whole.sha256
     assert killed.log == whole.log

@@ -371,6 +371,19 @@ def test_no_photographs_is_one_sentence_not_an_error(lesson, monkeypatch, capsys
     assert lesson.data == "shapes"
 
 
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_a_fault_of_ones_own_folder_is_named_and_no_gpu_is_blamed(
+    lesson, monkeypatch, capsys, profile, tmp_path
+):
+    (tmp_path / "mine" / "cat").mkdir(parents=True)
+    lesson.profile_name = profile
+    assert lesson.photographs(name=str(tmp_path / "mine")) is None
+    out = capsys.readouterr().out
+    assert out.startswith(f"No photographs: {tmp_path / 'mine'}: expected pictures")
+    assert "found the folders" in out
+    assert "GPU" not in out and "CIFAR" not in out and out.count("\n") == 1
+
+
 def test_progress_counts_and_is_silent_where_nobody_watches(capfd):
     lesson = Lesson("06")
     capfd.readouterr()

@@ -125,6 +125,29 @@ def test_random_inputs_agree_with_loops_in_float64():
     assert checked_cka > CASES / 4
 
 
+def test_debiased_cka_of_one_large_row_is_that_of_float64():
+    """It was 0.0: what is left of a difference of large numbers was taken for noise."""
+    generator = torch.Generator().manual_seed(0)
+    torch.randn(2, 4, 8, generator=generator)
+    x = torch.randn(5, 16, generator=generator)
+    y = torch.randn(5, 16, generator=generator)
+    x[2] *= 1000
+    assert metrics.linear_cka(x, y, debiased=True) == pytest.approx(0.60222, abs=1e-5)
+    for seed in range(200):
+        generator.manual_seed(seed)
+        n = 5 + seed % 26
+        x = torch.randn(n, 16, generator=generator)
+        y = x[:, :8] + torch.randn(n, 8, generator=generator)
+        x[2] *= (300, 1000)[seed % 2]
+        hsic, hsic_x, hsic_y = loop_debiased_cka(x, y)
+        expected = min(hsic / math.sqrt(hsic_x * hsic_y), 1.0)
+        found = metrics.linear_cka(x, y, debiased=True)
+        assert found == pytest.approx(expected, abs=1e-3), seed
+        assert metrics.linear_cka(x.double(), y.double(), debiased=True) == pytest.approx(
+            found, abs=1e-3
+        )
+
+
 LOSSES = [losses.nt_xent, losses.decoupled_contrastive, losses.clip_loss, losses.negative_cosine]
 
 

@@ -1,5 +1,7 @@
 """From a folder of one's own images to a served encoder: without labels, of other sizes."""
 
+import base64
+import io
 import json
 from dataclasses import asdict, replace
 
@@ -172,6 +174,21 @@ def test_class_folders_are_unlabeled_where_somebody_says_so(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_path_is_found_again_from_another_folder(tmp_path, capsys, monkeypatch):
+    """A relative one, one with a colon as on Windows, and one that begins with the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    folder = write(tmp_path / "scan 2026-01-05 10:30", 130, in_classes=True)
+    for number, name in enumerate((folder.name, str(folder), f"~/{folder.name}")):
+        monkeypatch.chdir(tmp_path)
+        run_command(f"pretrain {RUN} --folder run{number}", "--data", name)
+        assert models.card(tmp_path / f"run{number}")["data"] == str(folder)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        run_command(f"evaluate ../run{number} --device cpu")
+        assert "103 training and 27 test pictures" in capsys.readouterr().out
+
+
 # Other sizes
 
 
@@ -302,6 +319,36 @@ def test_networks_take_the_side_of_the_recipe():
     assert Recipe(**asdict(Recipe(side=96))).side == 96
 
 
+def check_answers(bundle_folder, encoder, png, photo):
+    """A service of 64 pixels answers what the encoder says of the same files, read as a folder."""
+    from test_serve import ask
+
+    from replearn.serve import process
+
+    photo.mkdir()
+    (photo / "1.png").write_bytes(png)
+    with Image.open(photo / "1.png") as image:
+        image.resize((150, 90)).save(photo / "2.jpg", quality=90)
+    images = data.load(photo, side=64, unlabeled=True, split="train").images
+    features = {tuple(h.tolist()) for h in extract_features(encoder, images)}
+    assert len(features) == 2
+    with process.start(bundle_folder, precision="fp32", seconds=300) as address:
+        for path in photo.iterdir():
+            kind = {".png": "image/png", ".jpg": "image/jpeg"}[path.suffix]
+            status, _, answer = ask(address, "/embed", path.read_bytes(), kind)
+            assert status == 200, answer
+            served = torch.tensor(answer["feature"])
+            nearest = min(features, key=lambda h: (served - torch.tensor(h)).norm().item())
+            torch.testing.assert_close(served, torch.tensor(nearest), atol=1e-4, rtol=1e-4)
+            features.remove(nearest)
+            status, _, answer = ask(
+                address, "/neighbors?pictures=true&k=1", path.read_bytes(), kind
+            )
+            assert status == 200, answer
+            sent = io.BytesIO(base64.b64decode(answer[0]["picture"].split(",")[1]))
+            assert Image.open(sent).size == (64, 64)
+
+
 @pytest.mark.seconds
 def test_from_a_folder_of_64_pixels_to_a_served_encoder(tmp_path, capsys):
     """Every command takes the size from the card."""
@@ -331,6 +378,7 @@ def test_from_a_folder_of_64_pixels_to_a_served_encoder(tmp_path, capsys):
         "accuracy"
     ] == pytest.approx(accuracy)
     assert models.load(bundle_folder / "encoder").block1[0].weight.shape[2] == 7
+    check_answers(bundle_folder, models.load(run), content, tmp_path / "photo")
     with pytest.raises(SystemExit, match="expected an encoder of pictures of side 64, as"):
         run_command(f"evaluate {run} --supervised shapes_supervised")
     capsys.readouterr()

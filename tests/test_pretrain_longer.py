@@ -250,7 +250,7 @@ def test_the_probe_is_a_softmax_regression_by_adam():
         rows = torch.randperm(40, generator=generator)[:20]
         views = torch.cat([images[rows], -images[rows]])
         h = encoder(views)
-        encoder(images[rows])  # multi-crop's small views come later, and do not count
+        encoder(-images[rows])  # multi-crop's small views come later, and do not count
         encoder.eval()(torch.zeros(7, 8))  # nor does a measurement
         encoder.train()
         probe.learn(rows)

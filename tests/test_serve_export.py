@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytest.importorskip("onnxruntime")
 
 from replearn import data, models, serve
 from replearn.probe import LinearProbe, extract_features
-from replearn.serve import bundle, cli, export, exporting, measure, open_bundle
+from replearn.serve import bundle, cli, export, exporting, measure, open_bundle, process
 
 
 def shapes(size=120, split="train"):
@@ -256,6 +257,18 @@ def test_the_export_says_which_form_it_chose(quick, tmp_path, monkeypatch, capsy
         about = export(tiny_encoder(), tmp_path / "b", shapes(), test=shapes(30, "test"))
     assert about["precision"] == "fp32"
     assert "67.0 points" in about["precision_reason"]
+
+
+def test_the_service_says_at_its_start_which_form_it_serves(copied, monkeypatch, capsys):
+    manifest = bundle.read_manifest(copied)
+    manifest["measured"]["rows"]["INT8 ONNX"]["points"] = -67.0
+    exporting._write_manifest(copied, manifest)
+    server = SimpleNamespace(run=lambda sockets: None)
+    monkeypatch.setattr(process, "_make_server", lambda app: server)
+    process.serve(copied, port=0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "form: fp32 (INT8 loses 67.0 points of accuracy, more than 2)"
+    assert second.startswith(f"{copied} (fp32) at http://")
 
 
 def test_a_folder_with_colons_in_its_name_is_the_default_data(quick, tmp_path, monkeypatch, capsys):

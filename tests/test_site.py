@@ -718,6 +718,23 @@ def test_the_long_soak_takes_the_place_of_the_short_load():
     )
 
 
+def test_the_siege_is_good_without_errors_and_long_waits():
+    record = dict(
+        attacks=1012,
+        attackers=4,
+        good=650,
+        p95_seconds=0.25,
+        by_kind=dict(a=dict(statuses={"200": 5, "413": 1000}), b=dict(statuses={"503": 7})),
+    )
+    fault, times, outcome = measured.siege(record)
+    assert (fault, times) == ("hostile and damaged images, 4 callers at once", "1,012")
+    within = "server errors; of 650 good ones between them, 95 in 100 were answered within"
+    assert outcome == f"✓ 0 {within} 0.25 s"
+    assert measured.siege(record | {"p95_seconds": 1.0})[2] == f"✗ 0 {within} 1.00 s"
+    failing = record | {"by_kind": dict(a=dict(statuses={"500": 2, "502": 1}))}
+    assert measured.siege(failing)[2] == f"✗ 3 {within} 0.25 s"
+
+
 def test_every_measurement_of_the_page_is_stored():
     text = generated.fill((ROOT / "site" / "measured.md").read_text("utf-8"))
     assert "<!--" not in text and not re.findall(r"Not measured yet.*", text)

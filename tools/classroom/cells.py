@@ -187,9 +187,14 @@ def fingerprint(needed: Needed) -> str:
     for root in [*(step.statement for step in needed.steps), needed.expression]:
         for node in ast.walk(root):
             fields = (value for _, value in ast.iter_fields(node))
-            plain = [value for value in fields if not isinstance(value, (ast.AST, list))]
+            plain = [_short(value) for value in fields if not isinstance(value, (ast.AST, list))]
             digest.update(f"{type(node).__name__} {plain}\n".encode("utf-8", "replace"))
     return digest.hexdigest()[:32]
+
+
+def _short(value: object) -> object:
+    """Return what can be printed: Python prints no whole number of many digits but as 0x…."""
+    return hex(value) if isinstance(value, int) else value
 
 
 @functools.lru_cache(maxsize=256)  # each exercise of a notebook looks at all its cells

@@ -37,6 +37,8 @@ c.ClearSolutions.code_stub = {{"python": {stub!r}}}
 # A cell that takes longer is interrupted, and the rest of the notebook is graded.
 c.ExecutePreprocessor.timeout = {seconds}
 c.ExecutePreprocessor.interrupt_on_timeout = True
+# On a busy machine a cell that was interrupted, such as an import of PyTorch, takes time to end.
+c.ExecutePreprocessor.iopub_timeout = 60
 '''
 
 

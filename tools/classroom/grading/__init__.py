@@ -7,8 +7,9 @@ is graded in seconds. What is protected, and what is not, says `sandbox`.
 
 import csv
 import io
+import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ COLUMNS = ("student", "notebook", "exercise", "score", "points", "message")
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".xz", ".bz2")
 LONGEST_MESSAGE = 300  # characters
 NAMED_COPIES = 3  # students who are named in the row of one who has the same answer
+MOST_LEVELS = 20  # of folders within folders
+MOST_OF_ONE = 100  # files of a student
+TOO_DEEP = f"more than {MOST_LEVELS} folders within each other: not looked into"
+TOO_MANY = f"more than {MOST_OF_ONE} files to grade: the others are left out"
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,9 @@ def submissions(folder: Path) -> list[Path]:
         found = "a file" if folder.exists() else "nothing"
         raise SystemExit(f"grade: expected a folder of notebooks, found {found}: {folder}")
     paths = []
-    for path in folder.rglob("*"):
+    for path, is_folder in _below(folder):
         hidden = re.search(r"(^|/)(\.|__MACOSX)", path.relative_to(folder).as_posix())
-        if hidden or (path.is_dir() and not path.is_symlink()):
-            continue
-        if path.suffix.lower() in (".ipynb", *ARCHIVES):
+        if not hidden and (is_folder or path.suffix.lower() in (".ipynb", *ARCHIVES)):
             paths.append(path)
     students = {path.relative_to(folder).parts[0] for path in paths}
     for path in folder.iterdir():
@@ -75,6 +78,28 @@ def submissions(folder: Path) -> list[Path]:
     if not paths:
         raise SystemExit(f"grade: no notebook (*.ipynb) in {folder} or its folders")
     return sorted(paths)
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the files and links in a folder and in its folders, with False; and with True the
+    folders that are not looked into, because they cannot be opened or lie too deep."""
+    waiting = [(folder, 0)]
+    while waiting:
+        place, level = waiting.pop()
+        if level > MOST_LEVELS:
+            yield place, True
+            continue
+        try:
+            with os.scandir(place) as entries:
+                found = list(entries)
+        except OSError:
+            yield place, True
+            continue
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((Path(entry.path), level + 1))
+            else:
+                yield Path(entry.path), False
 
 
 def grade(
@@ -91,11 +116,21 @@ def grade(
         limits: What a notebook may take.
         tell: Is called with a line on how far it is.
     """
+    files_of: Counter[str] = Counter()
     for position, path in enumerate(paths, 1):
         inside = path.relative_to(folder)
         tell(f"[{position}/{len(paths)}] {_plain(inside)}")
         student = inside.parts[0] if len(inside.parts) > 1 or path.is_dir() else path.stem
-        for lesson, exercise, score, message, answer in _verdicts(path, limits):
+        files_of[student] += 1
+        if files_of[student] > MOST_OF_ONE + 1:
+            continue
+        if files_of[student] > MOST_OF_ONE:
+            verdicts = [("", "", 0.0, TOO_MANY, "")]
+        elif len(inside.parts) > MOST_LEVELS:
+            verdicts = [("", "", 0.0, TOO_DEEP, "")]
+        else:
+            verdicts = _verdicts(path, limits)
+        for lesson, exercise, score, message, answer in verdicts:
             worth = exercises.get(lesson, exercise).difficulty if exercise else 0
             yield Grade(
                 student=_plain(student),

@@ -3,8 +3,8 @@
 Inside there are the system's programs, Python with its packages, and this package, all read-only;
 an empty /tmp of 64 MB; no network, no process but its own, no capability. Your home folder and the
 other notebooks are not there at all. The process gets the notebook's text through a pipe and sends
-lines of JSON through another one. `inside` limits memory, processes and files; the time is limited
-here.
+lines of JSON through another one. `inside` limits memory, processes and files, and closes what no
+wall holds (`calls`); the time is limited here.
 
 What is protected is the machine, not the verdict: code that works at it can send one of its own.
 That gains nothing, because the solutions are public, and whoever copies one has all points too.
