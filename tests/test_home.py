@@ -92,8 +92,16 @@ def test_what_is_no_address_is_refused_and_nothing_is_written(checkout, address)
 def test_the_command_says_what_it_needs():
     if not shutil.which("make"):
         pytest.skip("make is not installed")
-    # Under "make test" the inner make would print the folders it enters and leaves around every line.
-    command = ["make", "--no-print-directory", "-n", "home", f"MAKEFILES={ROOT}/none", "-o", ".venv/.lab"]
+    # Under "make test" the inner make would print the folders that it enters and leaves.
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "home",
+        f"MAKEFILES={ROOT}/none",
+        "-o",
+        ".venv/.lab",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "make home URL=https://github.com/ACCOUNT/NAME" in done.stdout + done.stderr
     done = subprocess.run([*command, f"URL={ADDRESS}"], cwd=ROOT, capture_output=True, text=True)
