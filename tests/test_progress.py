@@ -10,7 +10,8 @@ import torch
 from replearn import _progress, models
 from replearn.__main__ import main
 from replearn._progress import Parts, Progress, duration, say, steps
-from replearn.pretrain import evaluation, report
+from replearn.pretrain import evaluation, loop, report
+from replearn.pretrain.log import append_log
 from replearn.pretrain.planning import FEWEST_STEPS, too_short
 
 PRETRAIN = (
@@ -168,18 +169,15 @@ def test_pretraining_says_what_it_does_and_what_came_of_it(tmp_path, capsys, tal
 
 
 def test_a_run_that_was_stopped_says_where_it_goes_on(tmp_path, capsys, talking, monkeypatch):
-    from replearn.pretrain import board
+    def stopping(folder, record):
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+        return append_log(folder, record)
 
-    class Stopping(board.TensorBoard):
-        def __call__(self, record, history):
-            if record["step"] == 3:
-                raise KeyboardInterrupt
-
-    pytest.importorskip("tensorboard")
-    monkeypatch.setattr(board, "TensorBoard", Stopping)
     words = [*PRETRAIN.split(), str(tmp_path), "--epochs", "4", "--checkpoint-seconds", "0"]
-    with pytest.raises(SystemExit):
-        main([*words, "--tensorboard"])
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(loop, "append_log", stopping)
+        main(words)
     capsys.readouterr()
     main(words)
     assert f"{tmp_path}: resumed at step 2 of 8" in capsys.readouterr().err.splitlines()
