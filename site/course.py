@@ -246,7 +246,8 @@ def drop_unused(app, pagename, templatename, context, doctree) -> None:
 
     Thebe, which Jupyter Book adds to every page with an address on the web: no code runs live here.
     sphinx-design: no page uses it. Styles of notebooks and MathJax: only where there is a notebook
-    or a formula.
+    or a formula; colors of code and a button to copy it only where there is code; what folds only
+    where something folds.
     """
     body = context.get("body", "")
     unused = ["thebe", "sphinx-design", "design-tabs"]
@@ -256,6 +257,10 @@ def drop_unused(app, pagename, templatename, context, doctree) -> None:
             unused.append("progress.js")
     if 'class="math' not in body:
         unused.append("mathjax")
+    if 'class="highlight' not in body:
+        unused += ["copybutton", "clipboard", "pygments"]
+    if "toggle" not in body and "dropdown" not in body:
+        unused.append("toggle")
 
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not mentions(file, unused)]

@@ -86,7 +86,8 @@ def small_site(tmp_path):
     texts = {
         "site/index": '<a href="../notebooks/01_x.html#top">one</a> <a href="#top">here</a>',
         "notebooks/01_x": """<a href="../site/index.html">back</a>
-<a href="../site/progress.html">mine</a> <a href="https://example.org/a#b">out</a> <img src="../_images/a.png">
+<a href="../site/progress.html">mine</a> <a href="https://example.org/a#b">out</a>
+<img src="../_images/a.png">
 <svg id="s"><path id="p"/><use href="#p"/></svg>
 <details><summary>Solution</summary></details><details class="hide"><summary>Imports</summary>
 </details>""",
