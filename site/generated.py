@@ -211,7 +211,7 @@ def citation() -> str:
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
     bibtex = "\n".join(["@software{replearn,", *lines, "}"])
     place = f" {fields['url']}." if address is not None else ""
-    words = f"{authors}. *{about['title']}*. Version {__version__}. Software and text.{place}"
+    words = f"{authors}. *{about['title']}*. Version {__version__}.{place}"
     return f"{about['message']}\n\n> {words}\n\n```bibtex\n{bibtex}\n```"
 
 
