@@ -28,9 +28,7 @@ from replearn.train import cosine
 SHOTS = (1, 5, 20)  # labels a class in a report, as far as the classes have so many
 VOTES = 20  # of nearest neighbors
 TRIED = 128  # images by which the time of a report is estimated
-# How long its parts took on two cores, 8,000 and 2,000 shapes, small_cnn of width 32.
-LINEAR_EPOCHS = 10  # as many epochs of the SGD probe
-FEW_LABELS_EPOCHS = 10
+SAME_FIT = 1000  # images up to which a linear probe takes about the same time
 AUDIT_PASSES = 14  # as many images as the audit looks at for each of its own
 
 
@@ -143,18 +141,22 @@ def seconds_of_parts(
     h = probe.extract_features(encoder, tried)
     image_seconds = (time.monotonic() - began) / len(tried)
     rows = h[torch.arange(len(train)) % len(h)]  # (N, D): as many as the probes will have
-    labels = torch.arange(len(train)) % 2
-    began = time.monotonic()
-    sgd_probe(rows, labels, rows[:2], labels[:2], epochs=1)
-    epoch_seconds = time.monotonic() - began
+    labels = torch.arange(len(train)) % max(2, len(train.class_names))
+    for _ in range(2):  # the first use of an optimizer imports half of PyTorch
+        began = time.monotonic()
+        sgd_probe(rows, labels, rows[:2], labels[:2], epochs=1)
+        epoch_seconds = time.monotonic() - began
+        began = time.monotonic()
+        probe.LinearProbe().fit(rows[:TRIED], labels[:TRIED])
+        fit_seconds = time.monotonic() - began
 
     audited = min(len(test), AUDITED)
     seconds = {
         "features": (len(train) + len(test)) * image_seconds,
         "SGD probe": 20 * epoch_seconds,
-        "linear probe": LINEAR_EPOCHS * epoch_seconds,
+        "linear probe": fit_seconds * max(1.0, len(train) / SAME_FIT),
         "kNN": epoch_seconds,
-        "few labels": FEW_LABELS_EPOCHS * epoch_seconds,
+        "few labels": len(SHOTS) * 5 * fit_seconds,
         "transfer": 0.0,
         "audit": AUDIT_PASSES * audited * image_seconds,
     }
