@@ -135,6 +135,7 @@ def seconds_of_parts(
     Returns:
         {name of the part: seconds}, in the order in which `evaluate` tells of them.
     """
+    _check_sets(encoder, train, test, other)
     tried = test.images[:TRIED]
     probe.extract_features(encoder, tried[:2])  # kernels are chosen, memory is asked for
     began = time.monotonic()
