@@ -219,6 +219,7 @@ def changelog() -> str:
     """Return what has changed, version by version, without the file's own title."""
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     versions = text[text.index("\n## ") :]
+    versions = re.sub(r"^## \[(.+?)\]", r"## \1", versions, flags=re.MULTILINE)
     return re.sub(r"^##", "###", versions, flags=re.MULTILINE).strip()
 
 

@@ -65,7 +65,8 @@ def test_the_changes_keep_their_order_below_the_pages_heading():
     text = generated.changelog()
     source = (ROOT / "CHANGELOG.md").read_text("utf-8")
     versions = re.findall(r"^## (.+)", source, re.MULTILINE)
-    assert re.findall(r"^### (.+)", text, re.MULTILINE) == versions
+    plain = [re.sub(r"[\[\]]", "", version) for version in versions]
+    assert plain and re.findall(r"^### (.+)", text, re.MULTILINE) == plain
     assert not re.search(r"^##? ", text, re.MULTILINE)
 
 
@@ -163,3 +164,14 @@ def test_formulas_of_an_epub_become_mathml_and_are_declared(monkeypatch, tmp_pat
         package = made.read("content.opf").decode()
     assert 'href="a.xhtml" properties="mathml" id="i"' in package
     assert 'href="b.xhtml" id="j"' in package
+
+
+def test_pages_and_links_of_a_pdf_are_counted(tmp_path):
+    path = tmp_path / "book.pdf"
+    path.write_bytes(
+        b"%PDF-1.4\n<</Type /Pages\n/Kids []>>\n<</Type /Page\n/Contents 1>>\n<</Type /Page>>\n"
+        b"<</Type /Annot\n/Subtype /Link\n/Rect [1 2]\n/Dest /a>>\n"
+        b"<</Type /Annot\n/Subtype /Link\n/A <</URI (https://example.org)>>>>\n"
+        b"<</Title (an entry of the outline)\n/Dest /a>>\n"
+    )
+    assert book.counted(path) == (2, 1)

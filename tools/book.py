@@ -198,7 +198,7 @@ def counted(path: Path) -> tuple[int, int]:
     """Return how many pages a PDF of Chromium has, and how many links inside of it."""
     content = path.read_bytes()
     sheets = len(re.findall(rb"/Type\s*/Page\b", content))
-    return sheets, len(re.findall(rb"/Dest\b", content))
+    return sheets, len(re.findall(rb"/Subtype\s*/Link\b[^>]*?/Dest\b", content))
 
 
 # --- EPUB -----------------------------------------------------------------------------------------
