@@ -154,7 +154,7 @@ def test_pretraining_says_what_it_does_and_what_came_of_it(tmp_path, capsys, tal
         "pretraining by the recipe shapes: small_cnn of width 4 on shapes, pictures a step: 32, "
         f"epochs: 2; into {folder}"
     )
-    assert others[0].startswith("warning: 4 steps are too few to learn anything; ")
+    assert others[0].startswith("warning: 4 steps are hardly enough to learn anything; ")
     assert others[1].startswith("pretraining: 4 steps, about ")
     lines = said.out.splitlines()
     assert lines[0].startswith("4 steps (2 epochs) in ")
@@ -197,7 +197,7 @@ def test_a_result_below_untrained_weights_is_a_warning():
 
 def test_a_plan_that_teaches_nothing_is_a_warning():
     assert too_short(FEWEST_STEPS) is None
-    assert "1 steps are too few" in too_short(1)
+    assert too_short(FEWEST_STEPS - 1).startswith("warning: 99 steps are hardly enough")
 
 
 def test_evaluation_and_fine_tuning_speak_first_and_end_in_json(tmp_path, capsys, talking):
