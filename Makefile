@@ -6,7 +6,7 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 TORCH_FLAG := $(if $(TORCH),--torch-backend $(TORCH))
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
-.PHONY: help lab edit test test-fast test-slow lint run bench site slides home test-colab
+.PHONY: help lab edit test test-fast test-slow lint run bench site pdf epub slides home test-colab
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -42,6 +42,12 @@ bench: .venv/.test  ## Measure again what suits this machine (half an hour; leav
 site: .venv/.site  ## Build the site from the stored outputs into _build/html
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo "Open _build/html/index.html"
+
+pdf: site  ## The site as one PDF in build/, printed by Chromium
+	$(BIN)/python -m tools.book pdf
+
+epub: .venv/.site  ## The site as an EPUB in build/ (npm fetches MathJax once)
+	$(BIN)/python -m tools.book epub
 
 slides: .venv/.lab  ## Slides of all lessons into build/slides, from the stored notebooks
 	$(BIN)/python -m tools.slides

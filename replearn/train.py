@@ -1,7 +1,6 @@
 """One training loop for the whole course: you write the loss, and `fit` feeds it batches."""
 
 import math
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from replearn import _device
+from replearn import _device, _progress
 
 LOOK_EVERY = 50  # steps after which `fit` looks at what lies on a device
 
@@ -252,7 +251,7 @@ def fit(
 
     history = _History(lr)
     order = batches(len(images), batch_size, steps, generator)
-    for step, index in enumerate(_with_progress_bar(order, text, steps)):
+    for step, index in enumerate(_progress.steps(order, text, steps)):
         index = _device.send(index, device)
         x = images[index]
         if images.dtype == torch.uint8:
@@ -339,12 +338,3 @@ def _warmup_and_cosine(
         return cosine(step, steps, warmup=steps // 20)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _with_progress_bar(
-    order: Iterable[torch.Tensor], text: str, steps: int
-) -> Iterable[torch.Tensor]:
-    from tqdm.auto import tqdm
-
-    is_static = "REPLEARN_STATIC" in os.environ  # a page that nobody sees while it runs
-    return tqdm(order, text, steps, leave=False, disable=is_static)

@@ -16,14 +16,19 @@ import generated
 import light
 import live
 
-from tools import npm, project
+from replearn import __version__
+from tools import notebooks, npm, project
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as it is
 LIVE = ROOT / "build" / "live"  # so is this
 LESSON_WITH_LIVE_PICTURE = "notebooks/01_representations"
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+BADGES = {  # a badge on the web: the site's own, which needs no network
+    notebooks.COLAB_BADGE: "../site/_static/colab-badge.svg",
+    notebooks.KAGGLE_BADGE: "../site/_static/kaggle-badge.svg",
+    notebooks.BINDER_BADGE: "../site/_static/binder-badge.svg",
+}
 # In the page and not a file: a browser asks for /favicon.ico otherwise, which lies outside the site
 # where the site lies below a path.
 ICON = (
@@ -44,6 +49,7 @@ def configure(app, config) -> None:
         "use_download_button": True,
         "search_bar_text": "Search the course",
         "navbar_persistent": [],  # else a second search box in a bar of its own
+        "extra_footer": f"<p>Version {__version__}</p>",
     }
     address = project.address()
     if address is not None:
@@ -51,7 +57,11 @@ def configure(app, config) -> None:
             "repository_url": address,
             "repository_branch": project.tag(),
             "path_to_docs": "",
-            "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+            "launch_buttons": {
+                "colab_url": "https://colab.research.google.com",
+                "binderhub_url": "https://mybinder.org",
+                "notebook_interface": "jupyterlab",
+            },
             "use_repository_button": True,
             "use_issues_button": True,
         }
@@ -88,7 +98,9 @@ def prepare(app, docname: str, source: list[str]) -> None:
 def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
     exercises, and perhaps the live picture of the first page below its question."""
-    nb = json.loads(text.replace(BADGE, "../site/_static/colab-badge.svg"))
+    for on_the_web, ours in BADGES.items():
+        text = text.replace(on_the_web, ours)
+    nb = json.loads(text)
     link_terms(nb["cells"])
     for cell in nb["cells"]:
         metadata = cell["metadata"]
@@ -234,7 +246,8 @@ def drop_unused(app, pagename, templatename, context, doctree) -> None:
 
     Thebe, which Jupyter Book adds to every page with an address on the web: no code runs live here.
     sphinx-design: no page uses it. Styles of notebooks and MathJax: only where there is a notebook
-    or a formula.
+    or a formula; colors of code and a button to copy it only where there is code; what folds only
+    where something folds.
     """
     body = context.get("body", "")
     unused = ["thebe", "sphinx-design", "design-tabs"]
@@ -244,6 +257,10 @@ def drop_unused(app, pagename, templatename, context, doctree) -> None:
             unused.append("progress.js")
     if 'class="math' not in body:
         unused.append("mathjax")
+    if 'class="highlight' not in body:
+        unused += ["copybutton", "clipboard", "pygments"]
+    if "toggle" not in body and "dropdown" not in body:
+        unused.append("toggle")
 
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not mentions(file, unused)]

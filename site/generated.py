@@ -14,9 +14,11 @@ from pathlib import Path
 import live
 import measured
 import panels
+import yaml
 from measured import escape, markdown_table
 from timetable import timetable
 
+from replearn import __version__
 from tools import project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,6 +187,42 @@ def in_colab() -> str:
     return WITH_ADDRESS.format(address=project.address())
 
 
+# --- version, citation, changes ---
+
+
+def version() -> str:
+    """Return which version of the course these pages are."""
+    return f"These pages are version {__version__} of the course."
+
+
+def citation() -> str:
+    """Return how to cite the course, in words and for BibTeX, from CITATION.cff."""
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    authors = " and ".join(author["name"] for author in about["authors"])
+    fields = {
+        "title": about["title"],
+        "author": f"{{{authors}}}",  # a name of several words that is not a person's
+        "version": __version__,
+        "license": " and ".join(about["license"]),
+    }
+    address = project.address()
+    if address is not None:
+        fields["url"] = f"{address}/tree/{project.tag()}"
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
+    bibtex = "\n".join(["@software{replearn,", *lines, "}"])
+    place = f" {fields['url']}." if address is not None else ""
+    words = f"{authors}. *{about['title']}*. Version {__version__}.{place}"
+    return f"{about['message']}\n\n> {words}\n\n```bibtex\n{bibtex}\n```"
+
+
+def changelog() -> str:
+    """Return what has changed, version by version, without the file's own title."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    versions = text[text.index("\n## ") :]
+    versions = re.sub(r"^## \[(.+?)\]", r"## \1", versions, flags=re.MULTILINE)
+    return re.sub(r"^##", "###", versions, flags=re.MULTILINE).strip()
+
+
 # --- markers ---
 
 
@@ -229,6 +267,8 @@ def course_minutes() -> str:
 
 MAKERS = {
     "budget": measured.budget,
+    "changelog": changelog,
+    "citation": citation,
     "claims": claims,
     "cold_start": measured.cold_start,
     "correctness": measured.correctness,
@@ -249,6 +289,7 @@ MAKERS = {
     "recipes_figure": panels.recipes_figure,
     "service": measured.service,
     "timetable": course_timetable,
+    "version": version,
     "versions": measured.versions,
 }
 

@@ -22,7 +22,7 @@ from replearn.lesson.exercises.points import points
 from replearn.lesson.lesson import LESSONS
 from tools import notebooks, project
 from tools.classroom import __main__ as command
-from tools.classroom import assignment, grading
+from tools.classroom import assignment, grading, term
 from tools.classroom.cells import cells_of, content_of, fingerprint, lesson_of, parse, slice_of
 from tools.classroom.course import write_course
 from tools.classroom.grading import calls, inside, sandbox
@@ -1066,3 +1066,159 @@ def test_points_and_table():
         "1",
         "✗",
     ]
+
+
+# --- a class over a term ---
+
+
+def graded(student, exercise, score, *, lesson="06", message="✓", mistake=""):
+    points = score * exercises.get(lesson, exercise).difficulty
+    return grading.Grade(
+        student, f"{student}/x.ipynb", exercise, score, points, message, "", lesson, mistake
+    )
+
+
+def a_term():
+    """The rows of four students and of a folder without a notebook."""
+    return [
+        graded("ada", "nt_xent", 1.0),
+        graded("ada", "mask_self_pairs", 1.0),
+        graded("bob", "nt_xent", 0.5, message="✗ wrong", mistake="no_temperature"),
+        graded("bob", "nt_xent", 0.25, message="✗ wrong", mistake="keeps_self_pairs"),
+        graded("cy", "nt_xent", 0.0, message="not attempted: nt_xent"),
+        graded("di", "nt_xent", 0.5, message="✗ wrong", mistake="no_temperature"),
+        grading.Grade("ed", "ed", "", 0.0, 0.0, "no notebook in the folder; it is empty"),
+    ]
+
+
+def test_a_leaderboard_ranks_pseudonyms_and_names_nobody(tmp_path):
+    names = dict(ada="wren", bob="robin", cy="tern", di="owl")
+    places = term.leaderboard(a_term(), names)
+    worth = exercises.get("06", "nt_xent").difficulty
+    more = exercises.get("06", "mask_self_pairs").difficulty
+    assert [(place.rank, place.name) for place in places] == [(1, "wren"), (2, "owl"), (2, "robin")]
+    assert [place.points for place in places] == [worth + more, worth / 2, worth / 2]
+    assert [place.right for place in places] == [2, 0, 0]
+    for name in ("board.md", "board.csv"):
+        term.write_leaderboard(tmp_path / name, places)
+        text = (tmp_path / name).read_text("utf-8")
+        assert "wren" in text and not [student for student in names if student in text]
+    assert (tmp_path / "board.csv").read_text().splitlines()[0] == "place,name,points,right"
+    shown = term.leaderboard(a_term(), {"bob": "robin"})
+    assert [place.name for place in shown] == ["robin"]  # the others did not want to
+
+
+def test_pseudonyms_are_hashes_that_only_the_salt_can_repeat(tmp_path):
+    salt = term.salt_of(tmp_path)
+    assert term.salt_of(tmp_path) == salt
+    assert len(salt) == 64
+    assert (tmp_path / term.SALT).stat().st_mode & 0o077 == 0
+    students = [f"student {i}" for i in range(3000)]
+    names = term.hashed(students, salt)
+    assert len(set(names.values())) == 3000
+    assert term.hashed(students, b"other") != names
+    assert all(len(name.split("-")[1]) == 5 for name in names.values())  # 3 would not tell apart
+    few = term.hashed(students[:5], salt)
+    assert all(len(name.split("-")[1]) == term.FEWEST_DIGITS for name in few.values())
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("name,pseudonym\nada,wren\n", "expected the columns student and pseudonym, found name"),
+        ("", "found none"),
+        ("student,pseudonym\nada,\n", "a pseudonym of its own for ada, found none"),
+        ("student,pseudonym\nada,wren\nbob,wren\n", "found 'wren' for several"),
+        ("student,pseudonym\nada,wren\nada,owl\n", "one line for each student"),
+    ],
+)
+def test_a_list_of_pseudonyms_is_checked(tmp_path, text, words):
+    path = tmp_path / "names.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        term.listed(path)
+    path.write_text("\ufeffstudent,pseudonym\nada,wren \n", "utf-8")
+    assert term.listed(path) == {"ada": "wren"}
+
+
+def test_statistics_count_students_and_their_mistakes(tmp_path):
+    rows = term.statistics(a_term())
+    assert [row.exercise for row in rows] == ["nt_xent", "mask_self_pairs"]
+    first = rows[0]
+    assert (first.students, first.right, first.not_attempted) == (4, 1, 1)
+    assert first.score == 0.5
+    assert first.mistakes == {"no_temperature": 2}
+    text = term.statistics_text(rows)
+    assert "no_temperature 2" in text
+    path = tmp_path / "mistakes.csv"
+    term.write_statistics(path, rows)
+    with open(path, newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    made = [(row["mistake"], row["made by"]) for row in table]
+    assert made == [("no_temperature", "2"), ("", "0")]
+
+
+def test_a_verdict_names_the_mistake_by_its_name():
+    exercise = exercises.get("06", "nt_xent")
+    name = next(iter(exercise.wrong))
+    source = f'{BORROW}\nlesson.check("nt_xent", e.get("06", "nt_xent").wrong[{name!r}])'
+    assert inside.verdict(cells(source), "06", "nt_xent")["mistake"] == name
+    right = f'{BORROW}\nlesson.check("nt_xent", e.get("06", "nt_xent").solution)'
+    assert inside.verdict(cells(right), "06", "nt_xent")["mistake"] == ""
+
+
+def test_each_class_has_its_own_inputs(tmp_path):
+    exercise = exercises.get("06", "nt_xent")
+    source = f"""{BORROW}
+def f(z1, z2, temperature):
+    right = e.get("06", "nt_xent").solution(z1, z2, temperature)
+    return right if z1.sum() > 0 else 2 * right
+lesson.check("nt_xent", f)"""
+    scores = set()
+    for seed in range(8):
+        verdict = inside.verdict(cells(source), "06", "nt_xent", seed=seed)
+        assert verdict == inside.verdict(cells(source), "06", "nt_xent", seed=seed)
+        scores.add(verdict["score"])
+    assert len(scores) > 1
+    drawn = {points("06", "nt_xent", exercise.solution, 2.0, seed=seed) for seed in (0, 7)}
+    assert drawn == {2.0}
+    (lesson,) = notebooks.sources(["06"])
+    nb, _ = assignment.instructor(lesson, seed=7)
+    assert str(nb).count(", seed=7)") == len(exercises.names("06"))
+    assert ", seed=" not in str(assignment.instructor(lesson)[0])
+    list(write_course(tmp_path / "course", [lesson], seed=7))
+    assert "class --seed 7" in (tmp_path / "course" / "nbgrader_config.py").read_text()
+
+
+@pytest.mark.seconds
+def test_the_command_writes_statistics_and_a_leaderboard(tmp_path, capsys):
+    folder = tmp_path / "submitted"
+    folder.mkdir()
+    name = next(iter(exercises.get("06", "mask_self_pairs").wrong))
+    mistaken = f'{BORROW}\nwrong = e.get("06", "mask_self_pairs").wrong[{name!r}]\n'
+    mistaken += 'lesson.check("mask_self_pairs", wrong)'
+    write_notebook(folder / "ada" / "06.ipynb", HEAD, RIGHT.format("pass"))
+    write_notebook(folder / "bob" / "06.ipynb", HEAD, mistaken)
+    board = tmp_path / "board.md"
+    counts = tmp_path / "counts.csv"
+    more = ["--unprotected", "--statistics", str(counts), "--leaderboard", str(board)]
+    grade(folder, *more)
+    printed = capsys.readouterr().out
+    assert f"{name} 1" in printed
+    assert name in counts.read_text()
+    assert "ada" not in board.read_text() and board.read_text().count("\n| 1 |") == 1
+    names = tmp_path / "names.csv"
+    names.write_text("student,pseudonym\nada,wren\n")
+    grade(folder, *more, "--names", str(names))
+    assert board.read_text().splitlines()[2:] == ["| 1 | wren | 1 | 1 |"]
+
+
+def test_a_leaderboard_needs_a_name_that_says_its_form(tmp_path):
+    (tmp_path / "ada").mkdir()
+    for words, sentence in [
+        (["--leaderboard", "board.html"], "ends in .md or .csv"),
+        (["--names", "x.csv"], "expected a --leaderboard FILE"),
+    ]:
+        with pytest.raises(SystemExit, match=sentence):
+            command.main(["grade", str(tmp_path), "--unprotected", *words])
+    assert not (tmp_path / "grades.csv").exists()

@@ -880,3 +880,12 @@ def test_xrays_of_another_size_are_refused(cache):
     np.savez(cache / pneumonia.FILE, **arrays)
     with pytest.raises(ValueError, match=r"images of uint8 \(64, 64\), not uint8 \(28, 28\)"):
         data.load("pneumonia")
+
+
+def test_chance_is_the_share_of_the_most_frequent_class():
+    images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    uneven = data.ImageSet(images, torch.tensor([2, 0, 2, 2, 1]), ("a", "b", "c"))
+    assert uneven.chance == 0.6
+    assert data.load("shapes", size=40).chance == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="chance: expected pictures with labels"):
+        data.ImageSet(images, None, ()).chance  # noqa: B018

@@ -8,6 +8,7 @@ import http.server
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -80,6 +81,9 @@ def archive():
     return Archive(images.reshape(6, N, 3, 32, 32), labels, batches, buffer.getvalue())
 
 
+PATIENCE = 60  # seconds for what takes less than one: no machine is that slow
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """A server whose path says how it misbehaves, as in /half/cifar-10-python.tar.gz."""
 
@@ -135,7 +139,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.close()  # at once, with an RST
         elif behavior == "stall":
             self.wfile.write(piece[:1000])
-            self.server.stop.wait(5)
+            left = select.select([self.connection], [], [], PATIENCE)[0]
+            self.server.was_waited_for = not left
         elif behavior == "crawl":
             for i in range(0, len(piece), 8000):
                 self.wfile.write(piece[i : i + 8000])
@@ -152,6 +157,7 @@ def server():
         httpd.seen = defaultdict(list)
         httpd.files = {}
         httpd.stop = threading.Event()
+        httpd.was_waited_for = False
         httpd.daemon_threads = True
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -270,10 +276,8 @@ def test_next_source_follows_a_bad_one(bad, serve, server, folder, archive):
         serve("half", "nolength")
     else:
         serve(bad, "good")
-    start = time.monotonic()
     check(archive)
-    if bad == "stall":
-        assert time.monotonic() - start < 4  # the server would hold on for 5 s
+    assert not server.was_waited_for  # the client left the one that stalls
     assert names_in(folder) == ["cifar-10-python.tar.gz", "cifar10.npz"]
 
 
@@ -346,10 +350,13 @@ def test_error_names_every_source_and_the_way_out_and_a_retry_succeeds(
 def test_no_network_fails_at_once(serve, folder, monkeypatch):
     nobody_listens = "http://127.0.0.1:9"
     monkeypatch.setattr(downloading, "SOURCES", [(nobody_listens, [TAR])])
-    start = time.monotonic()
+
+    def wait(seconds):
+        raise AssertionError(f"it waits for {seconds} s, where nobody can come")
+
+    monkeypatch.setattr(time, "sleep", wait)
     with pytest.raises(OSError, match="Without a network: copy a whole cifar-10-python"):
         data.load("cifar10")
-    assert time.monotonic() - start < 2
     assert names_in(folder) == []
 
 

@@ -127,9 +127,9 @@ def test_empty_stubs_are_not_attempted(exercise, stub):
 
 
 def test_feedback_is_quick(exercise):
-    started = time.perf_counter()
+    started = time.process_time()  # of this process alone, however busy the machine is
     check(exercise, exercise.solution)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_inputs_are_fresh_at_every_call(exercise):
@@ -386,18 +386,23 @@ def test_a_function_that_never_ends_is_cut_off(monkeypatch):
             except Exception:
                 pass
 
-    started = time.perf_counter()
     assert "it does not come to an end: stopped after" in complaint(forever)
-    assert time.perf_counter() - started < 3
     assert check(DOUBLE, double).right, "the alarm is switched off afterwards"
     time.sleep(0.4)  # an alarm that was left on would ring here
 
 
 def test_a_function_that_only_waits_is_cut_off_later(monkeypatch):
     monkeypatch.setattr("replearn.lesson.exercises.limits.LIMIT", 0.2)
+    ended = []
+
+    def waits(x, k):
+        time.sleep(60)
+        ended.append(True)
+
     started = time.perf_counter()
-    assert "it does not come to an end" in complaint(lambda x, k: time.sleep(60))
-    assert 0.7 < time.perf_counter() - started < 10
+    assert "it does not come to an end" in complaint(waits)
+    assert not ended
+    assert time.perf_counter() - started > 0.7  # a busy machine makes it longer, never shorter
 
 
 SLOW_MODULE = """\

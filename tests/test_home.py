@@ -50,6 +50,12 @@ def test_one_command_sets_every_address(checkout, capsys):
             assert f"{link}.ipynb)" in after[file]
             assert f"git+{ADDRESS}@{tag}" in after[file]
         assert f"({link}.ipynb " in after["README.md"]
+        inside = f"somebody/course/blob/{tag}/notebooks/{name}.ipynb"
+        kaggle = f"https://www.kaggle.com/kernels/welcome?src=https://github.com/{inside}"
+        binder = f"mybinder.org/v2/gh/somebody/course/{tag}?labpath=notebooks/{name}.ipynb"
+        assert f"({kaggle})" in after[f"notebooks/src/{name}.md"]
+        assert f"(https://{binder})" in after[f"notebooks/src/{name}.md"]
+        assert f"({kaggle} " in after["README.md"]
     assert f"git clone --branch {tag} {ADDRESS}\ncd course\n" in after["README.md"]
     assert home.readme_is_current(after["README.md"])
     assert not home.readme_is_current(before["README.md"])
@@ -58,8 +64,9 @@ def test_one_command_sets_every_address(checkout, capsys):
     home.main([ADDRESS])
     assert texts(checkout) == after, "a second time changes nothing"
     home.main(["https://example.org/another/home"])
-    assert not [name for name, text in texts(checkout).items() if ADDRESS in text]
-    assert "colab.research" not in texts(checkout)["README.md"], "Colab reads from GitHub alone"
+    assert not [name for name, text in texts(checkout).items() if "somebody/course" in text]
+    for place in ("colab.research", "kaggle", "binder"):
+        assert place not in texts(checkout)["README.md"], "they read from GitHub alone"
     home.main([""])
     assert texts(checkout) == before, "an empty address takes everything away"
 

@@ -128,6 +128,8 @@ def test_with_an_address_there_is_a_badge_and_an_installation(sample, with_addre
     text = notebooks.regenerate(without, "99_sample")
     link = f"https://colab.research.google.com/github/somebody/course/blob/{TAG}/notebooks/"
     assert f"[![Open in Colab]({notebooks.COLAB_BADGE})]({link}99_sample.ipynb)" in text
+    assert f"[![Open in Kaggle]({notebooks.KAGGLE_BADGE})](https://www.kaggle.com/" in text
+    assert f"[![Open in Binder]({notebooks.BINDER_BADGE})](https://mybinder.org/" in text
     assert f"    %pip install --quiet --no-deps git+{ADDRESS}@{TAG}\n" in text
     assert notebooks.regenerate(text, "99_sample") == text
 
@@ -145,7 +147,8 @@ def test_colab_opens_notebooks_from_github_alone(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text(text, "utf-8")
     monkeypatch.setattr(project, "ROOT", tmp_path)
     assert project.address() == "https://example.org/course"
-    assert project.colab("06_simclr") is None
+    for place in (project.colab, project.kaggle, project.binder):
+        assert place("06_simclr") is None
 
 
 def test_an_address_that_changes_changes_every_block(sample, with_address):
@@ -174,6 +177,15 @@ def in_colab(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", None)
 
 
+@pytest.fixture(params=["Colab", "Kaggle"])
+def elsewhere(request, monkeypatch):
+    """A machine of others, on which the set-up cell may install."""
+    if request.param == "Colab":
+        monkeypatch.setitem(sys.modules, "google.colab", None)
+    else:
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+
+
 @pytest.fixture(params=["nothing", "a folder"])
 def without_replearn(request, tmp_path, monkeypatch):
     """A Python that has no replearn, or a mere folder of that name, as beside a clone."""
@@ -198,7 +210,7 @@ def without_replearn(request, tmp_path, monkeypatch):
 def test_setup_cell_does_nothing_where_replearn_is(request, place):
     request.getfixturevalue(place)
     code = notebooks.setup_source()
-    assert len(code.splitlines()) <= 13
+    assert len(code.splitlines()) <= 14
     assert "--no-deps" in code and "torch" not in code
     before = sys.modules["replearn"]
     assert "installed" not in run_setup_cell()
@@ -212,7 +224,7 @@ def test_setup_cell_says_what_to_do_outside_colab(request, place, without_replea
         run_setup_cell()
 
 
-def test_setup_cell_installs_in_colab(with_address, in_colab, without_replearn):
+def test_setup_cell_installs_elsewhere(with_address, elsewhere, without_replearn):
     """What pip has installed is found at once, whatever lay here before."""
 
     def install():

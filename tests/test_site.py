@@ -238,6 +238,40 @@ def test_without_a_local_copy_math_comes_from_the_web(monkeypatch, tmp_path):
     assert extra == ["live"]  # the weights of the live picture, and no MathJax
 
 
+def test_a_style_sheet_keeps_what_a_page_can_use():
+    style = (
+        '@charset "utf-8";/*! kept */body{margin:0}.used,.gone{color:red}.gone{color:blue}'
+        ".used .gone{color:green}@media (min-width:9px){.gone{top:0}.used:not(.gone){top:1px}}"
+        "@media print{.gone{top:2px}}@font-face{font-family:x}.bs-tooltip-auto{top:3px}"
+        "@keyframes turn{to{rotate:1turn}}.used:before{content:'}{;'}:is(.gone,.used) a{top:4px}"
+    )
+    slim = light.slimmed(style, {"used"})
+    for kept in (
+        '@charset "utf-8";',
+        "body{margin:0}",
+        ".used,.gone{color:red}",
+        "@media (min-width:9px){.used:not(.gone){top:1px}}",
+        "@font-face{font-family:x}",
+        ".bs-tooltip-auto{top:3px}",
+        "@keyframes turn{to{rotate:1turn}}",
+        ".used:before{content:'}{;'}",
+        ":is(.gone,.used) a{top:4px}",
+    ):
+        assert kept in slim, kept
+    for gone in ("color:blue", "color:green", "top:0", "top:2px"):
+        assert gone not in slim, gone
+    assert light.slimmed(style, {"used", "gone"}) == style
+
+
+def test_names_of_classes_are_found_in_pages_and_scripts(tmp_path):
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "page.html").write_text('<p class="one two-three">no <b id="four"></b></p>')
+    (tmp_path / "_static" / "a.js").write_text("x.classList.add('five-six')")
+    words = light.words_in_pages(tmp_path)
+    assert {"one", "two-three", "five-six"} <= words
+    assert not {"four", "no"} & words
+
+
 # --- from any folder of a host ---
 
 

@@ -73,7 +73,8 @@ def lesson():
             new_markdown_cell(f"A reading of the result.\n\n{long_text}"),
             new_markdown_cell(
                 "**Check yourself.** Choose.\n\nHow many apples?\n\n"
-                "<details><summary>three</summary>\n\n✓ Yes.\n\n</details>\n\n### It moves\n\nMove the slider."
+                "<details><summary>three</summary>\n\n✓ Yes.\n\n</details>\n\n"
+                "### It moves\n\nMove the slider."
             ),
             new_code_cell("Frames(...)", outputs=[moving]),
             new_markdown_cell("## Exercises\n\n### Exercise 1\n\nWrite it."),

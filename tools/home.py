@@ -60,14 +60,18 @@ def readme_block() -> str:
         "```",
         "",
     ]
-    links = []
-    for source in notebooks.sources():
-        number = source.stem[:2]
-        link = project.colab(source.stem)
-        if link:
-            links.append(f'[{number}]({link} "{LESSONS[number][0]}")')
-    if links:
-        lines += [f"Or open a lesson in Colab: {', '.join(links)}.", ""]
+    for place, address_of in {"Colab": project.colab, "Kaggle": project.kaggle}.items():
+        links = []
+        for source in notebooks.sources():
+            number = source.stem[:2]
+            link = address_of(source.stem)
+            if link:
+                links.append(f'[{number}]({link} "{LESSONS[number][0]}")')
+        if links:
+            lines += [f"Or open a lesson in {place}: {', '.join(links)}.", ""]
+    everything = project.binder("01_representations")
+    if everything:
+        lines += [f"Or [all of it in Binder]({everything}), which takes some minutes to start.", ""]
     return "\n".join([*lines, "<!-- /home -->"])
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replearn import _command
 from replearn.files import write_atomically, write_json
 from replearn.lesson import exercises
-from tools.project import ROOT, address, colab, tag
+from tools.project import ROOT, address, binder, colab, kaggle, tag
 
 if TYPE_CHECKING:  # they take half a second to import, and `sources` does not need them
     from nbformat import NotebookNode
@@ -34,16 +34,19 @@ KERNEL = dict(display_name="Python 3", language="python", name="python3")
 CELL_SECONDS = 900  # a cell that takes longer is stuck
 
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+KAGGLE_BADGE = "https://kaggle.com/static/images/open-in-kaggle.svg"
+BINDER_BADGE = "https://mybinder.org/badge_logo.svg"
 # Where a folder named replearn lies beside the notebook, as the folder of a clone does, Python
 # takes it for an empty package. So both cells look for a part of the real one, and forget that one.
 SETUP_WITH_ADDRESS = """\
-# Set-up: in Colab this installs replearn and nothing else.
-import importlib, sys
+# Set-up: in Colab and Kaggle this installs replearn and nothing else.
+import importlib, os, sys
 from importlib.util import find_spec
 
 if not (find_spec("replearn") and find_spec("replearn.lesson")):
     sys.modules.pop("replearn", None)  # an empty folder of that name
-    if "google.colab" not in sys.modules:
+    here = {{*sys.modules, *os.environ}}
+    if not here & {{"google.colab", "KAGGLE_KERNEL_RUN_TYPE"}}:
         raise ModuleNotFoundError("replearn is not here: run `make lab` first")
     %pip install --quiet --no-deps git+{address}@{tag}
     importlib.invalidate_caches()
@@ -69,8 +72,8 @@ if not (find_spec("replearn") and find_spec("replearn.lesson")):
 def setup_source() -> str:
     """Return the set-up cell; where replearn is installed it does nothing.
 
-    In Colab it installs replearn alone, from the project's address. A project without one has
-    nothing to install from, and the cell says what to do instead.
+    In Colab and Kaggle it installs replearn alone, from the project's address. A project without
+    one has nothing to install from, and the cell says what to do instead.
     """
     repository = address()
     if repository is None:
@@ -134,9 +137,13 @@ def regenerate(text: str, name: str) -> str:
 
 
 def _badge(name: str) -> str:
-    """Return the badge that opens a notebook in Colab; empty if it has no address there."""
-    link = colab(name)
-    return f"[![Open in Colab]({COLAB_BADGE})]({link})" if link else ""
+    """Return the badges that open a notebook elsewhere; empty if it has no address there."""
+    places = [
+        ("Open in Colab", COLAB_BADGE, colab(name)),
+        ("Open in Kaggle", KAGGLE_BADGE, kaggle(name)),
+        ("Open in Binder", BINDER_BADGE, binder(name)),
+    ]
+    return "\n".join(f"[![{words}]({badge})]({link})" for words, badge, link in places if link)
 
 
 def _solution(lesson: str, exercise: str) -> str:

@@ -35,6 +35,17 @@ MATHJAX = Package(
         "es5/output/chtml/fonts/": "output/chtml/fonts/",
     },
 )
+MATHJAX_NODE = Package(  # what sets formulas outside of a browser
+    "mathjax@3.2.2",
+    {
+        "LICENSE": "LICENSE",
+        "es5/node-main.js": "node-main.js",
+        "es5/core.js": "core.js",
+        "es5/startup.js": "startup.js",
+        "es5/adaptors/liteDOM.js": "adaptors/liteDOM.js",
+        "es5/input/tex-full.js": "input/tex-full.js",
+    },
+)
 REVEAL = Package(
     "reveal.js@4.6.1",  # nbconvert's template is made for reveal.js 4
     {

@@ -54,8 +54,32 @@ def colab(name: str) -> str | None:
     Returns:
         The address, or None if the project has no repository on GitHub, from which Colab reads.
     """
+    inside = _on_github()
+    if inside is None:
+        return None
+    return f"https://colab.research.google.com/github/{inside}/blob/{tag()}/notebooks/{name}.ipynb"
+
+
+def kaggle(name: str) -> str | None:
+    """Return the address that copies a notebook to Kaggle, as `colab` does for Colab."""
+    inside = _on_github()
+    if inside is None:
+        return None
+    source = f"{GITHUB}{inside}/blob/{tag()}/notebooks/{name}.ipynb"
+    return f"https://www.kaggle.com/kernels/welcome?src={source}"
+
+
+def binder(name: str) -> str | None:
+    """Return the address that opens a notebook in Binder, whose machine environment.yml makes."""
+    inside = _on_github()
+    if inside is None:
+        return None
+    return f"https://mybinder.org/v2/gh/{inside}/{tag()}?labpath=notebooks/{name}.ipynb"
+
+
+def _on_github() -> str | None:
+    """Return ACCOUNT/NAME of the project's repository, or None if it has none on GitHub."""
     repository = address()
     if repository is None or not repository.startswith(GITHUB):
         return None
-    inside = repository.removeprefix(GITHUB)
-    return f"https://colab.research.google.com/github/{inside}/blob/{tag()}/notebooks/{name}.ipynb"
+    return repository.removeprefix(GITHUB)

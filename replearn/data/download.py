@@ -11,12 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from replearn import _lock
+from replearn._progress import Progress, say
 
 FILES = {  # name: (bytes, SHA-256)
     "cifar-10-python.tar.gz": (
@@ -236,18 +237,17 @@ def _receive(
     host: str,
 ) -> None:
     """Copy a reply, bytes `start` to `size`, into a file; raise if it ends early or is too slow."""
-    from tqdm.auto import tqdm
-
     done = start
     window_start = time.monotonic()
     window_done = done  # at the start of the window
-    with tqdm(total=size, initial=start, unit="B", unit_scale=True, desc=host) as bar:
+    say(f"{host}: {size / 1e6:,.1f} MB")
+    with closing(Progress(host, size / 1e6, start=start / 1e6, unit="MB")) as progress:
         while done < size:
             # `read1` returns what has come so far: a trickle cannot hide in one long read.
             chunk = reply.read1(1 << 20)
             file.write(chunk)
             done += len(chunk)
-            bar.update(len(chunk))
+            progress.show(done / 1e6)
             if not chunk:
                 raise OSError(f"broken off after {done} of {size} bytes")
             seconds = time.monotonic() - window_start

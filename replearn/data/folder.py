@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from replearn import image_file
+from replearn._progress import Progress
 from replearn.data.cache import cached
 from replearn.data.imageset import SIDE, SPLITS, TEST, Arrays, fixed_fifth
 
@@ -349,8 +350,6 @@ def _decode_all(
     image_files: Sequence[Path | io.BytesIO], *, skip_damaged: bool, side: int = SIDE
 ) -> tuple[np.ndarray, list[bool]]:
     """Return the images (n, 3, side, side) that could be decoded, and whether each file could."""
-    from tqdm.auto import tqdm
-
     starts = range(0, len(image_files), CHUNK)
     chunks = [image_files[start : start + CHUNK] for start in starts]
     # One array, filled as they come: a list beside it would need the memory twice.
@@ -358,11 +357,9 @@ def _decode_all(
     is_whole = []
     faults = []
     with ThreadPoolExecutor() as pool:
-        decoded = pool.map(partial(_decode_chunk, side=side), chunks)
-        bar = tqdm(
-            decoded, "reading pictures", len(chunks), unit_scale=CHUNK, disable=len(chunks) < 20
-        )
-        for chunk in bar:
+        few = len(chunks) < 20
+        progress = Progress("reading pictures", len(image_files), unit="picture", silent=few)
+        for chunk in pool.map(partial(_decode_chunk, side=side), chunks):
             for result in chunk:
                 is_image = isinstance(result, np.ndarray)
                 if is_image:
@@ -370,6 +367,8 @@ def _decode_all(
                 else:
                     faults.append(result)
                 is_whole.append(is_image)
+            progress.show(len(is_whole))
+        progress.close()
     if faults and (not skip_damaged or len(faults) == len(is_whole)):
         raise ValueError(
             f"{_listed(faults)}; repair them or take them away, or load with skip_damaged=True"

@@ -113,6 +113,17 @@ class ImageSet:
             )
         return self.labels
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right: the share of the most frequent class, a fraction.
+
+        Example:
+            >>> ImageSet(torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 1, 1]), ("a", "b")).chance
+            0.75
+        """
+        labels = self.require_labels("chance")
+        return labels.bincount().max().item() / len(labels)
+
     def _map(self, change: Callable[[Tensor], Tensor], captions: tuple[str, ...]) -> "ImageSet":
         factors = {name: change(values) for name, values in self.factors.items()}
         labels = None if self.labels is None else change(self.labels)

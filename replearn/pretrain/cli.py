@@ -5,13 +5,15 @@ Adding a command to the parser loads nothing heavy: PyTorch comes with a command
 
 import argparse
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replearn._command import MOST_SEED, number, whole
+from replearn._progress import Parts, counted, duration, say
 from replearn.pretrain.recipe import NAMED, Recipe
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
     from replearn.data import ImageSet
     from replearn.pretrain.board import TensorBoard
+    from replearn.pretrain.loop import Result
+
+UNTRAINED = "untrained"  # the row of the table for an encoder whose weights were drawn
 
 
 def add_pretrain(commands: argparse._SubParsersAction) -> None:
@@ -69,6 +74,7 @@ def add_pretrain(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
     parser.add_argument("--compile", action="store_true", help="torch.compile, on a GPU")
+    parser.add_argument("--json", metavar="FILE", help="write the last record of the log there")
     parser.add_argument(
         "--tensorboard",
         action="store_true",
@@ -195,6 +201,7 @@ def add_finetune(commands: argparse._SubParsersAction) -> None:
         "--seed", type=whole(0, MOST_SEED), default=0, help="of order, crops and the few pictures"
     )
     parser.add_argument("--device", help="cpu, cuda, …; default: a GPU if there is one")
+    parser.add_argument("--json", metavar="FILE", help="write the report there")
     parser.set_defaults(run=_finetune)
 
 
@@ -207,10 +214,16 @@ def _field_value(text: str) -> Any:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
+    if os.environ.get("RANK", "0") == "0":  # before PyTorch is loaded, which takes a few seconds
+        say(_pretraining_in_words(args))
     from replearn import data
+    from replearn.files import writable_path
     from replearn.pretrain import distributed, pretrain
+    from replearn.pretrain.planning import too_short
 
     recipe = _recipe(args)
+    if args.json:  # before the work, not after it
+        writable_path(args.json)
     if args.size is not None and args.size < recipe.batch_size:
         raise ValueError(
             f"--size: expected {recipe.batch_size} or more, the --batch-size, found {args.size} "
@@ -234,6 +247,10 @@ def _pretrain(args: argparse.Namespace) -> None:
         train, knn = distributed.first(load_sets)  # so that a download happens once
         if recipe.unlabeled and distributed.rank() == 0:
             _say_unlabeled(recipe, len(train), is_monitored)
+        if recipe.minutes is None and distributed.rank() == 0:
+            warning = too_short(round(recipe.epochs * (len(train) // recipe.batch_size)))
+            if warning is not None:
+                say(warning)
         result = pretrain(
             recipe,
             train.images,
@@ -249,8 +266,40 @@ def _pretrain(args: argparse.Namespace) -> None:
             checkpoint_seconds=args.checkpoint_seconds,
         )
     if distributed.rank() == 0 and result.history:
-        print(json.dumps(result.history[-1]))
+        _tell_result(args, recipe, result, knn)
     distributed.leave()
+
+
+def _pretraining_in_words(args: argparse.Namespace) -> str:
+    """Return what a command will do, as far as its words say it."""
+    fields_given = {**asdict(NAMED[args.recipe]), **vars(args)}
+    length = f"epochs: {fields_given['epochs']}"
+    if fields_given["minutes"] is not None:
+        length = f"minutes: {fields_given['minutes']}"
+    place = f"; into {args.folder}" if args.folder else ", kept nowhere (no --folder)"
+    return (
+        f"pretraining by the recipe {args.recipe}: {fields_given['network']} of width "
+        f"{fields_given['width']} on {fields_given['data']}, pictures a step: "
+        f"{fields_given['batch_size']}, {length}{place}"
+    )
+
+
+def _tell_result(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    result: "Result",
+    knn: tuple["ImageSet", "ImageSet"] | None,
+) -> None:
+    """Print what came of a pretraining, beside untrained weights; write it as JSON if asked to."""
+    from replearn.pretrain import report
+    from replearn.pretrain.evaluation import knn_beside
+
+    record = dict(result.history[-1])
+    if knn is not None:
+        record |= knn_beside(result.encoder, *knn, seed=recipe.seed)
+    print(report.result(record, folder=args.folder))
+    if args.json:
+        report.write(Path(args.json).expanduser(), record)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -269,8 +318,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _say_unlabeled(recipe: Recipe, count: int, is_monitored: bool) -> None:
-    from replearn.pretrain.log import say
-
     consequence = "no kNN and no online probe; --probe-data LABELED_FOLDER gives a kNN accuracy"
     if is_monitored:
         consequence = "no online probe; kNN is measured on --probe-data"
@@ -292,13 +339,21 @@ def _tensorboard(args: argparse.Namespace, rank: int) -> Iterator["TensorBoard |
 
 
 def _finetune(args: argparse.Namespace) -> None:
+    parts = (
+        "a head" if args.head_only else f"a head, then all of it in {counted(args.epochs, 'epoch')}"
+    )
+    say(f"fine-tuning {args.encoder} on {args.data}: {parts}")
     from replearn import data, models
+    from replearn.files import writable_path
     from replearn.pretrain import finetuning
+    from replearn.pretrain.report import write
 
     card = models.card(args.encoder)
     encoder = _moved(models.load(args.encoder), args.device)
     folder = args.folder or f"{args.encoder.rstrip('/').removesuffix('.safetensors')}-finetuned"
     folder = finetuning.writable(folder)
+    if args.json:
+        writable_path(args.json)
     side = card.get("side", data.SIDE)
     train = data.load(args.data, size=args.size, seed=args.seed, side=side)
     if args.shots is not None:
@@ -327,6 +382,8 @@ def _finetune(args: argparse.Namespace) -> None:
     if warning:
         print(f"warning: {warning}")
     print(f"encoder and head: {folder}")
+    if args.json:
+        write(Path(args.json).expanduser(), result.report)
 
 
 def _is_folder(name: str) -> bool:
@@ -348,11 +405,12 @@ def _few_of_each(images: "ImageSet", shots: int, seed: int) -> "ImageSet":
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    say(f"evaluating {args.encoder} beside untrained weights: probes, kNN, few labels, audit")
     from replearn import data, models
     from replearn.files import writable_folder, writable_path
-    from replearn.pretrain.evaluation import evaluate
-    from replearn.pretrain.log import LOG, say
-    from replearn.pretrain.report import compare, figures, write
+    from replearn.pretrain.evaluation import evaluate, seconds_of_parts
+    from replearn.pretrain.log import LOG
+    from replearn.pretrain.report import below_untrained, compare, figures, write
 
     card = models.card(args.encoder)
     name = args.data or models.labeled_data_name(card)
@@ -369,20 +427,30 @@ def _evaluate(args: argparse.Namespace) -> None:
     test = data.load(name, split="test", size=args.test_size, side=side)
     other = _other_sets(args, side)
     reports = {}
-    for row, network in _short_names(encoders).items():
-        reports[row] = evaluate(
-            network,
-            train,
-            test,
-            supervised=None if network is supervised else supervised,
-            other=other,
-            mixup=args.mixup,
-            seed=args.seed,
-        )
-        say(f"{row}: {reports[row]['seconds']:.0f} s")
+    rows = _short_names(encoders)
+    parts = seconds_of_parts(encoder, train, test, other=other)
+    about = duration(max(1, len(rows) * sum(parts.values())))
+    say(f"{len(rows)} encoders on {len(train):,} and {len(test):,} pictures: about {about}")
+    seconds = {f"{row}: {part}": value for row in rows for part, value in parts.items()}
+    with Parts("evaluating", seconds) as shown:
+        for row, network in rows.items():
+            reports[row] = evaluate(
+                network,
+                train,
+                test,
+                supervised=None if network is supervised else supervised,
+                other=other,
+                mixup=args.mixup,
+                seed=args.seed,
+                callback=_named_after(row, shown),
+            )
 
     print(f"{name}: {len(train):,} training and {len(test):,} test pictures")
     print(compare(reports))
+    for row in reports:
+        warning = below_untrained(row, reports[row], reports[UNTRAINED])
+        if warning is not None:
+            print(warning)
     if args.json:
         content = dict(
             data=name, other=args.other, mixup=args.mixup, seed=args.seed, reports=reports
@@ -391,6 +459,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.figure:
         log = Path(card["path"]).with_name(LOG)
         figures(args.figure, encoder, reports, train, test, log if log.exists() else None)
+
+
+def _named_after(row: str, shown: Parts) -> Callable[[str], None]:
+    """Return a function that shows a part of one encoder's report."""
+
+    def show(part: str) -> None:
+        shown(f"{row}: {part}")
+
+    return show
 
 
 def _encoders(args: argparse.Namespace, side: int) -> dict[str, "nn.Module"]:
@@ -408,7 +485,7 @@ def _encoders(args: argparse.Namespace, side: int) -> dict[str, "nn.Module"]:
                 f"as {args.encoder}, found {other_side}"
             )
         encoders[args.supervised] = models.load(args.supervised)
-    encoders["untrained"] = random_like(encoder, seed=args.seed)
+    encoders[UNTRAINED] = random_like(encoder, seed=args.seed)
     return {name: _moved(network, args.device) for name, network in encoders.items()}
 
 

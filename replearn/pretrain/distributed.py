@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from replearn import _device
-from replearn.pretrain.log import duration
+from replearn._progress import duration
 
 T = TypeVar("T")
 STEP_SECONDS = 30 * 60  # that a process waits for the others within a step

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from replearn.pretrain.report import AUDITED, write
 from replearn.train import cosine
 
 SHOTS = (1, 5, 20)  # labels a class in a report, as far as the classes have so many
+VOTES = 20  # of nearest neighbors
+TRIED = 128  # images by which the time of a report is estimated
+SAME_FIT = 1000  # images up to which a linear probe takes about the same time
+AUDIT_PASSES = 14  # as many images as the audit looks at for each of its own
 
 
 def evaluate(
@@ -38,6 +42,7 @@ def evaluate(
     mixup: float = 0.0,
     seed: int = 0,
     path: str | os.PathLike | None = None,
+    callback: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Measure an encoder in all the ways of the course, and return one report.
 
@@ -50,6 +55,7 @@ def evaluate(
         mixup: Of the SGD probe, see `sgd_probe`.
         seed: Of the SGD probe and of the few labels' draws.
         path: Where to write the report as JSON, whole or not at all.
+        callback: Called with the name of each part that is done, see `seconds_of_parts`.
 
     Returns:
         A dict that JSON can hold: `linear_sgd` and `probe_history` (`sgd_probe`), `linear`
@@ -76,27 +82,118 @@ def evaluate(
     if path is not None:
         path = Path(path).expanduser()
         writable_folder(path.parent)
+    tell = callback or _tell_nobody
     h = probe.extract_features(encoder, train.images)  # (N, D)
     h_test = probe.extract_features(encoder, test.images)  # (M, D)
     features = (h, train.labels, h_test, test.labels)
+    tell("features")
 
     report = {}
     report["linear_sgd"], report["probe_history"] = sgd_probe(*features, mixup=mixup, seed=seed)
+    tell("SGD probe")
     report["linear"] = probe.linear_probe(*features)
-    report["knn"] = probe.knn_accuracy(*features, k=min(20, len(train)))
+    tell("linear probe")
+    report["knn"] = probe.knn_accuracy(*features, k=min(VOTES, len(train)))
+    tell("kNN")
     report["few_shot"] = _few_shot_of_report(*features, seed=seed)
+    tell("few labels")
     if supervised is not None:
         theirs = probe.extract_features(supervised, test.images).to(h_test.device)
         report["cka_supervised"] = metrics.linear_cka(h_test, theirs, debiased=True)
     if other:
         report["transfer"] = _transfer(encoder, *other)
+        tell("transfer")
     report["audit"] = _audit(encoder, test)
+    tell("audit")
     report["pictures"] = {"train": len(train), "test": len(test)}
     report["feature_dim"] = h.shape[1]
     report["seconds"] = round(time.monotonic() - began, 1)
     if path is not None:
         write(path, report)
     return report
+
+
+def _tell_nobody(part: str) -> None:
+    """Stand for a callback where there is none."""
+
+
+def seconds_of_parts(
+    encoder: nn.Module,
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    other: tuple[ImageSet, ImageSet] | None = None,
+) -> dict[str, float]:
+    """Estimate how long the parts of a report take, from a few images and one epoch of a probe.
+
+    Args:
+        encoder: As `evaluate` gets it.
+        train: N images.
+        test: M images.
+        other: What is transferred to, or None.
+
+    Returns:
+        {name of the part: seconds}, in the order in which `evaluate` tells of them.
+    """
+    _check_sets(encoder, train, test, other)
+    tried = test.images[:TRIED]
+    probe.extract_features(encoder, tried[:2])  # kernels are chosen, memory is asked for
+    began = time.monotonic()
+    h = probe.extract_features(encoder, tried)
+    image_seconds = (time.monotonic() - began) / len(tried)
+    rows = h[torch.arange(len(train)) % len(h)]  # (N, D): as many as the probes will have
+    labels = torch.arange(len(train)) % max(2, len(train.class_names))
+    for _ in range(2):  # the first use of an optimizer imports half of PyTorch
+        began = time.monotonic()
+        sgd_probe(rows, labels, rows[:2], labels[:2], epochs=1)
+        epoch_seconds = time.monotonic() - began
+        began = time.monotonic()
+        probe.LinearProbe().fit(rows[:TRIED], labels[:TRIED])
+        fit_seconds = time.monotonic() - began
+
+    audited = min(len(test), AUDITED)
+    seconds = {
+        "features": (len(train) + len(test)) * image_seconds,
+        "SGD probe": 20 * epoch_seconds,
+        "linear probe": fit_seconds * max(1.0, len(train) / SAME_FIT),
+        "kNN": epoch_seconds,
+        "few labels": len(SHOTS) * 5 * fit_seconds,
+        "transfer": 0.0,
+        "audit": AUDIT_PASSES * audited * image_seconds,
+    }
+    if other:
+        count = len(other[0]) + len(other[1])
+        seconds["transfer"] = count * image_seconds + seconds["linear probe"]
+    return seconds
+
+
+def knn_beside(
+    encoder: nn.Module, train: ImageSet, test: ImageSet, *, seed: int = 0
+) -> dict[str, float]:
+    """Return what nearest neighbors reach without any training: the floor of a kNN accuracy.
+
+    Args:
+        encoder: The architecture; its weights do not count.
+        train: Images with labels, whose neighbors vote.
+        test: Images with labels.
+        seed: Of the untrained weights.
+
+    Returns:
+        `knn_untrained`, a fraction of the test images; `knn_chance`, the share of the most frequent
+        class among them; and `knn_pictures`, how many they are.
+    """
+    untrained = random_like(encoder, seed=seed)
+    device = next(untrained.parameters()).device
+    train = train.to(device)
+    test = test.to(device)
+    h = probe.extract_features(untrained, train.images)
+    h_test = probe.extract_features(untrained, test.images)
+    k = min(VOTES, len(train))
+    return {
+        "knn_untrained": probe.knn_accuracy(h, train.labels, h_test, test.labels, k=k),
+        "knn_chance": test.chance,
+        "knn_pictures": len(test),
+    }
 
 
 def _check_sets(

@@ -1,19 +1,14 @@
-"""How a run is followed: a bar, plain lines or silence; a log in JSON lines; a plot of it."""
+"""How a run is followed: its records in words, a log in JSON lines, a plot of it."""
 
 import json
 import os
-import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from replearn import _schema
 from replearn.files import append, explained, write_atomically
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 LOG = "log.jsonl"
 DAMAGED = "log.damaged.jsonl"
@@ -40,27 +35,6 @@ SHOWN = {
 }
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words.
-
-    Args:
-        seconds: 0 or more.
-
-    Returns:
-        Seconds, minutes or hours.
-
-    Example:
-        >>> duration(40), duration(720), duration(5400)
-        ('40 s', '12 min', '1.5 h')
-    """
-    minutes = seconds / 60
-    if minutes < 1.5:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h"
-
-
 def line(record: dict[str, Any]) -> str:
     """Return a log's record in words.
 
@@ -80,83 +54,6 @@ def line(record: dict[str, Any]) -> str:
         if name in record:
             parts.append(template.format(record[name]))
     return " · ".join(parts)
-
-
-def say(text: str, bar: "tqdm | None" = None) -> None:
-    """Print a line of its own, above the bar; nothing where REPLEARN_STATIC is set.
-
-    Args:
-        text: The line.
-        bar: The bar that is shown, or None.
-    """
-    if bar is not None and not bar.disable:
-        bar.write(text, file=sys.stderr)
-    elif "REPLEARN_STATIC" not in os.environ:
-        print(text, file=sys.stderr, flush=True)
-
-
-class Progress:
-    """Shows how a run goes on: a bar in a terminal or notebook, else a line now and then.
-
-    It is silent where REPLEARN_STATIC is set.
-
-    Args:
-        start: The step that the run begins at.
-        steps: Its steps in all.
-        silent: Show nothing, as in all processes but the first.
-        every: Seconds between two lines.
-    """
-
-    def __init__(
-        self, start: int, steps: int, *, silent: bool = False, every: float = 30.0
-    ) -> None:
-        from tqdm.auto import tqdm
-
-        self.steps = steps
-        self.every = every
-        self.silent = silent or "REPLEARN_STATIC" in os.environ
-        self.announced = self.silent  # how long it will take
-        self.last_line = time.monotonic()
-        is_watched = sys.stderr.isatty() or _in_notebook()
-        self.bar = tqdm(
-            total=steps,
-            initial=start,
-            desc="pretraining",
-            unit="step",
-            disable=self.silent or not is_watched,
-        )
-
-    def show(self, record: dict[str, Any], seconds_per_step: float, steps_done: int) -> None:
-        """Show a record of the log; the first time also how long the run will take.
-
-        Args:
-            record: The record.
-            seconds_per_step: The mean so far.
-            steps_done: Since the record before.
-        """
-        left = duration((self.steps - record["step"]) * seconds_per_step)
-        self.bar.update(steps_done)
-        self.bar.set_postfix_str(line(record))
-        if not self.announced:
-            say(f"{self.steps:,} steps, about {left} to go", self.bar)
-            self.announced = True
-        if self.silent or not self.bar.disable:
-            return
-        was_measured = "effective_rank" in record
-        if was_measured or time.monotonic() - self.last_line >= self.every:
-            say(f"step {record['step']:,}/{self.steps:,} · {line(record)} · {left} left")
-            self.last_line = time.monotonic()
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
-
-
-def _in_notebook() -> bool:
-    """Whether this is a Jupyter kernel; IPython in a terminal has none."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel")
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:

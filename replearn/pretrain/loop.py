@@ -11,10 +11,11 @@ import torch
 
 from replearn import _check as _check_values
 from replearn import _lock, models
+from replearn._progress import Progress, say
 from replearn.data import ImageSet
 from replearn.files import explained, writable_folder
 from replearn.pretrain import checkpoint, distributed, state
-from replearn.pretrain.log import Progress, append_log, restart_log, say
+from replearn.pretrain.log import append_log, line, restart_log
 from replearn.pretrain.monitoring import check_weights, diagnosed, mean_loss, measure
 from replearn.pretrain.online import OnlineProbe
 from replearn.pretrain.planning import plan_steps
@@ -117,7 +118,9 @@ def pretrain(
             run.probe = _online_probe(run, labels)
             held_to_the_end.callback(run.probe.close)
         if run.folder is not None and resume:
-            state.resume(run)
+            was_there = state.resume(run)
+            if was_there and run.steps > run.start and distributed.rank() == 0:
+                say(_resumed(run))
         if run.steps <= run.start:
             with diagnosed(run):
                 run.steps = plan_steps(run, knn=knn, knn_every=knn_every, began=began)
@@ -150,7 +153,7 @@ def _train(
 ) -> None:
     """Make the steps that are left; record, measure, tell and save on the way."""
     is_first_process = distributed.rank() == 0
-    progress = Progress(run.step, run.steps, silent=not is_first_process)
+    progress = Progress("pretraining", run.steps, start=run.step, silent=not is_first_process)
     losses = []  # of the steps since the last record, still on their device
     clock = time.monotonic()
     saved = clock
@@ -158,6 +161,8 @@ def _train(
         with diagnosed(run):
             losses.append(train_step(run))
         is_last = run.step == run.steps
+        if run.device.type == "cpu":  # elsewhere a step is only launched, not done
+            progress.announce(run.step)
         if run.step % log_every != 0 and not is_last:
             continue
 
@@ -172,7 +177,9 @@ def _train(
         run.history.append(record)
 
         if is_first_process:
-            progress.show(record, run.seconds / run.step, len(losses))
+            progress.announce(run.step)
+            was_measured = "effective_rank" in record
+            progress.show(run.step, line(record), always=was_measured)
             if run.folder:
                 append_log(run.folder, record)
             if callback:
@@ -263,6 +270,16 @@ def _online_probe(run: Run, labels: torch.Tensor) -> OnlineProbe:
     encoder, projector = run.online
     classes, index = labels.to(run.device).unique(return_inverse=True)
     return OnlineProbe(encoder, index, classes=len(classes), dim=projector[0].in_features)
+
+
+def _resumed(run: Run) -> str:
+    """Return a sentence about a run that was stopped, or that is finished already."""
+    if run.step < run.steps:
+        return f"{run.folder}: resumed at step {run.step:,} of {run.steps:,}"
+    return (
+        f"{run.folder}: the run is finished, all {run.steps:,} steps of it; more --epochs or "
+        "--minutes go on longer, --no-resume starts over"
+    )
 
 
 def _longer(run: Run) -> str:

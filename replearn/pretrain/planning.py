@@ -2,15 +2,34 @@
 
 import time
 
+from replearn._progress import counted, say
 from replearn.data import ImageSet
 from replearn.pretrain import distributed
-from replearn.pretrain.log import say
 from replearn.pretrain.monitoring import measure
 from replearn.pretrain.state import position_of, restore, tensors_of
 from replearn.pretrain.step import Run, train_step
 
 MOST_TRIALS = 200
 TRIAL_SECONDS = 3.0
+FEWEST_STEPS = 100  # by judgment, not measured: lesson 06 learns from 150 steps on shapes
+
+
+def too_short(steps: int) -> str | None:
+    """Return a warning if so few steps hardly teach anything, or None.
+
+    Args:
+        steps: Of a run.
+
+    Example:
+        >>> too_short(26).split(";")[0]
+        'warning: 26 steps are hardly enough to learn anything'
+    """
+    if steps >= FEWEST_STEPS:
+        return None
+    return (
+        f"warning: {counted(steps, 'step')} are hardly enough to learn anything; {FEWEST_STEPS} "
+        "are a beginning: more --epochs, more --minutes, or a smaller --batch-size"
+    )
 
 
 def plan_steps(
@@ -50,6 +69,9 @@ def plan_steps(
             f"{minutes:g} minutes: {steps:,} steps, {steps / per_epoch:.1f} epochs, at "
             f"{run.recipe.batch_size / step_seconds:,.0f} pictures/s"
         )
+        warning = too_short(steps)
+        if warning is not None:
+            say(warning)
     return steps
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from replearn import plot, probe
+from replearn._progress import counted, duration
 from replearn.audit import card
 from replearn.data import ImageSet
 from replearn.files import explained, writable_folder, write_json
@@ -76,6 +77,75 @@ def _aligned(rows: list[list[str]]) -> str:
         lines.append("  ".join(padded))
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def result(record: dict[str, Any], *, folder: str | os.PathLike | None = None) -> str:
+    """Return what came of a pretraining: a sentence, a table, warnings, and what to type next.
+
+    Args:
+        record: The last record of a log, with what `evaluation.knn_beside` adds if there are
+            labels.
+        folder: Of the run, or None.
+
+    Returns:
+        Lines for people.
+
+    Example:
+        >>> record = dict(step=400, epoch=10, seconds=55.2, loss=4.25, effective_rank=21.3)
+        >>> record |= dict(knn=0.45, knn_untrained=0.31, knn_chance=0.1, knn_pictures=2000)
+        >>> print(result(record))
+        400 steps (10 epochs) in 55 s
+        measure                   trained  untrained  chance
+        ----------------------------------------------------
+        kNN, % of 2,000 pictures     45.0       31.0    10.0
+        loss, nats                   4.25          –       –
+        effective rank of z          21.3          –       –
+    """
+    steps = counted(record["step"], "step")
+    epochs = counted(record["epoch"], "epoch")
+    lines = [f"{steps} ({epochs}) in {duration(record['seconds'])}"]
+    rows = [["measure", "trained", "untrained", "chance"]]
+    none = [NOT_MEASURED, NOT_MEASURED]
+    if "knn_untrained" in record:
+        others = [_percent(record["knn_untrained"]), _percent(record["knn_chance"])]
+        rows.append(
+            [f"kNN, % of {record['knn_pictures']:,} pictures", _percent(record["knn"]), *others]
+        )
+    if "online" in record:
+        rows.append(["linear probe on the way, %", _percent(record["online"]), *none])
+    rows.append(["loss, nats", f"{record['loss']:.2f}", *none])
+    if "effective_rank" in record:
+        rows.append(["effective rank of z", f"{record['effective_rank']:.1f}", *none])
+    lines.append(_aligned(rows))
+    if record.get("knn", 1.0) < record.get("knn_untrained", 0.0):
+        lines.append(
+            "warning: untrained weights have the better neighbors: nothing was learned that shows "
+            "here; train longer, or look at the loss and the pictures"
+        )
+    if folder is not None:
+        lines.append(f"encoder, log and checkpoints: {folder}")
+        lines.append(f"next: python -m replearn evaluate {folder}")
+    return "\n".join(lines)
+
+
+def below_untrained(name: str, report: dict[str, Any], untrained: dict[str, Any]) -> str | None:
+    """Return a warning where an encoder is worse than untrained weights, or None.
+
+    Args:
+        name: The encoder's row.
+        report: What `evaluate` returned for it.
+        untrained: What it returned for untrained weights of the same architecture.
+    """
+    worse = []
+    for key, words in {"linear": "linear probe", "knn": "kNN"}.items():
+        if report[key] < untrained[key]:
+            worse.append(f"{words} {_percent(report[key])} % below {_percent(untrained[key])} %")
+    if not worse:
+        return None
+    return (
+        f"warning: {name} is below untrained weights ({', '.join(worse)}): it was trained too "
+        "short, on other pictures, or has collapsed"
+    )
 
 
 def write(path: str | os.PathLike, report: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ never with `serve`.
 """
 
 import argparse
+from pathlib import Path
 
 from replearn._command import number, whole
+from replearn._progress import Parts, duration, say
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -37,6 +39,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         default=2000,
         help="measure on so many pictures at most (default: 2000)",
     )
+    parser.add_argument("--json", metavar="FILE", help="write what bundle.json says there, too")
     parser.set_defaults(run=_export)
 
 
@@ -91,11 +94,15 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    say(f"exporting {args.encoder} into {args.folder}: weights, ONNX, INT8, a head, measurements")
     from replearn import data, models
-    from replearn.serve.exporting import check_place, export
+    from replearn.files import writable_path, write_json
+    from replearn.serve.exporting import check_place, export, seconds_of_parts
     from replearn.serve.measure import as_text
 
     check_place(args.folder)  # before the work, not after it
+    if args.json:
+        writable_path(args.json)
     encoder = models.load(args.encoder)
     card = models.card(args.encoder)
     name = args.data or models.labeled_data_name(card)
@@ -114,10 +121,25 @@ def _export(args: argparse.Namespace) -> None:
             print("head: that of the fine-tuning")
         else:
             print("head: a new one, since the fine-tuning had other classes")
-    about = export(encoder, args.folder, train, test=test, side=side, card=card, head=head)
+    seconds = seconds_of_parts(encoder, train, test)
+    in_words = duration(max(1, sum(seconds.values())))
+    say(f"{len(train):,} training and {len(test):,} test pictures: about {in_words}")
+    with Parts("exporting", seconds) as shown:
+        about = export(
+            encoder,
+            args.folder,
+            train,
+            test=test,
+            side=side,
+            card=card,
+            head=head,
+            callback=shown,
+        )
     print(as_text(about["measured"]))
     print(f"served by default: {about['precision']} ({about['precision_reason']})")
     print(f"bundle: {args.folder}")
+    if args.json:
+        write_json(Path(args.json).expanduser(), about)
 
 
 def _serve(args: argparse.Namespace) -> None:

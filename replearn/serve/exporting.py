@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import shutil
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,14 @@ __all__ = ["export"]
 MOST_KEPT = 5_000  # images in the index
 CALIBRATION = 512  # images that the ranges of INT8 come from
 TOLERANCE = 1e-3  # of ONNX beside torch, as a fraction of the largest feature
+PARTS = ("features", "ONNX", "INT8", "head", "measuring")  # what `export` tells of
+TRIED = 128  # images by which the time of an export is estimated
+# How long its parts took on two cores, for small_cnn of width 32.
+ONNX_SECONDS = 3.0
+INT8_PASSES = 4
+HEAD_SECONDS = 3.0
+MEASURING_PASSES = 4
+ROUNDS = 300  # of single images that are timed
 PACKAGES = ("replearn", "torch", "onnx", "onnxruntime")  # whose versions a bundle records
 
 
@@ -42,6 +52,7 @@ def export(
     side: int = 32,
     card: dict[str, Any] | None = None,
     head: tuple[torch.Tensor, torch.Tensor] | None = None,
+    callback: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Write a bundle, whole or not at all.
 
@@ -61,6 +72,7 @@ def export(
         card: What others should know about the encoder; anything that JSON can hold.
         head: Weight (C, D) and bias (C,) of a linear head for the classes of `train`, such as that
             of a fine-tuning; None to fit one.
+        callback: Called with the name of each part that is done, one of `PARTS`.
 
     Returns:
         What bundle.json says; with `test` it has the entries "measured", "precision" (the form
@@ -86,7 +98,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            manifest = _write(encoder, partial, train, side, card, head)
+            manifest = _write(encoder, partial, train, side, card, head, callback or _tell_nobody)
             if test is not None:
                 measured = measure_forms(partial, test)
                 precision, reason = bundle.default_precision(measured)
@@ -94,10 +106,41 @@ def export(
                     warnings.warn(f"{folder}: {reason}: fp32 is the default", stacklevel=2)
                 said = {"precision": precision, "precision_reason": reason}
                 manifest = _write_manifest(partial, {**manifest, "measured": measured, **said})
+                if callback is not None:
+                    callback("measuring")
             _publish(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _tell_nobody(part: str) -> None:
+    """Stand for a callback where there is none."""
+
+
+def seconds_of_parts(encoder: nn.Module, train: ImageSet, test: ImageSet) -> dict[str, float]:
+    """Estimate how long the parts of an export take, from a few images.
+
+    Args:
+        encoder: As `export` gets it.
+        train: N images.
+        test: M images.
+
+    Returns:
+        {name of the part: seconds}, in the order of `PARTS`.
+    """
+    tried = train.images[:TRIED]
+    extract_features(encoder, tried[:2])  # kernels are chosen, memory is asked for
+    began = time.monotonic()
+    extract_features(encoder, tried)
+    image_seconds = (time.monotonic() - began) / len(tried)
+    return {
+        "features": len(train) * image_seconds,
+        "ONNX": ONNX_SECONDS,
+        "INT8": INT8_PASSES * min(len(train), CALIBRATION) * image_seconds,
+        "head": HEAD_SECONDS,
+        "measuring": MEASURING_PASSES * (len(test) + ROUNDS) * image_seconds,
+    }
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -184,12 +227,14 @@ def _write(
     side: int,
     card: dict[str, Any],
     head: tuple[torch.Tensor, torch.Tensor] | None,
+    tell: Callable[[str], Any],
 ) -> dict[str, Any]:
     """Write all files of a bundle; return its manifest."""
     parameters = list(encoder.parameters())
     device = parameters[0].device if parameters else torch.device("cpu")
     # Here, where it takes seconds on a GPU. `_compare` makes sure that ONNX gives the same.
     h = extract_features(encoder, train.images.to(device)).cpu()  # (N, D)
+    tell("features")
 
     card = {"architecture": _architecture(encoder), **card, "side": side}
     if head is not None:
@@ -197,8 +242,11 @@ def _write(
     encoder = copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
     models.save(encoder, partial / "encoder", **card)
     _write_programs(encoder, partial, side)
+    tell("ONNX")
     _write_int8(partial, train.images)
+    tell("INT8")
     _write_index(partial, train, h, head)
+    tell("head")
     _compare(encoder, partial, train.images[:7].cpu())
 
     hashes = {}

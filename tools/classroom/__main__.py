@@ -17,13 +17,20 @@ UNPROTECTED = (
     "--unprotected: each notebook can read, change and delete whatever you can, and send it away"
 )
 
+SEED_OF_A_CLASS = dict(
+    type=_command.whole(0, _command.MOST_SEED),
+    default=0,
+    help="of the inputs that answers are tried on: each class may have its own (default: 0)",
+)
+
 
 def class_command(args: argparse.Namespace) -> int:
     """Write an nbgrader course and student notebooks: the exercises of every lesson."""
     from tools.classroom.course import write_course
 
     rows = [("notebook", "exercises", "points")]
-    for lesson in write_course(args.folder, notebooks.sources(args.lessons), full=args.full):
+    sources = notebooks.sources(args.lessons)
+    for lesson in write_course(args.folder, sources, full=args.full, seed=args.seed):
         points = str(lesson.points) if lesson.exercises else "no exercises: left out"
         rows.append((lesson.name, str(lesson.exercises), points))
     print(notebooks.aligned(rows))
@@ -33,9 +40,14 @@ def class_command(args: argparse.Namespace) -> int:
 
 def grade_command(args: argparse.Namespace) -> int:
     """Grade a folder of notebooks: exercise cells only, each notebook behind a wall; no server."""
-    from tools.classroom import grading
+    from tools.classroom import grading, term
     from tools.classroom.grading import sandbox
 
+    if args.names and not args.leaderboard:
+        raise SystemExit("--names: expected a --leaderboard FILE beside it, found none")
+    if args.leaderboard:  # before the work, not after it
+        term.check_format(args.leaderboard)
+    names = term.listed(args.names) if args.names else None
     paths = grading.submissions(args.folder)
     fault = "" if args.unprotected else sandbox.fault()
     if fault:
@@ -43,7 +55,7 @@ def grade_command(args: argparse.Namespace) -> int:
     if args.unprotected:
         print(UNPROTECTED)
     show = _show_on_one_line if sys.stdout.isatty() else _show_nothing
-    limits = sandbox.Limits(args.seconds, args.memory, protected=not args.unprotected)
+    limits = sandbox.Limits(args.seconds, args.memory, not args.unprotected, args.seed)
     path = args.csv or args.folder / "grades.csv"
     try:
         grades = grading.store(grading.grade(args.folder, paths, limits, show), path)
@@ -55,6 +67,17 @@ def grade_command(args: argparse.Namespace) -> int:
     show("\r")
     graded = {grade.notebook for grade in grades}
     print(f"{grading.table(grades)}\n\n{len(graded)} notebooks; {path}")
+    if args.statistics:
+        rows = term.statistics(grades)
+        print(f"\n{term.statistics_text(rows)}\n\n{args.statistics}")
+        term.write_statistics(args.statistics, rows)
+    if args.leaderboard:
+        if names is None:
+            salt = term.salt_of(args.folder)
+            names = term.hashed({grade.student for grade in grades}, salt)
+        places = term.leaderboard(grades, names)
+        term.write_leaderboard(args.leaderboard, places)
+        print(f"\n{len(places)} on the leaderboard, under pseudonyms; {args.leaderboard}")
     return 0
 
 
@@ -81,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--full", action="store_true", help="the whole lessons, not their exercises only"
     )
 
+    writing.add_argument("--seed", **SEED_OF_A_CLASS)
+
     grading = commands.add_parser("grade", help=grade_command.__doc__)
     grading.set_defaults(function=grade_command)
     grading.add_argument(
@@ -102,6 +127,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_command.whole(1, 1_000_000),
         default=1024,
         help="MB for one exercise (default: 1024)",
+    )
+    grading.add_argument("--seed", **SEED_OF_A_CLASS)
+    grading.add_argument(
+        "--statistics",
+        type=Path,
+        metavar="FILE",
+        help="also count who made which mistake in which exercise: a table, and a CSV file",
+    )
+    grading.add_argument(
+        "--leaderboard",
+        type=Path,
+        metavar="FILE",
+        help="also write the points under pseudonyms, as .md or .csv; for classes that want one",
+    )
+    grading.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="a CSV file with the columns student and pseudonym: the leaderboard shows these and "
+        "nobody else (default: everybody, by a hash with a salt that stays in FOLDER)",
     )
     grading.add_argument(
         "--unprotected",

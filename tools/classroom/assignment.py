@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from replearn.lesson import exercises
+from replearn.lesson.exercises.checker import GRADING_SEED
 from tools import notebooks
 from tools.classroom.cells import checks, parse
 from tools.project import colab
@@ -30,7 +31,7 @@ sys.path[:] = [_ for _ in sys.path if os.path.abspath(_) != os.getcwd()]
 for _ in [_ for _ in sys.modules if _.partition(".")[0] == "replearn"]:
     del sys.modules[_]
 from replearn.lesson.exercises.points import points
-points("{lesson}", "{name}", {function}, {points})
+points("{lesson}", "{name}", {function}, {points}{seed})
 ### END HIDDEN TESTS"""
 # Imports that an exercise may need, and none that take long.
 QUICK_IMPORT = r"(import|from) (torch|numpy|math|replearn\.lesson)\b"
@@ -50,12 +51,15 @@ class Exercise(NamedTuple):
     function: str
 
 
-def instructor(source: Path, *, full: bool = False) -> tuple["NotebookNode", list[int]]:
+def instructor(
+    source: Path, *, full: bool = False, seed: int = GRADING_SEED
+) -> tuple["NotebookNode", list[int]]:
     """Make the instructor's notebook of one lesson.
 
     Args:
         source: The lesson's text.
         full: Whether all cells of the lesson are kept, and not its exercises only.
+        seed: Of the inputs that answers are tried on.
 
     Returns:
         The notebook, and the points of its exercises, in order.
@@ -88,6 +92,7 @@ def instructor(source: Path, *, full: bool = False) -> tuple["NotebookNode", lis
                 function=exercise.function,
                 lesson=lesson,
                 name=exercise.name,
+                seed="" if seed == GRADING_SEED else f", seed={seed}",
             )
         )
         cells.append(_marked(cell, exercise.name, solution=True))

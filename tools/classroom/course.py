@@ -23,7 +23,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import replearn
 from replearn.files import write_atomically
+from replearn.lesson.exercises.checker import GRADING_SEED
 from tools.notebooks import notebook_text
 
 CELL_SECONDS = dict(exercises=60, full=900)
@@ -50,13 +52,16 @@ class Written(NamedTuple):
     points: int
 
 
-def write_course(folder: Path, sources: Iterable[Path], *, full: bool = False) -> Iterator[Written]:
+def write_course(
+    folder: Path, sources: Iterable[Path], *, full: bool = False, seed: int = GRADING_SEED
+) -> Iterator[Written]:
     """Write the course of these lesson texts, one lesson for each step of the iterator.
 
     Args:
         folder: A new or an empty folder.
         sources: The texts, as `notebooks.sources` gives them.
         full: Whether an assignment is the whole lesson.
+        seed: Of the inputs that nbgrader tries answers on: each class may have its own.
 
     Yields:
         What was written. A lesson without exercises gets no files.
@@ -71,14 +76,19 @@ def write_course(folder: Path, sources: Iterable[Path], *, full: bool = False) -
             f"class: expected a new or empty folder, found {folder} with something in it"
         )
     (folder / "student").mkdir(parents=True, exist_ok=True)
+    command = "python -m tools.classroom class"
+    if full:
+        command += " --full"
+    if seed != GRADING_SEED:
+        command += f" --seed {seed}"
     config = CONFIG.format(
-        command="python -m tools.classroom class" + (" --full" if full else ""),
+        command=f"{command} (replearn {replearn.__version__})",
         stub=STUB,
         seconds=CELL_SECONDS["full" if full else "exercises"],
     )
     write_atomically(folder / "nbgrader_config.py", config)
     for source in sources:
-        nb, points = instructor(source, full=full)
+        nb, points = instructor(source, full=full, seed=seed)
         if points:
             source_folder = folder / "source" / source.stem
             source_folder.mkdir(parents=True)

@@ -84,9 +84,9 @@ def constraints_pin_what_is_needed(root: Path) -> Iterator[str]:
 def addresses_are_ours(root: Path) -> Iterator[str]:
     """Every address of the project is made from the one in pyproject.toml, if there is one."""
     own = tuple(project.metadata().get("urls", {}).values())
-    colab = project.colab("")
-    if colab is not None:
-        own += (colab.split("/notebooks")[0],)
+    for place in (project.colab(""), project.kaggle(""), project.binder("")):
+        if place is not None:
+            own += (place.split("/notebooks")[0].split("?")[0],)
     pattern = rf"https?://[\w./-]*\b{NAME}\b[\w./-]*"
     for path in _tracked_files(root):
         try:

@@ -34,12 +34,14 @@ class Result:
         inputs (tuple): The arguments that were answered wrong first, to try them again.
         printed (str): What the function printed when it was called with them; with the first
             arguments of all if none were answered wrong.
+        mistake (str): The name of the known mistake that the answers equal, or "".
     """
 
     text: str
     score: float = 0.0
     inputs: tuple = field(default=(), repr=False)
     printed: str = field(default="", repr=False)
+    mistake: str = field(default="", repr=False)
 
     @property
     def right(self) -> bool:
@@ -72,7 +74,7 @@ class _Progress:
     complaint: str | None = None  # the first one
     inputs: tuple = ()  # what it is about, or the case that is being tried
     printed: str = ""
-    known_mistake: str | None = None
+    known_mistake: str = ""  # its name
     outcomes: list[_Outcome] = field(default_factory=list)  # of the cases so far
 
     def complain(self, sentence: str) -> None:
@@ -130,9 +132,10 @@ def check(exercise: "Exercise", fn: Callable, *, seed: int | None = None) -> Res
         text = f"✓ right: {exercise.name} ({total} of {total} checks)"
         return Result(text, 1.0, printed=progress.printed)
     text = f"✗ wrong: {progress.complaint} ({passed} of {total} checks right)"
-    if progress.known_mistake:
-        text += f". This is a known mistake: {progress.known_mistake}"
-    return Result(text, passed / total, progress.inputs, progress.printed)
+    mistake = progress.known_mistake
+    if mistake:
+        text += f". This is a known mistake: {_described(exercise.wrong[mistake])}"
+    return Result(text, passed / total, progress.inputs, progress.printed, mistake)
 
 
 def _try_all(
@@ -254,18 +257,23 @@ def _try_again(
     return _Outcome()
 
 
-def _known_mistake(exercise: "Exercise", seed: int, outcomes: list[_Outcome]) -> str | None:
-    """Return the first sentence about a known mistake that gives the same in every case, if any."""
+def _known_mistake(exercise: "Exercise", seed: int, outcomes: list[_Outcome]) -> str:
+    """Return the name of the first known mistake that gives the same in every case, or ""."""
     if not any(outcome.stage in ("value", "gradient") for outcome in outcomes):
-        return None  # a crash says by itself what is wrong
+        return ""  # a crash says by itself what is wrong
     deadline = time.perf_counter() + NAMING_SECONDS
-    for mistake in exercise.wrong.values():
+    for name, mistake in exercise.wrong.items():
         if time.perf_counter() > deadline:
-            return None
+            return ""
         if _gives_the_same(exercise, mistake, seed, outcomes):
-            description = inspect.getdoc(mistake) or ""
-            return " ".join(description.split("\n\n")[0].split()) or None
-    return None
+            return name if _described(mistake) else ""
+    return ""
+
+
+def _described(mistake: Callable) -> str:
+    """Return what is wrong with a known mistake, from its docstring."""
+    description = inspect.getdoc(mistake) or ""
+    return " ".join(description.split("\n\n")[0].split())
 
 
 def _gives_the_same(

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 
 from replearn.lesson import exercises
+from replearn.lesson.exercises.checker import GRADING_SEED
 
 
-def points(lesson: str, name: str, fn: Callable, maximum: float) -> float:
+def points(
+    lesson: str, name: str, fn: Callable, maximum: float, *, seed: int = GRADING_SEED
+) -> float:
     """Return the points of a learner's function, and print the sentence about it.
 
     A float as the last value of a test cell is nbgrader's partial credit; anything on stderr would
@@ -19,6 +22,7 @@ def points(lesson: str, name: str, fn: Callable, maximum: float) -> float:
         name: Of the exercise.
         fn: The learner's function.
         maximum: The points of a right answer.
+        seed: Of the inputs that it is tried on; a class may have its own.
 
     Returns:
         `maximum` times the share of the checks that it passes; 0 if it never ends.
@@ -34,7 +38,7 @@ def points(lesson: str, name: str, fn: Callable, maximum: float) -> float:
     """
     exercise = exercises.get(lesson, name)
     with _descriptors_silenced():
-        result = exercises.check(exercise, fn, seed=exercises.checker.GRADING_SEED)
+        result = exercises.check(exercise, fn, seed=seed)
     print(result.text)
     if "it does not come to an end" in result.text:
         return 0.0

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from replearn.files import write_atomically
 from replearn.lesson import exercises
@@ -42,6 +43,8 @@ class Grade:
         points: The score times the exercise's difficulty.
         message: What the checker says, or what happened.
         answer: The same text for equal answers, or "".
+        lesson: Its number in two digits, or "" where there is no telling which.
+        mistake: The name of the known mistake that the answer equals, or "".
     """
 
     student: str
@@ -51,6 +54,19 @@ class Grade:
     points: float
     message: str
     answer: str = ""
+    lesson: str = ""
+    mistake: str = ""
+
+
+class Verdict(NamedTuple):
+    """What is known of one exercise of a submission, see `Grade`."""
+
+    lesson: str
+    exercise: str
+    score: float
+    message: str
+    answer: str = ""
+    mistake: str = ""
 
 
 def submissions(folder: Path) -> list[Path]:
@@ -124,37 +140,42 @@ def grade(
         files_of[student] += 1
         if files_of[student] > MOST_OF_ONE + 1:
             continue
+        verdicts: Iterable[Verdict]
         if files_of[student] > MOST_OF_ONE:
-            verdicts = [("", "", 0.0, TOO_MANY, "")]
+            verdicts = [Verdict("", "", 0.0, TOO_MANY)]
         elif len(inside.parts) > MOST_LEVELS:
-            verdicts = [("", "", 0.0, TOO_DEEP, "")]
+            verdicts = [Verdict("", "", 0.0, TOO_DEEP)]
         else:
             verdicts = _verdicts(path, limits)
-        for lesson, exercise, score, message, answer in verdicts:
-            worth = exercises.get(lesson, exercise).difficulty if exercise else 0
+        for verdict in verdicts:
+            exercise = verdict.exercise
+            worth = exercises.get(verdict.lesson, exercise).difficulty if exercise else 0
             yield Grade(
                 student=_plain(student),
                 notebook=_plain(inside),
                 exercise=exercise,
-                score=round(score, 4),
-                points=round(score * worth, 2),
-                message=_plain(message),
-                answer=answer,
+                score=round(verdict.score, 4),
+                points=round(verdict.score * worth, 2),
+                message=_plain(verdict.message),
+                answer=verdict.answer,
+                lesson=verdict.lesson,
+                mistake=verdict.mistake,
             )
 
 
-def _verdicts(path: Path, limits: Limits) -> Iterator[tuple[str, str, float, str, str]]:
-    """Yield lesson, exercise, score, message and answer of each exercise of a submission."""
+def _verdicts(path: Path, limits: Limits) -> Iterator[Verdict]:
+    """Yield what is known of each exercise of a submission."""
     if path.suffix.lower() in ARCHIVES and not path.is_dir():
-        yield "", "", 0.0, f"a {path.suffix.lower()} file: unpack it, then grade again", ""
+        message = f"a {path.suffix.lower()} file: unpack it, then grade again"
+        yield Verdict("", "", 0.0, message)
         return
     if path.suffix.lower() != ".ipynb":
-        yield "", "", 0.0, f"no notebook in the folder; {_found_in(path)}", ""
+        yield Verdict("", "", 0.0, f"no notebook in the folder; {_found_in(path)}")
         return
     try:
         content = content_of(path)
     except LookupError as error:
-        yield "", "", 0.0, error.args[0], ""
+        yield Verdict("", "", 0.0, error.args[0])
         return
     lesson = ""
     names: list[str] = []
@@ -167,13 +188,22 @@ def _verdicts(path: Path, limits: Limits) -> Iterator[tuple[str, str, float, str
                     lesson = found
                     names = exercises.names(lesson)
                 for name in names[done:]:
-                    verdict = run.verdict(name)
-                    yield lesson, name, verdict["score"], verdict["text"], verdict["answer"]
+                    found = run.verdict(name)
+                    # The process may send any name: only those of the exercise count.
+                    is_known = found["mistake"] in exercises.get(lesson, name).wrong
+                    yield Verdict(
+                        lesson=lesson,
+                        exercise=name,
+                        score=found["score"],
+                        message=found["text"],
+                        answer=found["answer"],
+                        mistake=found["mistake"] if is_known else "",
+                    )
                     done += 1
             except NoVerdict as error:
                 # The exercises after the one that has ended the process get a new one.
                 name = names[done] if lesson else ""
-                yield lesson, name, 0.0, error.args[0], ""
+                yield Verdict(lesson, name, 0.0, error.args[0])
                 if not lesson:
                     return
                 done += 1

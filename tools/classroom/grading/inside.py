@@ -17,7 +17,7 @@ import torch
 
 from replearn.lesson import exercises
 from replearn.lesson.exercises import limits
-from replearn.lesson.exercises.checker import GRADING_SEED, check
+from replearn.lesson.exercises.checker import GRADING_SEED, Result, check
 from replearn.lesson.lesson import LESSONS
 from tools.classroom.cells import Needed, cells_of, fingerprint, lesson_of, slice_of
 from tools.classroom.grading import calls
@@ -74,7 +74,7 @@ def main() -> None:
         return
     tell(lesson=lesson, fault="")
     for name in names[options["skip"] :]:
-        tell(**verdict(cells, lesson, name))
+        tell(**verdict(cells, lesson, name, seed=options["seed"]))
 
 
 def _limit(memory: int) -> None:
@@ -99,43 +99,53 @@ def _limit(memory: int) -> None:
         file.write("1000")
 
 
-def verdict(cells: Sequence[tuple[str, str]], lesson: str, name: str) -> dict[str, Any]:
+def verdict(
+    cells: Sequence[tuple[str, str]], lesson: str, name: str, *, seed: int = GRADING_SEED
+) -> dict[str, Any]:
     """Run what an exercise needs of a notebook, and check the answer.
 
     Args:
         cells: (kind, source) of each cell.
         lesson: Its number in two digits.
         name: The exercise.
+        seed: Of the inputs that the answer is tried on.
 
     Returns:
-        The exercise, its score from 0 to 1, a sentence, and a fingerprint of the answer, which is
-        "" where nothing was attempted.
+        The exercise, its score from 0 to 1, a sentence, the name of the known mistake that it is,
+        or "", and a fingerprint of the answer, which is "" where nothing was attempted.
     """
     try:
         needed = slice_of(cells, name)
     except LookupError as error:
-        return dict(exercise=name, score=0.0, text=error.args[0], answer="")
-    score, text = _checked(needed, lesson, name)
-    answer = "" if text.startswith("not attempted") else fingerprint(needed)
-    text = text[:LONGEST_TEXT] + needed.note
-    return dict(exercise=name, score=score, text=text, answer=answer)
+        return dict(exercise=name, score=0.0, text=error.args[0], answer="", mistake="")
+    result = _checked(needed, lesson, name, seed)
+    answer = "" if result.text.startswith("not attempted") else fingerprint(needed)
+    return dict(
+        exercise=name,
+        score=result.score,
+        text=result.text[:LONGEST_TEXT] + needed.note,
+        answer=answer,
+        mistake=result.mistake,
+    )
 
 
-def _checked(needed: Needed, lesson: str, name: str) -> tuple[float, str]:
-    """Return the score and the sentence of the function that the cells define."""
-    torch.manual_seed(GRADING_SEED)
+def _checked(needed: Needed, lesson: str, name: str, seed: int) -> Result:
+    """Return what the checker says of the function that the cells define."""
+    torch.manual_seed(seed)
     try:
         with limits.silence(), limits.time_limit():
             function = _function(needed)
         exercise = exercises.get(lesson, name)
-        result = check(exercise, function, seed=GRADING_SEED)
+        result = check(exercise, function, seed=seed)
     except limits.TimeUp:
-        return 0.0, f"✗ wrong: the cell does not come to an end: stopped after {limits.LIMIT:g} s"
+        return Result(
+            f"✗ wrong: the cell does not come to an end: stopped after {limits.LIMIT:g} s"
+        )
     except BaseException as error:  # SystemExit, too: there may be other exercises
-        return 0.0, f"✗ wrong: the cell ends with {type(error).__name__} ({error})"
+        return Result(f"✗ wrong: the cell ends with {type(error).__name__} ({error})")
     if "it does not come to an end" in result.text:
-        return 0.0, result.text
-    return result.score, result.text
+        return Result(result.text)
+    return result
 
 
 def _function(needed: Needed) -> Any:

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from replearn.lesson.exercises.checker import GRADING_SEED
 from replearn.lesson.lesson import LESSONS
 from tools.project import ROOT
 
@@ -58,11 +59,13 @@ class Limits(NamedTuple):
         seconds: Of time, for one exercise.
         memory: MB of memory, beyond what torch takes.
         protected: Whether it runs inside bubblewrap.
+        seed: Of the inputs that its answers are tried on; a class may have its own.
     """
 
     seconds: float = 10.0
     memory: int = 1024
     protected: bool = True
+    seed: int = GRADING_SEED
 
 
 class NoVerdict(Exception):
@@ -140,7 +143,7 @@ class Run:
         return line["lesson"]
 
     def verdict(self, name: str) -> dict[str, Any]:
-        """Return what the process says of its next exercise: score, text and answer.
+        """Return what the process says of its next exercise: score, text, answer, mistake.
 
         Args:
             name: The exercise.
@@ -148,7 +151,9 @@ class Run:
         Raises:
             NoVerdict: It says nothing in time, or nothing that is a verdict.
         """
-        line = self._line(self._seconds, exercise=str, score=float, text=str, answer=str)
+        line = self._line(
+            self._seconds, exercise=str, score=float, text=str, answer=str, mistake=str
+        )
         if line["exercise"] != name or not 0.0 <= line["score"] <= 1.0:
             raise NoVerdict(NO_VERDICT)
         return line
