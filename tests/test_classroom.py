@@ -666,7 +666,7 @@ import os, json
             except OSError:
                 pass
     def verdict(score, text="forged"):
-        line = dict(exercise="nt_xent", score=score, text=text, answer="")
+        line = dict(exercise="nt_xent", score=score, text=text, answer="", mistake="")
         return json.dumps(line).encode() + b"\\n"
     """
 SWALLOW = """\
@@ -937,7 +937,8 @@ def test_files_of_all_kinds_get_a_row(wall, tmp_path):
     assert messages["hole"].startswith("too large")
     assert messages["brackets"].startswith("not a notebook: RecursionError")
     cells_message = rows["many cells", "mask_self_pairs"]["message"]
-    assert cells_message == "✓ right [10001 cells with this exercise: the last one counts]"
+    assert cells_message.startswith("✓ right")
+    assert cells_message.endswith("[10001 cells with this exercise: the last one counts]")
     assert messages["06_alone"].startswith("not a notebook: JSONDecodeError")
     assert messages["13"] == "no exercises in lesson 13"
     assert messages["x"] == 'no Lesson("NN") in it'
