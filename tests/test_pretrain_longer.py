@@ -249,10 +249,10 @@ def test_the_probe_is_a_softmax_regression_by_adam():
     for step in range(200):
         rows = torch.randperm(40, generator=generator)[:20]
         views = torch.cat([images[rows], -images[rows]])
-        h = encoder(views)
-        encoder(-images[rows])  # multi-crop's small views come later, and do not count
-        encoder.eval()(torch.zeros(7, 8))  # nor does a measurement
+        encoder.eval()(torch.zeros(7, 8))  # a measurement does not count
         encoder.train()
+        h = encoder(views)
+        encoder(-images[rows])  # nor do multi-crop's small views, which come later
         probe.learn(rows)
         first = h[:20].detach()
         x = (first - first.mean(0)) / (first.std(0, correction=0) + 1e-5)
