@@ -16,12 +16,13 @@ print(*(f"{name}=={version(name)}" for name in ("torch", "torchvision")))')
 
 export UV_LINK_MODE=hardlink  # torch is 5 GB
 
+tools="nbclient nbformat pytest pytest-xdist selenium"
 stamp=.venv-colab/.pins
-if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch" ]; then
+if [ "$(cat "$stamp" 2>/dev/null)" != "$pins $torch $tools" ]; then
     echo "A second environment is made in .venv-colab: about 6 GB, shared with uv's cache where the disk allows it."
     "$uv" venv --quiet --allow-existing --python "$main" .venv-colab
-    "$uv" pip install --python "$colab" $pins $torch -e . nbclient nbformat pytest selenium
-    echo "$pins $torch" >"$stamp"
+    "$uv" pip install --python "$colab" $pins $torch -e . $tools
+    echo "$pins $torch $tools" >"$stamp"
 fi
 
 export OMP_NUM_THREADS=1
@@ -31,7 +32,7 @@ print("Python", sys.version.split()[0])
 for module in (IPython, ipywidgets, matplotlib, torch):
     print(module.__name__, module.__version__)'
 tests="tests/test_lesson.py tests/test_frames.py tests/test_exercises.py"
-"$colab" -m pytest -q --disable-warnings -p no:cacheprovider $tests "$@"
+"$colab" -m pytest -q --disable-warnings -p no:cacheprovider -n 2 $tests "$@"
 
 unset OMP_NUM_THREADS
 export REPLEARN_STATIC=1 REPLEARN_STRICT=1 REPLEARN_PROFILE=cpu REPLEARN_DATA="$PWD/build/no-data"
