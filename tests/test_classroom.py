@@ -815,15 +815,25 @@ c.difference = lambda *_: None
 DIGITS = f"0x{'f' * 9000}"  # Python prints no whole number of so many decimal digits
 
 
-def nested(folder, levels):
-    """Make folders within each other, deeper than a path can name."""
-    start = os.getcwd()
-    try:
-        for name in [folder, *["a"] * levels]:
-            os.mkdir(name)
-            os.chdir(name)
-    finally:
-        os.chdir(start)
+@pytest.fixture
+def nested():
+    """A function that makes folders within each other, deeper than a path can name."""
+    made = []
+
+    def make(folder, levels):
+        made.append(folder)
+        start = os.getcwd()
+        try:
+            for name in [folder, *["a"] * levels]:
+                os.mkdir(name)
+                os.chdir(name)
+        finally:
+            os.chdir(start)
+
+    yield make
+    # They are too deep for Python's rmtree, with which pytest would end in a RecursionError later.
+    for folder in made:
+        subprocess.run(["rm", "-rf", folder], check=True)
 
 
 def verdict_on_call(steps, number, machine):
@@ -860,7 +870,7 @@ def test_a_machine_without_known_calls_is_named(monkeypatch):
         calls.close()
 
 
-def test_what_one_student_hands_in_is_bounded(tmp_path, monkeypatch):
+def test_what_one_student_hands_in_is_bounded(nested, tmp_path, monkeypatch):
     """And no folder is too deep to be looked at."""
     monkeypatch.setattr(grading, "MOST_OF_ONE", 3)
     for student, count in dict(ada=3, bob=7, eve=1).items():
@@ -896,7 +906,7 @@ def closed_to(name, function):
 
 
 @pytest.mark.seconds
-def test_files_of_all_kinds_get_a_row(wall, tmp_path):
+def test_files_of_all_kinds_get_a_row(wall, nested, tmp_path):
     large = [HEAD, RIGHT.format("pass"), f"'''{'x' * 11_000_000}'''"]
     write_notebook(tmp_path / "large" / "06.ipynb", *large)
     many_lines = "\n".join(f"    x = {i}" for i in range(70_000))
