@@ -34,7 +34,7 @@ CALIBRATION = 512  # images that the ranges of INT8 come from
 TOLERANCE = 1e-3  # of ONNX beside torch, as a fraction of the largest feature
 PARTS = ("features", "ONNX", "INT8", "head", "measuring")  # what `export` tells of
 TRIED = 128  # images by which the time of an export is estimated
-# How long its parts took on two cores, for small_cnn of width 32.
+# Rough guesses for small_cnn of width 32 on two cores; nobody measured them.
 ONNX_SECONDS = 3.0
 INT8_PASSES = 4
 HEAD_SECONDS = 3.0
