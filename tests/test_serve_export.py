@@ -73,7 +73,7 @@ def quick(made, monkeypatch):
     """
     interruptions = []
 
-    def copy_a_bundle(encoder, partial, train, side, card, head):
+    def copy_a_bundle(encoder, partial, train, side, card, head, tell):
         shutil.copytree(made, partial, dirs_exist_ok=True)
         for interrupt in interruptions:
             interrupt()
