@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +36,10 @@ def kill_at(number: int, work: Callable[[], Any]) -> Kill | None:
         try:
             work()
             status = 0
+        except Exception:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:

@@ -8,10 +8,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from replearn.files import write_json
 from replearn.lesson import exercises
 from replearn.lesson.display import KEEP_KEYS, is_static, show
 from replearn.lesson.formatting import has_nan, json_ready, to_plain, to_text
+from replearn.lesson.parallel import side_by_side
 from replearn.lesson.seeds import measured_claims, over_seeds
 
 LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
@@ -37,6 +38,7 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "11": ("Auditing what was learned", "shapes", 2),
     "12": ("Build it: mini-SimCLR on a T4", "shapes", 2),
 }
+Item = TypeVar("Item", bound=Hashable)
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
 _ADVICE = "To get them, use a GPU, or put CIFAR-10 into the folder that $REPLEARN_DATA names."
 
@@ -371,6 +373,31 @@ class Lesson:
         except ImportError:
             from tqdm import tqdm
         return tqdm(steps, **options)
+
+    def side_by_side(
+        self, fn: Callable[[Item], Any], items: Iterable[Item], text: str = "runs"
+    ) -> dict[Item, Any]:
+        """Return {item: fn(item)}; on a CPU there are as many calls at a time as threads.
+
+        Every call starts from the random numbers of this moment. What a call changes in place is
+        lost, so `fn` returns everything that counts: see `replearn.lesson.parallel.side_by_side`.
+
+        Args:
+            fn: A function of an item, such as a training.
+            items: What it is called with; they are the keys of the result.
+            text: What the progress bar says.
+
+        Returns:
+            The results, in the order of the items.
+
+        Example:
+            >>> lesson = Lesson("03")  # doctest: +ELLIPSIS
+            Lesson 03 ...
+            >>> lesson.side_by_side(lambda rate: 2 * rate, [0.1, 0.2])
+            {0.1: 0.2, 0.2: 0.4}
+        """
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        return side_by_side(fn, items, text=text, workers=workers)
 
     def finish(self) -> None:
         """Print how many claims held; `$REPLEARN_RESULTS` names a folder for `<number>.json`."""

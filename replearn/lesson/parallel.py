@@ -1,0 +1,148 @@
+"""Trainings that do not need one another, several at a time.
+
+The networks of the lessons are small: a second core hardly speeds up one training, and two trainings
+beside each other take about the time of one.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import random
+import sys
+import warnings
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from replearn._progress import Progress
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+def side_by_side(
+    fn: Callable[[Item], Any], items: Iterable[Item], *, text: str = "runs", workers: int = 1
+) -> dict[Item, Any]:
+    """Return {item: fn(item)}, computed in several processes.
+
+    Every call starts from the random numbers of this moment, and what it draws changes nothing
+    afterwards: the results do not depend on `workers`, except for the rounding of sums that several
+    threads share. What a call changes in place (a list that it fills) is lost with its process, so
+    everything of interest should be returned.
+
+    Where processes cannot be split off safely, which is everywhere but on Linux, there is one call
+    after the other.
+
+    Args:
+        fn: A function of an item. What it prints is printed here, in the order of the items.
+        items: What it is called with.
+        text: What the progress bar says.
+        workers: How many calls at a time, each with one thread; 1 for none beside the other.
+
+    Returns:
+        The results, in the order of the items.
+
+    Example:
+        >>> side_by_side(lambda n: n**2, [3, 1], workers=2)
+        {3: 9, 1: 1}
+    """
+    items = list(items)
+    progress = Progress(text, len(items), unit="run", keep=False)
+    try:
+        if workers > 1 and len(items) > 1 and sys.platform == "linux":
+            answers = _in_processes(fn, items, workers, progress)
+        else:
+            answers = {}
+        results = {}
+        for item in items:
+            if item in answers:
+                result, printed = answers[item]
+                print(printed, end="")
+            else:
+                # Also where a process has failed: the error is raised here, with its cause.
+                result = _as_if_split_off(fn, item)
+                progress.show(len(results) + 1)
+            results[item] = result
+        return results
+    finally:
+        progress.close()
+
+
+def _as_if_split_off(fn: Callable[[Item], Any], item: Item) -> Any:
+    """Call a function, and leave the global random generators as they were."""
+    of_numpy = np.random.get_state()  # noqa: NPY002, the generator that a notebook may use
+    of_python = random.getstate()
+    try:
+        with torch.random.fork_rng():
+            return fn(item)
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+
+
+def _in_processes(
+    fn: Callable[[Item], Any], items: list[Item], workers: int, progress: Progress
+) -> dict[Item, tuple[Any, str]]:
+    """Return what came back from processes: {item: (result, what it printed)}.
+
+    An item is missing if its process failed, or if its result cannot be sent.
+    """
+    context = multiprocessing.get_context("fork")  # notebook functions cannot be sent to another
+    waiting = list(items)
+    running = {}  # the end of a pipe: the item and the process at its other end
+    answers = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                item = waiting.pop(0)
+                reader, writer = context.Pipe(duplex=False)
+                args = fn, item, random.getstate(), writer
+                process = context.Process(target=_answer, args=args, daemon=True)
+                with warnings.catch_warnings():
+                    # A kernel has threads. The child uses nothing that they could have locked.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+                writer.close()
+                running[reader] = item, process
+            for reader in multiprocessing.connection.wait(list(running)):
+                item, process = running.pop(reader)
+                with reader, contextlib.suppress(EOFError):
+                    answers[item] = pickle.loads(reader.recv_bytes())
+                process.join()
+                progress.show(len(items) - len(waiting) - len(running))
+    finally:
+        for _, process in running.values():
+            process.kill()
+            process.join()
+    return answers
+
+
+def _answer(
+    fn: Callable[[Item], Any],
+    item: Item,
+    of_python: tuple[Any, ...],
+    writer: multiprocessing.connection.Connection,
+) -> None:
+    """Call a function and send what it returns and prints; the whole life of a child process."""
+    os.environ["REPLEARN_STATIC"] = "1"  # the parent draws the bar
+    if "tqdm" in sys.modules:
+        # tqdm's own thread, which is not here, may have held the lock in this moment.
+        from tqdm.std import TqdmDefaultWriteLock, tqdm
+
+        tqdm.set_lock(TqdmDefaultWriteLock())
+    torch.set_num_threads(1)  # those of the parent are not here
+    random.setstate(of_python)  # which Python seeds anew in a child, other than NumPy and torch
+    printed = io.StringIO()
+    # An error is not shown here. The parent calls the function again, and gets it there.
+    with (
+        contextlib.suppress(Exception),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        result = fn(item)
+        # Not `writer.send`, for which torch would put tensors into memory that ends with the child.
+        writer.send_bytes(pickle.dumps((result, printed.getvalue())))
