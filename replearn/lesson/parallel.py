@@ -1,7 +1,7 @@
 """Trainings that do not need one another, several at a time.
 
-The networks of the lessons are small: a second core hardly speeds up one training, and two trainings
-beside each other take about the time of one.
+The networks of the lessons are small. A second core hardly speeds up one training, and two
+trainings beside each other take about as long as one.
 """
 
 import contextlib
