@@ -31,12 +31,12 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "04": ("Supervised learning and transfer", "shapes and digits", 2),
     "05": ("Variational autoencoders", "shapes", 2),
     "06": ("Contrastive learning: SimCLR", "shapes", 2),
-    "07": ("Many views: from CCA to CLIP", "shapes and their captions", 2),
+    "07": ("Many views: from CCA to CLIP", "shapes and their captions", 3),
     "08": ("Identifiability and the iVAE", "synthetic mixtures and shapes", 2),
     "09": ("Information: InfoNCE and its limits", "correlated Gaussians and shapes", 2),
-    "10": ("Collapse", "shapes", 2),
+    "10": ("Collapse", "shapes", 3),
     "11": ("Auditing what was learned", "shapes", 2),
-    "12": ("Build it: mini-SimCLR on a T4", "shapes", 2),
+    "12": ("Build it: mini-SimCLR on a T4", "shapes", 3),
 }
 Item = TypeVar("Item", bound=Hashable)
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
