@@ -4,6 +4,9 @@ An encoder maps images (N, 3, H, W) in [0, 1] to features h (N, D). Its first la
 images, so that every encoder of this package takes the same input. On disk an encoder is two files:
 `NAME.safetensors` holds the weights, and `NAME.json` holds the card, which says how to build the
 network, what it was trained on and what it scored.
+
+The package ships small encoders. Those of full width are files of a release: `load` finds their
+weights in the data folder, or fetches them once from the course's home.
 """
 
 import hashlib
@@ -17,11 +20,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from replearn import _check, _schema
+from replearn import _check, _schema, _shipped
 from replearn._command import did_you_mean
 from replearn.files import write_atomically
 
-SHIPPED = Path(__file__).parent / "checkpoints"
+SHIPPED = _shipped.SHIPPED
 MOST_WIDTH = 65_536
 LEAST_WEIGHTS = 100  # times the width squared: our networks have more
 MOST_SIDE = 4096
@@ -355,7 +358,8 @@ def card(name: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
         What `save` wrote, a dict with `architecture`, `sha256` and whatever else was given, and
-        `path`, where the weights are.
+        `path`, where the weights are. Those of a released encoder are there once `load` has
+        fetched them.
 
     Raises:
         ValueError: There is no such encoder, or the file is not a card.
@@ -414,8 +418,10 @@ def load(name: str | os.PathLike) -> nn.Module:
     """Load an encoder.
 
     Args:
-        name: A shipped encoder such as `shapes_simclr`, a path as it was given to `save`, or the
-            folder of a pretraining run.
+        name: A shipped encoder such as `shapes_simclr`, a released one such as
+            `cifar10_simclr_full`, a path as it was given to `save`, or the folder of a pretraining
+            run. The weights of a released encoder are `NAME.safetensors` in the folder of
+            `data.cache_folder`, and are fetched where they are missing.
 
     Returns:
         The encoder in eval mode, on the CPU, in float32.
@@ -423,7 +429,8 @@ def load(name: str | os.PathLike) -> nn.Module:
     Raises:
         ValueError: There is no such encoder, its weights are damaged, or its card and its weights
             do not belong together.
-        OSError: A file cannot be read.
+        OSError: A file cannot be read, or the weights of a released encoder are missing and cannot
+            be fetched; the message says which command trains an equal encoder.
 
     Example:
         >>> encoder = load("shapes_simclr")
@@ -436,6 +443,8 @@ def load(name: str | os.PathLike) -> nn.Module:
         raise ValueError(f"{stem}.json: expected the entry 'architecture', found none; {REMEDY}")
     network, width = card["architecture"]
     side = card.get("side", 32)
+    if _shipped.is_released(stem):
+        _shipped.fetch(stem.name)
     content = Path(card["path"]).read_bytes()
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
         raise ValueError(
@@ -530,9 +539,10 @@ def _without_suffix(path: str | os.PathLike) -> Path:
 
 def _find(name: str | os.PathLike) -> Path:
     """Return the path of an encoder's two files without their suffixes."""
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.json"))
+    shipped = _shipped.names()
     if name in shipped:
-        return SHIPPED / name
+        in_package = SHIPPED / name
+        return in_package if Path(f"{in_package}.json").exists() else _shipped.RELEASED / name
     stem = _without_suffix(name)
     if (stem / "encoder.json").exists():
         return stem / "encoder"
@@ -552,4 +562,7 @@ def _read_card(stem: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, found {str(error)[:80]}; {REMEDY}") from error
     _schema.check(path, card, CARD, remedy=REMEDY)
-    return {**card, "path": f"{stem}.safetensors"}
+    weights = Path(f"{stem}.safetensors")
+    if _shipped.is_released(stem):
+        weights = _shipped.released_weights(stem.name)
+    return {**card, "path": str(weights)}
