@@ -26,6 +26,13 @@ def names() -> list[str]:
     return [path.stem for folder in (SHIPPED, RELEASED) for path in sorted(folder.glob("*.json"))]
 
 
+def sha256(name: str) -> str:
+    """Return the SHA-256 of an encoder's weights, as its card says it."""
+    in_package = SHIPPED / f"{name}.json"
+    card = in_package if in_package.exists() else RELEASED / f"{name}.json"
+    return json.loads(card.read_text("utf-8"))["sha256"]
+
+
 def is_released(stem: Path) -> bool:
     """Return whether this path without a suffix is that of a released encoder's card."""
     return stem.parent == RELEASED
