@@ -31,7 +31,6 @@ import torch
 from replearn import _lock, _shipped, data, models
 from replearn.data import cifar10
 from replearn.data import download as downloading
-from tools import home
 
 N = 8  # images in a batch file
 TAR = downloading.TAR
@@ -768,7 +767,7 @@ def released(server, folder, tmp_path, monkeypatch):
 
     def set_home(behavior):
         address = f"http://127.0.0.1:{server.server_address[1]}/{behavior}"
-        monkeypatch.setattr(_shipped, "repository", lambda: behavior and address)
+        monkeypatch.setattr(_shipped, "repository", lambda: address if behavior else None)
 
     set_home.encoder = encoder
     set_home.weights = weights
@@ -849,6 +848,8 @@ def test_without_a_home_one_sentence_says_what_to_do(released, folder):
 
 
 def test_the_home_is_that_of_the_checkout_or_of_the_metadata(tmp_path, monkeypatch):
+    from tools import home
+
     module = tmp_path / "replearn" / "_shipped.py"
     monkeypatch.setattr(_shipped, "__file__", str(module))
     pyproject = tmp_path / "pyproject.toml"
