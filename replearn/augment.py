@@ -32,6 +32,7 @@ HUE = 3  # the place of the hue among them
 TRIES = 10  # boxes that a random crop draws for an image before it gives up
 CROP_NUMBERS = 2 * TRIES + 3  # areas, shapes, corner, flip
 JITTER_NUMBERS = 9  # factors, ranks, whether at all
+PASS = 128  # up to so many views a CPU makes both of each image at once, which saves calls
 JITTERED = 0.8  # share of the images that `two_views` jitters
 RATIO = (3 / 4, 4 / 3)  # of width to height, of a crop of `two_views`
 SIGMA = (0.1, 2.0)  # of the blur of `two_views`, in pixels
@@ -608,6 +609,13 @@ def _color_jitter_(
     u = torch.rand((len(x), JITTER_NUMBERS), generator=generator)
     if not _device.is_cpu(x.device):
         return _changed(x, jitter=_jitter_parameters(u, strengths, p))
+    return _jitter_rows_(x, u, strengths, p)
+
+
+def _jitter_rows_(
+    x: torch.Tensor, u: torch.Tensor, strengths: torch.Tensor, p: torch.Tensor
+) -> torch.Tensor:
+    """Jitter on a CPU, where it pays to take out the images of each round and to put them back."""
     factors, order, jittered = _drawn_jitter(u, strengths, p)
     for step in range(4):
         for k, adjust_ in enumerate(_ADJUSTMENTS):
@@ -669,6 +677,10 @@ def _random_grayscale_(x: torch.Tensor, p: float | None, generator: Generator) -
     chosen = _draw_chosen(x, p, generator)
     if not _device.is_cpu(x.device):
         return _changed(x, gray=(chosen[:, None],))
+    return _gray_rows_(x, chosen)
+
+
+def _gray_rows_(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     rows = chosen.nonzero()[:, 0]
     gray = _gray(x.index_select(0, rows))
     return x.index_copy_(0, rows, gray.expand(-1, 3, -1, -1))
@@ -718,20 +730,30 @@ def _gaussian_blur_(
     kernel_size: int,
     generator: Generator,
 ) -> torch.Tensor:
-    _check_kernel(kernel_size, x)
+    _check_kernel(kernel_size, min(x.shape[2:]))
     sigmas = _range("sigma", sigma, 1e-3, 1e3)
     chosen = _draw_chosen(x, p, generator)
     u = torch.rand((len(x), 1), generator=generator, dtype=torch.float64)
     if not _device.is_cpu(x.device):
         return _changed(x, blur=(chosen[:, None], _blur_taps(u, sigmas, kernel_size)))
+    return _blur_rows_(x, chosen, u, sigmas, kernel_size)
+
+
+def _blur_rows_(
+    x: torch.Tensor,
+    chosen: torch.Tensor,
+    u: torch.Tensor,
+    sigmas: tuple[torch.Tensor, torch.Tensor],
+    kernel_size: int,
+) -> torch.Tensor:
     rows = chosen.nonzero()[:, 0]
     taps = _blur_taps(u[rows], sigmas, kernel_size)
     blurred = _blurred(x.index_select(0, rows), taps)
     return x.index_copy_(0, rows, blurred)
 
 
-def _check_kernel(kernel_size: int, x: torch.Tensor) -> None:
-    limit = 2 * min(x.shape[2:])  # a reflection cannot reach further
+def _check_kernel(kernel_size: int, shortest_side: int) -> None:
+    limit = 2 * shortest_side  # a reflection cannot reach further
     if kernel_size not in range(1, limit, 2):
         raise ValueError(f"kernel_size: expected an odd number below {limit}, found {kernel_size}")
 
@@ -935,16 +957,15 @@ def two_views(
         (torch.Size([8, 3, 32, 32]), False)
     """
     x = to_float(images)
+    first = draw_views(len(x), blur=bool(blur), generator=generator)
+    second = draw_views(len(x), blur=bool(blur), generator=generator)
     if not _device.is_cpu(x.device):
-        first = draw_views(len(x), blur=bool(blur), generator=generator)
-        second = draw_views(len(x), blur=bool(blur), generator=generator)
         numbers = torch.cat([first, second])
-        views = _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size)
-        return views.chunk(2)
-    strengths = _strengths(jitter)
-    first = _view(x, crop, strengths, grayscale, blur, flip, size, generator)
-    second = _view(x, crop, strengths, grayscale, blur, flip, size, generator)
-    return first, second
+        return _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size).chunk(2)
+    settings = _view_settings(x, crop, jitter, grayscale, blur, flip, size)
+    if 2 * len(x) > PASS:
+        return _views_by_rows(x, first, settings), _views_by_rows(x, second, settings)
+    return _views_by_rows(torch.cat([x, x]), torch.cat([first, second]), settings).chunk(2)
 
 
 def _strengths(jitter: float | Sequence[float] | None) -> Sequence[float]:
@@ -958,24 +979,6 @@ def _strengths(jitter: float | Sequence[float] | None) -> Sequence[float]:
 def _kernel_size(height: int) -> int:
     """Return the side of the window of a view's blur."""
     return 1 + 2 * max(1, height // 20)
-
-
-def _view(
-    images: torch.Tensor,
-    crop: Pair | float | None,
-    strengths: Sequence[float],
-    grayscale: float | None,
-    blur: float | None,
-    flip: float | None,
-    size: Size,
-    generator: Generator,
-) -> torch.Tensor:
-    x = _random_resized_crop(images, size, crop, RATIO, flip, generator)
-    _color_jitter_(x, strengths, JITTERED, generator)
-    _random_grayscale_(x, grayscale, generator)
-    if blur:
-        _gaussian_blur_(x, blur, SIGMA, _kernel_size(x.shape[2]), generator)
-    return x
 
 
 def draw_views(n: int, *, blur: bool = False, generator: Generator = None) -> torch.Tensor:
@@ -1083,25 +1086,84 @@ def _views_from(
     flip: float | None,
     size: Size,
 ) -> torch.Tensor:
+    """Make views by steps that change all images and then keep what was drawn."""
+    settings = _view_settings(x, crop, jitter, grayscale, blur, flip, size)
+    u = _view_numbers(numbers)
+    steps = {"crop": _crop_parameters(u.crop, x, settings.crop)}
+    if settings.strengths.any():
+        steps["jitter"] = _jitter_parameters(u.jitter, settings.strengths, settings.jittered)
+    if settings.gray > 0:
+        steps["gray"] = (u.gray < settings.gray,)
+    if settings.blur > 0:
+        taps = _blur_taps(u.sigma, settings.sigmas, settings.kernel_size)
+        steps["blur"] = (u.blur < settings.blur, taps)
+    return _changed(torch.cat([x] * (len(numbers) // len(x))), **steps)
+
+
+class _View(NamedTuple):
+    """How views are made: what `two_views` was told, checked."""
+
+    crop: _Crop
+    strengths: torch.Tensor  # (4,)
+    jittered: torch.Tensor  # probability
+    gray: torch.Tensor  # probability
+    blur: torch.Tensor  # probability
+    sigmas: tuple[torch.Tensor, torch.Tensor]
+    kernel_size: int
+
+
+def _view_settings(
+    x: torch.Tensor,
+    crop: Pair | float | None,
+    jitter: float | Sequence[float] | None,
+    grayscale: float | None,
+    blur: float | None,
+    flip: float | None,
+    size: Size,
+) -> _View:
     crop_settings = _crop_settings(x, size, crop, RATIO, flip)
     strengths, jittered = _jitter_settings(_strengths(jitter), JITTERED)
     gray_p = _numbers("p", grayscale, 0, 1)
     blur_p = _numbers("p", blur, 0, 1)
-
-    u_crop, u_jitter, u_gray, u_blur, u_sigma = numbers.split(
-        (CROP_NUMBERS, JITTER_NUMBERS, 1, 1, 1), dim=1
-    )
-    steps = {"crop": _crop_parameters(u_crop, x, crop_settings)}
-    if strengths.any():
-        steps["jitter"] = _jitter_parameters(u_jitter.float(), strengths, jittered)
-    if gray_p > 0:
-        steps["gray"] = (u_gray.float() < gray_p,)
+    sigmas = _range("sigma", SIGMA, 1e-3, 1e3)
+    kernel_size = _kernel_size(crop_settings.size[0])
     if blur_p > 0:
-        kernel_size = _kernel_size(crop_settings.size[0])
-        sigmas = _range("sigma", SIGMA, 1e-3, 1e3)
-        taps = _blur_taps(u_sigma, sigmas, kernel_size)
-        steps["blur"] = (u_blur.float() < blur_p, taps)
-    return _changed(torch.cat([x] * (len(numbers) // len(x))), **steps)
+        _check_kernel(kernel_size, min(crop_settings.size))
+    return _View(crop_settings, strengths, jittered, gray_p, blur_p, sigmas, kernel_size)
+
+
+class _ViewNumbers(NamedTuple):
+    """Uniform numbers of N views, by what they decide."""
+
+    crop: torch.Tensor  # (N, 23)
+    jitter: torch.Tensor  # (N, 9)
+    gray: torch.Tensor  # (N, 1)
+    blur: torch.Tensor  # (N, 1)
+    sigma: torch.Tensor  # (N, 1)
+
+
+def _view_numbers(numbers: torch.Tensor) -> _ViewNumbers:
+    """Split what `draw_views` returns, each part with the type in which it was drawn."""
+    crop, jitter, gray, blur, sigma = numbers.split((CROP_NUMBERS, JITTER_NUMBERS, 1, 1, 1), dim=1)
+    return _ViewNumbers(crop, jitter.float(), gray.float(), blur.float(), sigma)
+
+
+def _views_by_rows(x: torch.Tensor, numbers: torch.Tensor, settings: _View) -> torch.Tensor:
+    """Make one view of each image on a CPU.
+
+    Each step takes out the images that it changes, and puts them back.
+    """
+    u = _view_numbers(numbers)
+    boxes, mirrored = _drawn_boxes(u.crop, x, settings.crop)
+    view = _resized_crop(x, boxes, settings.crop.size, mirrored)
+    if settings.strengths.any():
+        _jitter_rows_(view, u.jitter, settings.strengths, settings.jittered)
+    if settings.gray > 0:
+        _gray_rows_(view, u.gray[:, 0] < settings.gray)
+    if settings.blur > 0:
+        chosen = u.blur[:, 0] < settings.blur
+        _blur_rows_(view, chosen, u.sigma, settings.sigmas, settings.kernel_size)
+    return view
 
 
 def multi_crop(

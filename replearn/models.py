@@ -4,24 +4,28 @@ An encoder maps images (N, 3, H, W) in [0, 1] to features h (N, D). Its first la
 images, so that every encoder of this package takes the same input. On disk an encoder is two files:
 `NAME.safetensors` holds the weights, and `NAME.json` holds the card, which says how to build the
 network, what it was trained on and what it scored.
+
+The package ships small encoders. Those of full width are files of a release: `load` finds their
+weights in the data folder, or fetches them once from the course's home.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from replearn import _check, _schema
+from replearn import _check, _schema, _shipped
 from replearn._command import did_you_mean
 from replearn.files import write_atomically
 
-SHIPPED = Path(__file__).parent / "checkpoints"
+SHIPPED = _shipped.SHIPPED
 MOST_WIDTH = 65_536
 LEAST_WEIGHTS = 100  # times the width squared: our networks have more
 MOST_SIDE = 4096
@@ -304,6 +308,212 @@ def _double_the_side(in_channels: int, out_channels: int) -> list[nn.Module]:
     ]
 
 
+# --- weights to and from torchvision --------------------------------------------------------------
+
+
+TORCHVISION_WIDTH = 64
+CENTER_MEAN = (0.5, 0.5, 0.5)
+CENTER_STD = (0.25, 0.25, 0.25)  # Center is torchvision's Normalize with these
+LARGE_SIDE = 224  # where the weights alone are given, a 7 x 7 stem is torchvision's own
+
+
+class _Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, a number for each channel.
+
+    They are buffers: weights with them never pass for those of a network that begins with Center.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def to_torchvision(encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of a ResNet-18 of width 64 under the names of torchvision.models.resnet18.
+
+    The encoder centers its images itself, and torchvision's network does not. So it wants images
+    that were normalized before, by 4 (x - 1/2), which is torchvision's `Normalize` with mean 0.5
+    and standard deviation 0.25 for every channel; then both give the same features. (The shift
+    cannot be moved into the first convolution, which pads with zeros.) There is no classifier:
+    `fc` has to be an `Identity`, or is loaded with strict=False. For images below 48 pixels a side
+    the stem is a convolution of 3 x 3 with stride 1, and below 80 there is no max-pool.
+
+    Args:
+        encoder: As `resnet18`, `load` or `from_torchvision` return it.
+
+    Returns:
+        Copies of the weights, on their device.
+
+    Raises:
+        ValueError: It is another network, of another width, or normalizes in another way.
+
+    Example:
+        >>> from torchvision.models import resnet18 as of_torchvision
+        >>> encoder = resnet18().eval()
+        >>> net = of_torchvision().eval()
+        >>> net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+        >>> net.fc = nn.Identity()
+        >>> net.load_state_dict(to_torchvision(encoder))
+        <All keys matched successfully>
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> torch.allclose(net((images - 0.5) / 0.25), encoder(images), atol=1e-5)
+        True
+    """
+    from torchvision.models.resnet import ResNet
+
+    net = getattr(encoder, "net", None)
+    if not isinstance(net, ResNet):
+        raise ValueError(
+            f"encoder: expected a ResNet-18 of models.resnet18, found {type(encoder).__name__} of "
+            f"{_parts(encoder)}, which torchvision.models.resnet18 has no place for"
+        )
+    if type(getattr(encoder, "center", None)) is not Center:
+        raise ValueError(
+            "encoder: expected one that centers its images by models.Center, found another first "
+            "layer; the features of torchvision's network would be others"
+        )
+    weights = net.state_dict()
+    _check_resnet18("encoder", weights)
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def from_torchvision(
+    source: nn.Module | Mapping[str, torch.Tensor],
+    *,
+    side: int | None = None,
+    mean: Sequence[float] = CENTER_MEAN,
+    std: Sequence[float] = CENTER_STD,
+) -> nn.Sequential:
+    """Build an encoder from a torchvision.models.resnet18, or from its weights.
+
+    The encoder takes images in [0, 1] and normalizes them itself, so `mean` and `std` have to be
+    those that the network was trained with: (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) for
+    torchvision's own weights. With the defaults the first layer is `Center`, and `save` and `load`
+    work as for `resnet18`. With others `load` refuses the file, instead of centering in silence.
+    The classifier `fc` is left out. Counters of batches, which old files lack, begin at 0.
+
+    Args:
+        source: The network, or its `state_dict()`.
+        side: Side of the images in pixels, which says what the stem is; see `resnet18`. None: 32
+            for a 3 x 3 stem; for a 7 x 7 stem a size with the max-pool, unless the network
+            has none.
+        mean: Of each channel, subtracted from images in [0, 1].
+        std: Of each channel, by which the difference is divided.
+
+    Returns:
+        The encoder, in eval mode, on the CPU, in float32: copies of the weights.
+
+    Raises:
+        ValueError: It is another network, keys are missing or foreign, the stem is none of
+            `resnet18`'s or does not fit the side, or mean and std are not three numbers each.
+
+    Example:
+        >>> from torchvision.models import resnet18 as of_torchvision
+        >>> net = of_torchvision().eval()
+        >>> encoder = from_torchvision(net)
+        >>> net.fc = nn.Identity()
+        >>> images = torch.rand(2, 3, 96, 96)
+        >>> torch.allclose(net((images - 0.5) / 0.25), encoder(images), atol=1e-5)
+        True
+    """
+    mean = _three_numbers("mean", mean, least=-math.inf)
+    std = _three_numbers("std", std, least=0)
+    given = source.state_dict() if isinstance(source, nn.Module) else source
+    is_weights = isinstance(given, Mapping) and all(
+        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in given.items()
+    )
+    if not is_weights:
+        raise ValueError(
+            "source: expected a torchvision.models.resnet18 or its state_dict(), found "
+            f"{type(source).__name__}"
+        )
+    weights = {name: x for name, x in given.items() if name not in ("fc.weight", "fc.bias")}
+    for name in list(weights):
+        if name.endswith("running_var"):  # PyTorch before 0.4.1 counted no batches
+            counter = name.replace("running_var", "num_batches_tracked")
+            weights.setdefault(counter, torch.tensor(0))
+    kernel = _check_resnet18("source", weights)
+    if side is None:
+        side = _side_of_stem(source, kernel)
+    with torch.device("meta"):  # first weights are not drawn: these take their place
+        encoder = resnet18(TORCHVISION_WIDTH, side=side)
+    if encoder.net.conv1.kernel_size[0] != kernel:
+        raise ValueError(
+            f"side: expected one whose stem is {kernel} x {kernel}, as in the source, found {side}"
+            f"; a 3 x 3 stem is for images below {HALVED_FROM} pixels, a 7 x 7 stem for larger ones"
+        )
+    if isinstance(source, nn.Module):
+        _check_same_network(source, encoder.net, side)
+    copies = {
+        name: weights[name].detach().to("cpu", like.dtype, copy=True)
+        for name, like in encoder.net.state_dict().items()
+    }
+    encoder.net.load_state_dict(copies, assign=True)
+    if (mean, std) != (CENTER_MEAN, CENTER_STD):
+        encoder.center = _Normalize(mean, std)
+    return encoder.eval()
+
+
+def _three_numbers(name: str, values: Sequence[float], *, least: float) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != 3 or not all(least < number < math.inf for number in numbers):
+        above = " above 0" if least == 0 else ""
+        raise ValueError(
+            f"{name}: expected three finite numbers{above}, one a channel, found {tuple(values)}"
+        )
+    return numbers
+
+
+def _parts(network: nn.Module) -> str:
+    return ", ".join(name for name, _ in network.named_children()) or "no parts"
+
+
+def _check_resnet18(name: str, weights: Mapping[str, torch.Tensor]) -> int:
+    """Raise unless these are the weights of a ResNet-18 of width 64; return the stem's kernel."""
+    stem = weights.get("conv1.weight")
+    if stem is None:
+        raise ValueError(
+            f"{name}: expected the keys of torchvision.models.resnet18, found no 'conv1.weight' "
+            f"but {sorted(weights)[:3]}; take a prefix that all keys share off first"
+        )
+    kernel = stem.shape[-1] if stem.ndim == 4 else 7
+    side = HALVED_FROM if kernel == 7 else 32
+    # Shapes alone: a network on the device "meta" takes no memory.
+    with torch.device("meta"):
+        expected = resnet18(TORCHVISION_WIDTH, side=side).net.state_dict()
+    _check.tensors(
+        name,
+        weights,
+        expected,
+        remedy=f"this is not a ResNet-18 of width {TORCHVISION_WIDTH} with torchvision's keys",
+    )
+    return kernel
+
+
+def _side_of_stem(source: Any, kernel: int) -> int:
+    """Return a side for which `resnet18` builds the stem of the source."""
+    if kernel == 3:
+        return 32
+    has_no_pool = isinstance(getattr(source, "maxpool", None), nn.Identity)
+    return HALVED_FROM if has_no_pool else LARGE_SIDE
+
+
+def _check_same_network(source: nn.Module, net: nn.Module, side: int) -> None:
+    """Raise where a network computes something else than ours with the same weights."""
+    for name in ("conv1", "maxpool"):
+        found = repr(getattr(source, name, None))
+        expected = repr(getattr(net, name))
+        if found != expected:
+            raise ValueError(
+                f"source.{name}: expected {expected} for images of {side} pixels, found {found}; "
+                "change it, or give the side that it is for"
+            )
+
+
 # --- encoders as files ----------------------------------------------------------------------------
 
 
@@ -355,7 +565,8 @@ def card(name: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
         What `save` wrote, a dict with `architecture`, `sha256` and whatever else was given, and
-        `path`, where the weights are.
+        `path`, where the weights are. Those of a released encoder are there once `load` has
+        fetched them.
 
     Raises:
         ValueError: There is no such encoder, or the file is not a card.
@@ -414,8 +625,10 @@ def load(name: str | os.PathLike) -> nn.Module:
     """Load an encoder.
 
     Args:
-        name: A shipped encoder such as `shapes_simclr`, a path as it was given to `save`, or the
-            folder of a pretraining run.
+        name: A shipped encoder such as `shapes_simclr`, a released one such as
+            `cifar10_simclr_full`, a path as it was given to `save`, or the folder of a pretraining
+            run. The weights of a released encoder are `NAME.safetensors` in the folder of
+            `data.cache_folder`, and are fetched where they are missing.
 
     Returns:
         The encoder in eval mode, on the CPU, in float32.
@@ -423,7 +636,8 @@ def load(name: str | os.PathLike) -> nn.Module:
     Raises:
         ValueError: There is no such encoder, its weights are damaged, or its card and its weights
             do not belong together.
-        OSError: A file cannot be read.
+        OSError: A file cannot be read, or the weights of a released encoder are missing and cannot
+            be fetched; the message says which command trains an equal encoder.
 
     Example:
         >>> encoder = load("shapes_simclr")
@@ -436,6 +650,8 @@ def load(name: str | os.PathLike) -> nn.Module:
         raise ValueError(f"{stem}.json: expected the entry 'architecture', found none; {REMEDY}")
     network, width = card["architecture"]
     side = card.get("side", 32)
+    if _shipped.is_released(stem):
+        _shipped.fetch(stem.name)
     content = Path(card["path"]).read_bytes()
     if hashlib.sha256(content).hexdigest() != card["sha256"]:
         raise ValueError(
@@ -530,9 +746,10 @@ def _without_suffix(path: str | os.PathLike) -> Path:
 
 def _find(name: str | os.PathLike) -> Path:
     """Return the path of an encoder's two files without their suffixes."""
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.json"))
+    shipped = _shipped.names()
     if name in shipped:
-        return SHIPPED / name
+        in_package = SHIPPED / name
+        return in_package if Path(f"{in_package}.json").exists() else _shipped.RELEASED / name
     stem = _without_suffix(name)
     if (stem / "encoder.json").exists():
         return stem / "encoder"
@@ -552,4 +769,7 @@ def _read_card(stem: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON, found {str(error)[:80]}; {REMEDY}") from error
     _schema.check(path, card, CARD, remedy=REMEDY)
-    return {**card, "path": f"{stem}.safetensors"}
+    weights = Path(f"{stem}.safetensors")
+    if _shipped.is_released(stem):
+        weights = _shipped.released_weights(stem.name)
+    return {**card, "path": str(weights)}

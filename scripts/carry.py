@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         if args.command == "pack":
-            from replearn.data.imageset import cache_folder
+            from replearn.data import cache_folder
 
             manifest = pack(args.archive or cache_folder() / CACHE_FILE, args.folder)
             print(f"{manifest['images']:,} images in {len(manifest['parts'])} parts")

@@ -470,17 +470,15 @@ def test_two_views_defaults_are_the_contract():
 
 
 def test_jitter_strength_is_a_multiplier(monkeypatch):
-    drawn = []
+    taken = []
 
-    def record(x, strengths, p, generator):
-        drawn.append(strengths)
+    def record(x, u, strengths, p):
+        taken.append(strengths.tolist())
 
-    monkeypatch.setattr(augment, "_color_jitter_", record)
+    monkeypatch.setattr(augment, "_jitter_rows_", record)
     augment.two_views(make_images(), jitter=0.5)
-    assert len(drawn) == 2
-    assert drawn[0] == pytest.approx([0.2, 0.2, 0.2, 0.05])
     augment.two_views(make_images(), jitter=(0.1, 0.2, 0.3, 0.4))
-    assert tuple(drawn[2]) == (0.1, 0.2, 0.3, 0.4)
+    assert taken == [pytest.approx([0.2, 0.2, 0.2, 0.05]), pytest.approx([0.1, 0.2, 0.3, 0.4])]
 
 
 def test_color_jitter_takes_its_strengths_by_name(monkeypatch):

@@ -1,10 +1,11 @@
-"""CIFAR-10 from servers that truncate, stall, crawl, lie and die.
+"""CIFAR-10, and encoders, from servers that truncate, stall, crawl, lie and die.
 
 Nothing wrong is ever trusted, and a retry succeeds.
 """
 
 import hashlib
 import http.server
+import importlib.metadata
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import tarfile
 import threading
 import time
 from collections import defaultdict
+from email.message import Message
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ import numpy as np
 import pytest
 import torch
 
-from replearn import _lock, data
+from replearn import _lock, _shipped, data, models
 from replearn.data import cifar10
 from replearn.data import download as downloading
 
@@ -93,7 +95,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        behavior, name = self.path.strip("/").split("/")
+        behavior, *_, name = self.path.strip("/").split("/")
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
         requests = self.server.seen[behavior]
         requests.append(start)
@@ -735,3 +737,134 @@ def test_read_only_home(tmp_path):
     assert "not written" in read
     assert "expected a writable folder" in downloaded
     assert "set REPLEARN_DATA to one" in downloaded
+
+
+# --- encoders of a release ------------------------------------------------------------------------
+
+ENCODER = "tiny_full"
+COMMAND = "python -m replearn pretrain --recipe course"
+
+
+@pytest.fixture
+def released(server, folder, tmp_path, monkeypatch):
+    """A function that gives the course a home which behaves so, or none; an encoder is out there.
+
+    `released.encoder`: the encoder whose weights the server has.
+    """
+    torch.manual_seed(0)
+    encoder = models.small_cnn(4).eval()
+    cards = tmp_path / "released"
+    cards.mkdir()
+    models.save(encoder, cards / ENCODER, architecture=["small_cnn", 4], data="shapes")
+    weights = (cards / f"{ENCODER}.safetensors").read_bytes()
+    (cards / f"{ENCODER}.safetensors").unlink()
+    about = json.loads((cards / f"{ENCODER}.json").read_text())
+    about |= {"bytes": len(weights), "release": "v1.2.3", "command": COMMAND}
+    (cards / f"{ENCODER}.json").write_text(json.dumps(about))
+    monkeypatch.setattr(_shipped, "RELEASED", cards)
+    monkeypatch.setattr(downloading, "STALL", 0.4)
+    server.files[f"{ENCODER}.safetensors"] = weights
+
+    def set_home(behavior):
+        address = f"http://127.0.0.1:{server.server_address[1]}/{behavior}"
+        monkeypatch.setattr(_shipped, "repository", lambda: address if behavior else None)
+
+    set_home.encoder = encoder
+    set_home.weights = weights
+    return set_home
+
+
+def check_encoder(expected):
+    loaded = models.load(ENCODER).state_dict()
+    assert loaded.keys() == expected.state_dict().keys()
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(loaded[name], weight)
+
+
+def test_the_address_of_a_release_is_pinned_to_the_tag_of_the_card(monkeypatch):
+    monkeypatch.setattr(_shipped, "repository", lambda: "https://github.com/somebody/course")
+    expected = "https://github.com/somebody/course/releases/download/v0.1.0"
+    assert _shipped.release_address({"release": "v0.1.0"}) == expected
+    monkeypatch.setattr(_shipped, "repository", lambda: None)
+    assert _shipped.release_address({"release": "v0.1.0"}) is None
+
+
+def test_an_encoder_is_fetched_once(released, server, folder, capsys):
+    assert ENCODER in _shipped.names()
+    released("good")
+    assert not Path(models.card(ENCODER)["path"]).exists(), "a card needs no weights"
+    assert not server.seen
+    check_encoder(released.encoder)
+    assert server.seen == {"good": [0]}
+    assert names_in(folder) == [f"{ENCODER}.safetensors"]
+    assert "127.0.0.1" in capsys.readouterr().err  # how long it takes
+    released("404")
+    check_encoder(released.encoder)
+    assert server.seen == {"good": [0]}, "the second time it comes from the disk"
+    released("")
+    check_encoder(released.encoder)
+
+
+def test_an_encoder_that_breaks_off_goes_on_where_it_was(released, server):
+    released("half-once")
+    check_encoder(released.encoder)
+    assert server.seen == {"half-once": [0, len(released.weights) // 2]}
+
+
+@pytest.mark.parametrize("bad", ["404", "html", "short", "wrong", "half", "stall"])
+def test_no_wrong_byte_of_an_encoder_is_kept(bad, released, folder):
+    released(bad)
+    with pytest.raises(OSError, match=rf"is missing in .* no source served(.|\n)*{COMMAND}"):
+        models.load(ENCODER)
+    assert names_in(folder) == []
+    released("good")
+    check_encoder(released.encoder)
+
+
+def test_a_damaged_encoder_in_the_data_folder_is_replaced_or_named(released, folder):
+    folder.mkdir()
+    path = folder / f"{ENCODER}.safetensors"
+    path.write_bytes(bytes(byte ^ 1 for byte in released.weights))
+    released("404")
+    with pytest.raises(OSError, match=r"is damaged in .* no source served"):
+        models.load(ENCODER)
+    released("")
+    with pytest.raises(OSError, match=rf"is damaged in .*no address .*{COMMAND}"):
+        models.load(ENCODER)
+    released("good")
+    check_encoder(released.encoder)
+    assert path.read_bytes() == released.weights
+
+
+def test_without_a_home_one_sentence_says_what_to_do(released, folder):
+    released("")
+    with pytest.raises(OSError, match=rf"is missing in .*no address .*{COMMAND}.*copy") as caught:
+        models.load(ENCODER)
+    assert "\n" not in str(caught.value)
+    assert not folder.exists(), "nothing was made"
+    folder.mkdir()
+    (folder / f"{ENCODER}.safetensors").write_bytes(released.weights)
+    check_encoder(released.encoder)
+
+
+def test_the_home_is_that_of_the_checkout_or_of_the_metadata(tmp_path, monkeypatch):
+    from tools import home
+
+    module = tmp_path / "replearn" / "_shipped.py"
+    monkeypatch.setattr(_shipped, "__file__", str(module))
+    pyproject = tmp_path / "pyproject.toml"
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    pyproject.write_text(home.with_address(text, "https://github.com/somebody/course"))
+    assert _shipped.repository() == "https://github.com/somebody/course"
+    pyproject.write_text(home.with_address(text, ""))
+    assert _shipped.repository() is None
+
+    wheel = Message()  # what pip has written
+    wheel["Project-URL"] = "Documentation, https://example.org/pages"
+    wheel["Project-URL"] = "Repository, https://example.org/somebody/course"
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: wheel)
+    assert _shipped.repository() is None, "a checkout without an address has none"
+    pyproject.write_text('[project]\nname = "another"\n')
+    assert _shipped.repository() == "https://example.org/somebody/course"
+    pyproject.unlink()
+    assert _shipped.repository() == "https://example.org/somebody/course"

@@ -286,6 +286,155 @@ def test_unknown_name_lists_what_there_is(read):
         read("no_such_encoder")
 
 
+# --- to and from torchvision ---
+
+
+def of_torchvision(side):
+    """torchvision's ResNet-18 without a classifier, with the stem for images of this side."""
+    from torchvision.models import resnet18
+
+    net = resnet18()
+    if side < 48:
+        net.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    if side < 80:
+        net.maxpool = torch.nn.Identity()
+    net.fc = torch.nn.Identity()
+    return net
+
+
+@pytest.fixture(scope="module", params=[32, 64, 96])
+def encoder_and_net(request):
+    """An encoder with statistics of its own, torchvision's network with its weights, images."""
+    torch.manual_seed(request.param)
+    encoder = models.resnet18(64, side=request.param)
+    images = torch.rand(4, 3, request.param, request.param)
+    encoder(images)  # moves the running statistics
+    net = of_torchvision(request.param)
+    net.load_state_dict(models.to_torchvision(encoder))
+    return encoder.eval(), net.eval(), images
+
+
+def test_torchvision_gives_the_same_features_of_normalized_images(encoder_and_net):
+    from torchvision.transforms.functional import normalize
+
+    encoder, net, images = encoder_and_net
+    with torch.no_grad():
+        h = encoder(images)
+        normalized = normalize(images, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+        torch.testing.assert_close(net(normalized), h)
+        assert not torch.allclose(net(images), h, atol=0.01), "without it they are others"
+
+
+def test_an_encoder_comes_back_from_torchvision(encoder_and_net):
+    encoder, net, images = encoder_and_net
+    side = images.shape[-1]
+    for source in (net, net.state_dict(), models.to_torchvision(encoder)):
+        back = models.from_torchvision(source, side=side)
+        assert not back.training
+        assert same_weights(back, encoder)
+        assert repr(back.net.conv1) == repr(encoder.net.conv1)
+        assert repr(back.net.maxpool) == repr(encoder.net.maxpool)
+        assert isinstance(back.center, models.Center)
+    of_itself = models.from_torchvision(net)  # a network shows its stem
+    assert repr(of_itself.net.maxpool) == repr(encoder.net.maxpool)
+
+
+def test_the_weights_are_copies(encoder_and_net):
+    encoder, _, _ = encoder_and_net
+    weights = models.to_torchvision(encoder)
+    before = encoder.net.conv1.weight.clone()
+    models.from_torchvision(weights).net.conv1.weight.data.zero_()
+    assert weights["conv1.weight"].abs().sum() > 0
+    weights["conv1.weight"].zero_()
+    assert torch.equal(encoder.net.conv1.weight, before)
+
+
+def test_a_normalization_of_its_own_is_kept_and_never_lost_in_silence(tmp_path):
+    from torchvision.transforms.functional import normalize
+
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    net = of_torchvision(96).eval()
+    encoder = models.from_torchvision(net, mean=mean, std=std)
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), net(normalize(images, mean, std)))
+    with pytest.raises(ValueError, match=r"centers its images by models\.Center"):
+        models.to_torchvision(encoder)
+    models.save(encoder, tmp_path / "mine", architecture=["resnet18", 64], side=96)
+    with pytest.raises(ValueError, match=r"expected no tensor 'center\.mean', found one"):
+        models.load(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "words"),
+    [
+        ("small_cnn", 64, "expected a ResNet-18 of models.resnet18, found Sequential of center"),
+        ("resnet18", 16, r"conv1\.weight: expected shape \(64, 3, 3, 3\), found \(16, 3, 3, 3\)"),
+    ],
+)
+def test_another_network_has_no_place_in_torchvision(network, width, words):
+    with pytest.raises(ValueError, match=words):
+        models.to_torchvision(models.build_encoder(network, width))
+    with pytest.raises(ValueError, match="found Conv2d of no parts"):
+        models.to_torchvision(torch.nn.Conv2d(3, 64, 3))
+
+
+def without(weights, name):
+    return {key: x for key, x in weights.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "words"),
+    [
+        (lambda w: without(w, "layer2.0.bn1.bias"), {}, "'layer2.0.bn1.bias', found none"),
+        (lambda w: without(w, "conv1.weight"), {}, "found no 'conv1.weight' but"),
+        (lambda w: {**w, "layer5.0": torch.ones(1)}, {}, "no tensor 'layer5.0', found one"),
+        (lambda w: {f"module.{k}": x for k, x in w.items()}, {}, "take a prefix .* off first"),
+        (lambda w: {**w, "conv1.weight": torch.ones(64, 3, 5, 5)}, {}, r"found \(64, 3, 5, 5\)"),
+        (
+            lambda w: {**w, "bn1.bias": torch.full((64,), torch.nan)},
+            {},
+            "bn1.bias: expected ",
+        ),
+        (lambda w: {**w, "bn1.bias": [0.0] * 64}, {}, "expected a torchvision.models.resnet18"),
+        (lambda w: w, {"side": 96}, "expected one whose stem is 3 x 3, as in the source, found 96"),
+        (lambda w: w, {"mean": (0.5, 0.5)}, "mean: expected three finite numbers, one a channel"),
+        (lambda w: w, {"std": (1, 1, 0)}, "std: expected three finite numbers above 0"),
+    ],
+)
+def test_other_weights_are_refused(spoil, options, words):
+    with torch.device("meta"):
+        shapes = of_torchvision(32).state_dict()
+    weights = {name: torch.ones(x.shape, dtype=x.dtype) for name, x in shapes.items()}
+    with pytest.raises(ValueError, match=words):
+        models.from_torchvision(spoil(weights), **options)
+
+
+def test_a_network_with_another_stem_is_refused():
+    with torch.device("meta"):
+        net = of_torchvision(32).to_empty(device="cpu")
+    for x in net.state_dict().values():
+        x.fill_(1)
+    net.maxpool = torch.nn.MaxPool2d(3, 2, 1)
+    with pytest.raises(ValueError, match=r"source\.maxpool: expected Identity\(\) .* 32 pixels"):
+        models.from_torchvision(net)
+    net.maxpool = torch.nn.Identity()
+    net.conv1.stride = (2, 2)
+    with pytest.raises(ValueError, match=r"source\.conv1: expected Conv2d\(3, 64"):
+        models.from_torchvision(net)
+
+
+def test_the_classifier_stays_behind_and_missing_counters_begin_at_zero():
+    from torchvision.models import resnet18
+
+    net = resnet18()
+    weights = {k: x for k, x in net.state_dict().items() if "num_batches" not in k}
+    encoder = models.from_torchvision(weights)
+    assert isinstance(encoder.net.fc, torch.nn.Identity)
+    assert isinstance(encoder.net.maxpool, torch.nn.MaxPool2d)
+    assert encoder.net.bn1.num_batches_tracked == 0
+
+
 # --- shipped encoders ---
 
 
@@ -338,6 +487,21 @@ def test_cifar10_encoder_scores_what_its_card_says(name):
         pytest.skip("CIFAR-10 is not on this disk")
     accuracy = knn_accuracy_on("cifar10", models.load(name))
     assert accuracy == pytest.approx(models.card(name)["scores"]["knn"], abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["cifar10_simclr_full", "cifar10_supervised_full"])
+def test_a_released_encoder_has_a_card_of_the_same_form(name):
+    """Its card comes with the package; its weights are not needed to read it."""
+    card = models.card(name)
+    assert {"architecture", "data", "recipe", "seed", "scores", "license", "command"} <= set(card)
+    assert {"views", "minutes", "device", "versions", "weights", "note"} <= set(card)
+    assert {"release", "bytes", "scores_from", "measured"} <= set(card)
+    assert card["architecture"] == ["resnet18", 64]
+    assert models.data_name(card) == "cifar10"
+    assert "JPEG" in card["data"]
+    assert Path(card["path"]) == data.cache_folder() / f"{name}.safetensors"
+    if Path(card["path"]).exists():
+        assert models.feature_dim(models.load(name)) == 512
 
 
 @pytest.mark.parametrize(

@@ -608,6 +608,14 @@ def test_the_command_prints_a_table_and_writes_json_and_figures(tmp_path, capsys
     assert starts == {f"{name}.png": b"\x89PNG" for name in ("audit", "gallery", "log", "probe")}
 
 
+def test_a_shipped_name_is_evaluated(tmp_path, capsys):
+    json_path = tmp_path / "r.json"
+    command("shapes_vae", *FEW, "--json", json_path)
+    reports = json.loads(json_path.read_text())["reports"]
+    assert list(reports) == ["shapes_vae", "untrained"]
+    assert capsys.readouterr().out.startswith("shapes: 60 training and 40 test pictures")
+
+
 def test_encoders_whose_names_end_alike_keep_a_row_each(tmp_path):
     one = tmp_path / "a" / "encoder"
     other = tmp_path / "b" / "encoder"

@@ -1189,6 +1189,8 @@ NO_TENSORS_TO_SPOIL = {  # their own test files have all there is
     "labeled_data_name",
     "load_head",  # tests/test_finetune.py
     "save_head",
+    "to_torchvision",  # tests/test_models.py
+    "from_torchvision",
 }
 
 

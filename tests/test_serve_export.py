@@ -22,7 +22,7 @@ from torch import nn
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from replearn import data, models, serve
+from replearn import _lock, data, models, serve
 from replearn.probe import LinearProbe, extract_features
 from replearn.serve import bundle, cli, export, exporting, measure, open_bundle, process
 
@@ -290,6 +290,74 @@ def test_a_folder_with_colons_in_its_name_is_the_default_data(quick, tmp_path, m
     monkeypatch.setattr(measure, "as_text", str)
     run_export_command(tmp_path / "run", tmp_path / "bundle")
     assert "served by default: int8" in capsys.readouterr().out
+
+
+@pytest.fixture
+def exports(tmp_path, monkeypatch):
+    """Commands by which `serve` exports in a child; they run here instead, with few pictures."""
+    monkeypatch.setenv("REPLEARN_DATA", str(tmp_path / "data"))
+    server = SimpleNamespace(run=lambda sockets: None)
+    monkeypatch.setattr(process, "_make_server", lambda app: server)
+    commands = []
+
+    def export_here(command, env, stdin):
+        commands.append(command)
+        run_export_command(*command[4:], "--size", 120, "--test-size", 40)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.subprocess, "run", export_here)
+    return commands
+
+
+def serve_by_name(name):
+    parser = argparse.ArgumentParser()
+    cli.add_serve(parser.add_subparsers())
+    args = parser.parse_args(["serve", name, "--port", "0"])
+    args.run(args)
+
+
+@pytest.mark.seconds
+def test_a_shipped_name_is_exported_once_and_served(exports, tmp_path, monkeypatch, capsys):
+    name = "shapes_supervised"
+    serve_by_name(name)
+    place = tmp_path / "data" / "bundles" / f"{name}-{models.card(name)['sha256'][:12]}"
+    assert exports == [[sys.executable, "-m", "replearn", "export", name, str(place)]]
+    images = shapes(8).images
+    h = open_bundle(place, precision="fp32").embed(images.numpy())
+    expected = extract_features(models.load(name), images)
+    torch.testing.assert_close(torch.from_numpy(h), expected, atol=1e-3, rtol=1e-3)
+    assert f"{place} (" in capsys.readouterr().out
+
+    serve_by_name(name)
+    assert len(exports) == 1
+    (place / "bundle.json").write_text("{}")  # as of another version
+    monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=3))
+    with pytest.raises(SystemExit) as end:
+        serve_by_name(name)
+    assert end.value.code == 3, "an export that fails has said why"
+
+
+def test_a_bundle_in_the_way_goes_before_a_shipped_name(exports, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "shapes_simclr")
+    serve_by_name("shapes_simclr")
+    assert exports == []
+
+
+def test_two_services_do_not_export_the_same_encoder_at_once(exports, tmp_path):
+    place = cli._place_of_bundle("shapes_simclr")
+    place.parent.mkdir(parents=True)
+    with _lock.held(place.with_name(f"{place.name}.lock")):
+        with pytest.raises(ValueError, match=r"nobody else exports it .* found process \d+ on"):
+            serve_by_name("shapes_simclr")
+    assert exports == []
+
+
+def test_the_service_knows_the_names_without_torch():
+    code = "import sys, replearn._shipped, replearn.serve.cli; print('torch' in sys.modules)"
+    root = str(Path(models.__file__).parents[1])
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
+    assert printed.strip() == "False"
 
 
 @pytest.mark.parametrize("name", bundle.FILES)

@@ -128,6 +128,7 @@ OTHERS = [
     # evaluate
     ("replearn evaluate", "required: encoder"),
     ("replearn evaluate shapes_simcrl", "no encoder .*, did you mean shapes_simclr"),
+    ("replearn evaluate cifar10_simclr_ful", "no encoder .*, did you mean cifar10_simclr_full"),
     ("replearn evaluate ''", "no encoder ''"),
     ("replearn evaluate {here}/gone", "no encoder .*gone'"),
     ("replearn evaluate {here}/empty", "no encoder .*empty'"),
@@ -172,6 +173,8 @@ OTHERS = [
     ("replearn export {here}/run {here}/new --data {here}/flat", "two classes or more"),
     # serve
     ("replearn serve", "required: folder"),
+    ("replearn serve shapes_simcrl", "no bundle .* one of .*, did you mean shapes_simclr"),
+    ("replearn serve nothing", "no bundle 'nothing': .* one of .*'cifar10_simclr_full'"),
     ("replearn serve {here}/gone", "expected a bundle, found no bundle.json .* make one with"),
     ("replearn serve ~nobodyatall/x", "begins with ~ and the name of no user"),
     ("replearn serve {here}/run", "expected a bundle, found no bundle.json"),

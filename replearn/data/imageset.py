@@ -3,8 +3,6 @@
 Shapes: N images of 3 channels, H = W = 32 pixels if nothing else is asked for.
 """
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,21 +142,6 @@ class Arrays(NamedTuple):
     labels: np.ndarray
     part: np.ndarray
     class_names: tuple[str, ...]
-
-
-def cache_folder() -> Path:
-    """Return the folder in which data sets are looked for and kept.
-
-    Returns:
-        The folder that the environment variable ``REPLEARN_DATA`` names. Without one, `replearn` in
-        the cache folder of the platform. It need not exist.
-    """
-    chosen = os.environ.get("REPLEARN_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    of_platform = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}
-    caches = os.environ.get("XDG_CACHE_HOME") or of_platform.get(sys.platform, "~/.cache")
-    return (Path(caches) / "replearn").expanduser()
 
 
 def _sources() -> dict[str, ModuleType]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replearn.data.imageset import SPLITS, Arrays, cache_folder
+from replearn._folders import cache_folder
+from replearn.data.imageset import SPLITS, Arrays
 
 FILE = "pneumoniamnist.npz"
 MEDMNIST_FOLDER = Path("~/.medmnist")  # where the package medmnist puts what it downloads

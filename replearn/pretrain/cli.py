@@ -103,7 +103,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "evaluate", help="measure an encoder next to an untrained one: a table, JSON, figures"
     )
     parser.add_argument(
-        "encoder", help="a shipped encoder, a path of models.save, or the folder of a pretraining"
+        "encoder",
+        help="the name of a shipped or released encoder, a path of models.save, or the folder of a "
+        "pretraining",
     )
     parser.add_argument(
         "--data",

@@ -5,10 +5,16 @@ never with `serve`.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from replearn._command import number, whole
+from replearn import _lock, _shipped
+from replearn._command import did_you_mean, number, whole
+from replearn._folders import cache_folder
 from replearn._progress import Parts, duration, say
+from replearn.files import explained
 
 
 def add_export(commands: argparse._SubParsersAction) -> None:
@@ -46,11 +52,17 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 def add_serve(commands: argparse._SubParsersAction) -> None:
     """Add the command `serve`, which answers requests from a bundle until Ctrl-C.
 
+    A shipped encoder is exported first, unless that was done before.
+
     Args:
         commands: What `parser.add_subparsers()` returns.
     """
     parser = commands.add_parser("serve", help="run an exported encoder as a service until Ctrl-C")
-    parser.add_argument("folder", help="a bundle, as `export` writes it")
+    parser.add_argument(
+        "folder",
+        help="a bundle, as `export` writes it, or the name of a shipped encoder, which is exported "
+        "into the data folder first, once; for that on fewer pictures see `export`",
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0: for the whole network (default: this machine)"
     )
@@ -146,7 +158,7 @@ def _serve(args: argparse.Namespace) -> None:
     from replearn.serve.process import serve
 
     serve(
-        args.folder,
+        _bundle_of(args.folder),
         host=args.host,
         port=args.port,
         precision=args.precision,
@@ -157,3 +169,67 @@ def _serve(args: argparse.Namespace) -> None:
         decode_seconds=args.decode_seconds,
         until_stdin_closes=args.until_stdin_closes,
     )
+
+
+def _bundle_of(name: str) -> str | Path:
+    """Return the bundle's folder; that of a shipped encoder's name is made if it is missing."""
+    from replearn.serve.bundle import previous_folder
+
+    # What lies under this path goes first: somebody made it.
+    path = Path(name).expanduser()
+    if path.exists() or (path.name and previous_folder(path).exists()):
+        return name
+    known = _shipped.names()
+    if name not in known:
+        if Path(name).name == name and not name.startswith("~"):  # a word, and no path
+            raise ValueError(
+                f"no bundle {name!r}: expected a folder that `python -m replearn export` wrote, or "
+                f"one of {known}{did_you_mean(name, known)}"
+            )
+        return name
+    folder = _place_of_bundle(name)
+    if _is_bundle(folder):
+        say(f"{name}: exported before, into {folder}")
+    else:
+        _export_in_a_child(name, folder)
+    return folder
+
+
+def _place_of_bundle(name: str) -> Path:
+    """Return where the bundle of a shipped encoder lies; other weights have another place."""
+    return cache_folder() / "bundles" / f"{name}-{_shipped.sha256(name)[:12]}"
+
+
+def _is_bundle(folder: Path) -> bool:
+    from replearn.serve.bundle import read_manifest
+
+    try:
+        read_manifest(folder)
+    except ValueError:  # none, or of another version of this package
+        return False
+    return True
+
+
+def _export_in_a_child(name: str, folder: Path) -> None:
+    """Export an encoder in a process of its own, since that of the service loads no PyTorch.
+
+    Raises:
+        SystemExit: The export failed, and has said why.
+    """
+    from replearn.serve import children
+
+    command = [sys.executable, "-m", "replearn", "export", name, str(folder)]
+    # All threads of the machine, unlike the children that answer requests.
+    environment = {**os.environ, "PYTHONPATH": children.environment()["PYTHONPATH"]}
+    with explained(folder.parent, "write the bundle"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock.held(folder.with_name(f"{folder.name}.lock")):
+            done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL)
+    except _lock.Held as holder:
+        raise ValueError(
+            f"{name}: expected that nobody else exports it into {folder}, found {holder}; wait for "
+            "that, and repeat the command"
+        ) from holder
+    if done.returncode != 0:
+        sys.exit(done.returncode)
