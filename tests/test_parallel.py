@@ -30,7 +30,9 @@ def trained(seed):
 
 @pytest.mark.parametrize("workers", [2, 5])
 def test_results_are_those_of_one_call_after_the_other(workers):
+    train.set_seed(0)
     alone = side_by_side(trained, [3, 1, 2])
+    train.set_seed(0)
     beside = side_by_side(trained, [3, 1, 2], workers=workers)
     assert list(beside) == [3, 1, 2]
     for seed in alone:
@@ -39,16 +41,44 @@ def test_results_are_those_of_one_call_after_the_other(workers):
         assert alone[seed][1:] == beside[seed][1:]
 
 
+def draw(count):
+    """Draw so many numbers from each of the three generators, and return the last."""
+    for _ in range(count):
+        drawn = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+    return drawn
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_random_numbers_start_from_this_moment_and_stay_as_they_were(workers):
+def test_random_numbers_start_from_this_moment(workers):
     train.set_seed(5)
-    drawn = side_by_side(
-        lambda _: (torch.rand(1).item(), np.random.rand(), random.random()),  # noqa: NPY002
-        ["a", "b"],
-        workers=workers,
+    expected = draw(1)
+    train.set_seed(5)
+    assert side_by_side(lambda _: draw(1), ["a", "b"], workers=workers) == dict(
+        a=expected, b=expected
     )
-    assert drawn["a"] == drawn["b"]
-    assert drawn["a"] == (torch.rand(1).item(), np.random.rand(), random.random())  # noqa: NPY002
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("last", [1, 3])
+def test_random_numbers_go_on_as_after_the_last_call(workers, last):
+    train.set_seed(5)
+    draw(last)
+    expected = draw(1)
+    train.set_seed(5)
+    side_by_side(draw, [2, last], workers=workers)
+    assert draw(1) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_a_function_seeds_itself_it_is_a_loop(workers):
+    def seeded(seed):
+        train.set_seed(seed)
+        return draw(2)
+
+    looped = {seed: seeded(seed) for seed in (7, 8)}
+    then = draw(1)
+    assert side_by_side(seeded, (7, 8), workers=workers) == looped
+    assert draw(1) == then
 
 
 @linux_only

@@ -379,8 +379,8 @@ class Lesson:
     ) -> dict[Item, Any]:
         """Return {item: fn(item)}; on a CPU there are as many calls at a time as threads.
 
-        Every call starts from the random numbers of this moment. What a call changes in place is
-        lost, so `fn` returns everything that counts: see `replearn.lesson.parallel.side_by_side`.
+        Every call starts from the random numbers of this moment, and afterwards they go on as after
+        the last one. What a call changes in place is lost, so `fn` returns everything that counts.
 
         Args:
             fn: A function of an item, such as a training.

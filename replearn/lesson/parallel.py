@@ -29,9 +29,10 @@ def side_by_side(
 ) -> dict[Item, Any]:
     """Return {item: fn(item)}, computed in several processes.
 
-    Every call starts from the random numbers of this moment, and what it draws changes nothing
-    afterwards: the results do not depend on `workers`, except for the rounding of sums that several
-    threads share. What a call changes in place (a list that it fills) is lost with its process, so
+    Every call starts from the random numbers of this moment, on the CPU, and afterwards they go on
+    as after the last item's call. So the results do not depend on `workers`, except for the
+    rounding of sums that several threads share, and where `fn` seeds itself they are those of a
+    loop. What a call changes in place (a list that it fills) is lost with its process, so
     everything of interest should be returned.
 
     Where processes cannot be split off safely, which is everywhere but on Linux, there is one call
@@ -58,36 +59,39 @@ def side_by_side(
         else:
             answers = {}
         results = {}
+        first_state = _random_state()
         for item in items:
             if item in answers:
-                result, printed = answers[item]
+                results[item], printed, state = answers[item]
                 print(printed, end="")
+                _set_random_state(state)
             else:
                 # Also where a process has failed: the error is raised here, with its cause.
-                result = _as_if_split_off(fn, item)
-                progress.show(len(results) + 1)
-            results[item] = result
+                _set_random_state(first_state)
+                results[item] = fn(item)
+                progress.show(len(results))
         return results
     finally:
         progress.close()
 
 
-def _as_if_split_off(fn: Callable[[Item], Any], item: Item) -> Any:
-    """Call a function, and leave the global random generators as they were."""
-    of_numpy = np.random.get_state()  # noqa: NPY002, the generator that a notebook may use
-    of_python = random.getstate()
-    try:
-        with torch.random.fork_rng():
-            return fn(item)
-    finally:
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        random.setstate(of_python)
+def _random_state() -> tuple[Any, ...]:
+    """Return the state of the global random generators of PyTorch (CPU), NumPy and Python."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    """Set the generators to what `_random_state` returned."""
+    of_torch, of_numpy, of_python = state
+    torch.set_rng_state(of_torch)
+    np.random.set_state(of_numpy)  # noqa: NPY002
+    random.setstate(of_python)
 
 
 def _in_processes(
     fn: Callable[[Item], Any], items: list[Item], workers: int, progress: Progress
-) -> dict[Item, tuple[Any, str]]:
-    """Return what came back from processes: {item: (result, what it printed)}.
+) -> dict[Item, tuple[Any, str, tuple[Any, ...]]]:
+    """Return what came back: {item: (result, what was printed, random state at the end)}.
 
     An item is missing if its process failed, or if its result cannot be sent.
     """
@@ -100,7 +104,7 @@ def _in_processes(
             while waiting and len(running) < workers:
                 item = waiting.pop(0)
                 reader, writer = context.Pipe(duplex=False)
-                args = fn, item, random.getstate(), writer
+                args = fn, item, _random_state(), writer
                 process = context.Process(target=_answer, args=args, daemon=True)
                 with warnings.catch_warnings():
                     # A kernel has threads. The child uses nothing that they could have locked.
@@ -124,7 +128,7 @@ def _in_processes(
 def _answer(
     fn: Callable[[Item], Any],
     item: Item,
-    of_python: tuple[Any, ...],
+    state: tuple[Any, ...],
     writer: multiprocessing.connection.Connection,
 ) -> None:
     """Call a function and send what it returns and prints; the whole life of a child process."""
@@ -135,7 +139,7 @@ def _answer(
 
         tqdm.set_lock(TqdmDefaultWriteLock())
     torch.set_num_threads(1)  # those of the parent are not here
-    random.setstate(of_python)  # which Python seeds anew in a child, other than NumPy and torch
+    _set_random_state(state)  # Python's own generator is seeded anew in a child
     printed = io.StringIO()
     # An error is not shown here. The parent calls the function again, and gets it there.
     with (
@@ -145,4 +149,4 @@ def _answer(
     ):
         result = fn(item)
         # Not `writer.send`, for which torch would put tensors into memory that ends with the child.
-        writer.send_bytes(pickle.dumps((result, printed.getvalue())))
+        writer.send_bytes(pickle.dumps((result, printed.getvalue(), _random_state())))
