@@ -107,7 +107,8 @@ def _in_processes(
                 args = fn, item, _random_state(), writer
                 process = context.Process(target=_answer, args=args, daemon=True)
                 with warnings.catch_warnings():
-                    # A kernel has threads. The child uses nothing that they could have locked.
+                    # Python warns of locks that another thread of a kernel may hold. It renews
+                    # its own in the child, and `_answer` renews tqdm's.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
                 writer.close()
