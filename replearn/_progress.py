@@ -2,7 +2,7 @@
 
 One helper for everything that takes more than a few seconds. Where a person watches, in a terminal
 or a notebook, it is a bar with the time left. In a pipe or a log it is a line every few percent.
-Nothing is said where REPLEARN_STATIC is set, which is a page that nobody sees while it runs.
+Nothing is said where REPLEARN_STATIC is 1, which is a page that nobody sees while it runs.
 
 Loads nothing but the standard library before it draws a bar.
 """
@@ -59,7 +59,7 @@ def counted(count: float, noun: str) -> str:
 
 
 def say(text: str, bar: "tqdm | None" = None) -> None:
-    """Print a line of its own, above the bar; nothing where REPLEARN_STATIC is set.
+    """Print a line of its own, above the bar; nothing where REPLEARN_STATIC is 1.
 
     Args:
         text: The line.
@@ -73,16 +73,19 @@ def say(text: str, bar: "tqdm | None" = None) -> None:
 
 def is_static() -> bool:
     """Whether nobody sees what is said."""
-    return "REPLEARN_STATIC" in os.environ
+    return os.environ.get("REPLEARN_STATIC") == "1"
 
 
 def is_watched() -> bool:
     """Whether a bar can be drawn: in a terminal, or in a notebook."""
-    return sys.stderr.isatty() or _in_notebook()
+    return sys.stderr.isatty() or in_kernel()
 
 
-def _in_notebook() -> bool:
-    """Whether this is a Jupyter kernel; IPython in a terminal has none."""
+def in_kernel() -> bool:
+    """Whether this is a notebook's kernel (JupyterLab, Colab, nbclient).
+
+    A script has none, and neither has IPython in a terminal.
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel")

@@ -959,10 +959,9 @@ def two_views(
     x = to_float(images)
     first = draw_views(len(x), blur=bool(blur), generator=generator)
     second = draw_views(len(x), blur=bool(blur), generator=generator)
-    if not _device.is_cpu(x.device):
-        numbers = torch.cat([first, second])
-        return _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size).chunk(2)
     settings = _view_settings(x, crop, jitter, grayscale, blur, flip, size)
+    if not _device.is_cpu(x.device):
+        return _views_by_masks(x, torch.cat([first, second]), settings).chunk(2)
     if 2 * len(x) > PASS:
         return _views_by_rows(x, first, settings), _views_by_rows(x, second, settings)
     return _views_by_rows(torch.cat([x, x]), torch.cat([first, second]), settings).chunk(2)
@@ -1057,7 +1056,8 @@ def views_from(
     """
     x = to_float(images)
     _check_view_numbers(numbers, len(x))
-    return _views_from(x, numbers, crop, jitter, grayscale, blur, flip, size)
+    settings = _view_settings(x, crop, jitter, grayscale, blur, flip, size)
+    return _views_by_masks(x, numbers, settings)
 
 
 def _check_view_numbers(numbers: torch.Tensor, n: int) -> None:
@@ -1074,30 +1074,6 @@ def _check_view_numbers(numbers: torch.Tensor, n: int) -> None:
         )
     if not ((numbers >= 0) & (numbers <= 1)).all():
         raise ValueError(f"{expected} in [0, 1], found others")
-
-
-def _views_from(
-    x: torch.Tensor,
-    numbers: torch.Tensor,
-    crop: Pair | float | None,
-    jitter: float | Sequence[float] | None,
-    grayscale: float | None,
-    blur: float | None,
-    flip: float | None,
-    size: Size,
-) -> torch.Tensor:
-    """Make views by steps that change all images and then keep what was drawn."""
-    settings = _view_settings(x, crop, jitter, grayscale, blur, flip, size)
-    u = _view_numbers(numbers)
-    steps = {"crop": _crop_parameters(u.crop, x, settings.crop)}
-    if settings.strengths.any():
-        steps["jitter"] = _jitter_parameters(u.jitter, settings.strengths, settings.jittered)
-    if settings.gray > 0:
-        steps["gray"] = (u.gray < settings.gray,)
-    if settings.blur > 0:
-        taps = _blur_taps(u.sigma, settings.sigmas, settings.kernel_size)
-        steps["blur"] = (u.blur < settings.blur, taps)
-    return _changed(torch.cat([x] * (len(numbers) // len(x))), **steps)
 
 
 class _View(NamedTuple):
@@ -1146,6 +1122,20 @@ def _view_numbers(numbers: torch.Tensor) -> _ViewNumbers:
     """Split what `draw_views` returns, each part with the type in which it was drawn."""
     crop, jitter, gray, blur, sigma = numbers.split((CROP_NUMBERS, JITTER_NUMBERS, 1, 1, 1), dim=1)
     return _ViewNumbers(crop, jitter.float(), gray.float(), blur.float(), sigma)
+
+
+def _views_by_masks(x: torch.Tensor, numbers: torch.Tensor, settings: _View) -> torch.Tensor:
+    """Make views by steps that change all images and then keep what was drawn."""
+    u = _view_numbers(numbers)
+    steps = {"crop": _crop_parameters(u.crop, x, settings.crop)}
+    if settings.strengths.any():
+        steps["jitter"] = _jitter_parameters(u.jitter, settings.strengths, settings.jittered)
+    if settings.gray > 0:
+        steps["gray"] = (u.gray < settings.gray,)
+    if settings.blur > 0:
+        taps = _blur_taps(u.sigma, settings.sigmas, settings.kernel_size)
+        steps["blur"] = (u.blur < settings.blur, taps)
+    return _changed(torch.cat([x] * (len(numbers) // len(x))), **steps)
 
 
 def _views_by_rows(x: torch.Tensor, numbers: torch.Tensor, settings: _View) -> torch.Tensor:

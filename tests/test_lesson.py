@@ -65,9 +65,39 @@ def test_a_lesson_has_its_number_in_two_digits(number):
 @pytest.mark.parametrize("count, words", [(1, "1 thread "), (2, "2 threads ")])
 def test_the_header_counts_the_threads(count, words, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    monkeypatch.setattr(lesson_module, "_THREADS", count)
     Lesson("03")
     assert f"Device: CPU, {words}(cpu profile)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    """A machine without a GPU, on which PyTorch uses three threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(lesson_module, "_THREADS", 3)
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are split off on Linux only")
+def test_a_lesson_has_one_thread_and_runs_that_use_the_others(three_threads, monkeypatch):
+    used = []
+    monkeypatch.setattr(
+        lesson_module, "side_by_side", lambda *_, workers, **options: used.append(workers)
+    )
+    for _ in range(2):  # the first cells run again: the threads of the machine are the same
+        lesson = Lesson("03")
+        assert torch.get_num_threads() == 1
+        lesson.side_by_side(str, [1, 2])
+    assert used == [3, 3]
+
+
+def test_where_no_process_can_be_split_off_a_lesson_has_all_threads(three_threads, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    Lesson("03")
+    assert torch.get_num_threads() == 3
 
 
 def test_all_twelve_lessons_are_listed_and_no_other():

@@ -176,6 +176,16 @@ except KeyboardInterrupt:
 
 
 @linux_only
+def test_a_child_splits_off_no_other():
+    def pids(_):
+        inner = side_by_side(lambda _: os.getpid(), [1, 2], workers=2)
+        return os.getpid(), *inner.values()
+
+    for pid, first, second in side_by_side(pids, [1, 2], workers=2).values():
+        assert pid == first == second != os.getpid()
+
+
+@linux_only
 def test_children_use_one_thread_and_draw_no_bars():
     def told(_):
         return torch.get_num_threads(), "REPLEARN_STATIC" in os.environ

@@ -1,28 +1,21 @@
 """What a notebook shows: HTML with a text alternative (`show`), figures with controls (`live`)."""
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
+
+from replearn import _progress
 
 # On an element with keys of its own (a slider, radio buttons): JupyterLab takes the arrow keys
 # unless it is told not to.
 KEEP_KEYS = 'data-lm-suppress-shortcuts="true" onkeydown="event.stopPropagation()"'
 
 
-def in_kernel() -> bool:
-    """Return True in a notebook's kernel (JupyterLab, Colab, nbclient), False in a script."""
-    if "IPython" not in sys.modules:
-        return False
-    return hasattr(sys.modules["IPython"].get_ipython(), "kernel")
-
-
 def is_static() -> bool:
     """Return whether nobody can move a slider.
 
-    That is so where outputs are being stored (`REPLEARN_STATIC=1`) and where there is no kernel.
+    That is so where outputs are being stored (`REPLEARN_STATIC` is 1) and where there is no kernel.
     """
-    return os.environ.get("REPLEARN_STATIC") == "1" or not in_kernel()
+    return _progress.is_static() or not _progress.in_kernel()
 
 
 def show(page: str, text: str) -> None:
@@ -36,7 +29,7 @@ def show(page: str, text: str) -> None:
         >>> show("<b>bold</b>", "bold")
         bold
     """
-    if in_kernel():
+    if _progress.in_kernel():
         from IPython.display import display
 
         display({"text/html": page, "text/plain": text}, raw=True)
@@ -79,7 +72,7 @@ def live(fn: Callable[..., Any], **controls: Any) -> None:
 
 def _draw(fn: Callable[..., Any], values: dict[str, Any]) -> None:
     """Call `fn` and display the figures that it opened and what it returned, each once."""
-    if not in_kernel():
+    if not _progress.in_kernel():
         fn(**values)
         return
     from IPython.display import display

@@ -21,7 +21,7 @@ from replearn.files import write_json
 from replearn.lesson import exercises
 from replearn.lesson.display import KEEP_KEYS, is_static, show
 from replearn.lesson.formatting import has_nan, json_ready, to_plain, to_text
-from replearn.lesson.parallel import side_by_side
+from replearn.lesson.parallel import can_split, side_by_side
 from replearn.lesson.seeds import measured_claims, over_seeds
 
 LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
@@ -40,6 +40,8 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
 }
 Item = TypeVar("Item", bound=Hashable)
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
+# Of the CPU, as OMP_NUM_THREADS or the cores have it. Asked here, before a lesson changes it.
+_THREADS = torch.get_num_threads()
 _ADVICE = "To get them, use a GPU, or put CIFAR-10 into the folder that $REPLEARN_DATA names."
 
 
@@ -53,6 +55,11 @@ class Lesson:
     Making it shows title, device, data and the minutes to expect, and seeds torch with
     `$REPLEARN_SEED` (0 if it is not set). `$REPLEARN_PROFILE` (cpu or gpu) chooses the budgets, in
     place of the machine.
+
+    Without a GPU, PyTorch gets one thread in this process, where `side_by_side` can use the others
+    (on Linux). The networks are so small that a second thread hardly helps, and where another
+    program is busy the two wait for each other: a step then takes several times as long. It also
+    makes the results those of a machine with any number of cores.
 
     Args:
         number: "01" to "12", or the number.
@@ -92,6 +99,10 @@ class Lesson:
             raise ValueError(f"REPLEARN_PROFILE: expected cpu or gpu, found {self.profile_name!r}")
         self.seed = int(os.environ.get("REPLEARN_SEED") or 0)
         torch.manual_seed(self.seed)
+        self._workers = 1
+        if self.device.type == "cpu" and can_split():
+            self._workers = _THREADS
+            torch.set_num_threads(1)
         self.claims = []
         self._hints_given = {}  # name of the exercise: how many
         self._predictions: list[str | None] = []  # what was chosen at each question
@@ -396,8 +407,7 @@ class Lesson:
             >>> lesson.side_by_side(lambda rate: 2 * rate, [0.1, 0.2])
             {0.1: 0.2, 0.2: 0.4}
         """
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-        return side_by_side(fn, items, text=text, workers=workers)
+        return side_by_side(fn, items, text=text, workers=self._workers)
 
     def finish(self) -> None:
         """Print how many claims held; `$REPLEARN_RESULTS` names a folder for `<number>.json`."""
@@ -446,8 +456,7 @@ def _hardware(device: torch.device) -> str:
     """Return the GPU's name, or the CPU's number of threads, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread" if threads == 1 else f"CPU, {threads} threads"
+    return f"CPU, {_THREADS} thread" if _THREADS == 1 else f"CPU, {_THREADS} threads"
 
 
 def _with_unit(number: Any) -> tuple[Any, str]:

@@ -35,8 +35,7 @@ def side_by_side(
     loop. What a call changes in place (a list that it fills) is lost with its process, so
     everything of interest should be returned.
 
-    Where processes cannot be split off safely, which is everywhere but on Linux, there is one call
-    after the other.
+    Where processes cannot be split off (`can_split`), there is one call after the other.
 
     Args:
         fn: A function of an item. What it prints is printed here, in the order of the items.
@@ -54,7 +53,7 @@ def side_by_side(
     items = list(items)
     progress = Progress(text, len(items), unit="run", keep=False)
     try:
-        if workers > 1 and len(items) > 1 and sys.platform == "linux":
+        if workers > 1 and len(items) > 1 and can_split():
             answers = _in_processes(fn, items, workers, progress)
         else:
             answers = {}
@@ -73,6 +72,11 @@ def side_by_side(
         return results
     finally:
         progress.close()
+
+
+def can_split() -> bool:
+    """Whether this process can split others off: on Linux, and not from one that was split off."""
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
 def _random_state() -> tuple[Any, ...]:

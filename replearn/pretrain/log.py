@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from replearn import _schema
+from replearn._progress import is_static
 from replearn.files import append, explained, write_atomically
 
 LOG = "log.jsonl"
@@ -205,7 +206,7 @@ def live(record: dict, history: list[dict]) -> None:
         history: All records so far.
     """
     was_measured = "effective_rank" in record
-    if not was_measured or "REPLEARN_STATIC" in os.environ:
+    if not was_measured or is_static():
         return
     import matplotlib.pyplot as plt
     from IPython.display import clear_output, display
