@@ -23,7 +23,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as it is
 LIVE = ROOT / "build" / "live"  # so is this
-LESSON_WITH_LIVE_PICTURE = "notebooks/01_representations"
+LIVE_PICTURES = {  # the lessons that a live picture opens
+    "notebooks/01_representations": live.figure,
+    "notebooks/11_invariance_audit": live.audit_figure,
+}
 BADGES = {  # a badge on the web: the site's own, which needs no network
     notebooks.COLAB_BADGE: "../site/_static/colab-badge.svg",
     notebooks.KAGGLE_BADGE: "../site/_static/kaggle-badge.svg",
@@ -89,15 +92,15 @@ def has_mathjax() -> bool:
 def prepare(app, docname: str, source: list[str]) -> None:
     """Change a page's source before it is read: Sphinx' event source-read."""
     if docname.startswith("notebooks/"):
-        has_live_picture = docname == LESSON_WITH_LIVE_PICTURE
-        source[0] = prepared_notebook(source[0], has_live_picture=has_live_picture)
+        figure = LIVE_PICTURES.get(docname)
+        source[0] = prepared_notebook(source[0], figure("../_static") if figure else "")
     else:
         source[0] = generated.fill(source[0])
 
 
-def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
+def prepared_notebook(text: str, live_picture: str = "") -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
-    exercises, and perhaps the live picture of the first page below its question."""
+    exercises, and perhaps a live picture below its question."""
     for on_the_web, ours in BADGES.items():
         text = text.replace(on_the_web, ours)
     nb = json.loads(text)
@@ -113,13 +116,12 @@ def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
             for_myst["code_prompt_show"] = prompt
         if cell["cell_type"] == "markdown":
             cell["source"] = with_exercise_marks("".join(cell["source"]))
-    if has_live_picture:
+    if live_picture:
         opening = nb["cells"][0]
-        picture = live.figure("../_static")
         question = r"^> \*\*The question\.\*\*.*$"
         opening["source"] = re.sub(
             question,
-            lambda match: f"{match[0]}\n\n{picture}",
+            lambda match: f"{match[0]}\n\n{live_picture}",
             opening["source"],
             count=1,
             flags=re.MULTILINE,

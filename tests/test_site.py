@@ -401,12 +401,17 @@ def test_no_lesson_shows_the_answer_above_its_question(site):
         assert marked and set(marked) == set(generated.exercise_names(cells)), page.name
 
 
-def test_the_live_picture_opens_lesson_01_and_no_other(site):
+def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
+    """One copy of the weights, and the changes of the audit in lesson 11 alone."""
+    kinds = {"01": "neighbors", "11": "audit"}
     for page in sorted((site / "notebooks").glob("*.html")):
-        text = page.read_text("utf-8")
-        assert text.count("<figure data-live") == text.count("live-data.js") == ("01_" in page.name)
-    first = sorted((site / "notebooks").glob("*.html"))[0].read_text("utf-8")
-    assert first.index("The question.") < first.index("<figure data-live") < first.index("Objectiv")
+        text, kind = page.read_text("utf-8"), kinds.get(page.name[:2])
+        assert re.findall(r'<figure data-live="(\w+)"', text) == [kind] * bool(kind)
+        for script, used in {"live-data": kind, "live": kind, "live-audit": kind == "audit"}.items():
+            assert text.count(f"/{script}.js") == bool(used), page.name
+        if kind:
+            start = text.index("<figure data-live")
+            assert text.index("The question.") < start < text.index("Objectives")
 
 
 def test_a_long_page_begins_with_its_contents():
