@@ -98,8 +98,8 @@ def noise() -> dict:
 
 
 def script() -> str:
-    """Return the script with the encoder's weights, the gallery, the corners of the shapes, and what
-    the changes of the audit need."""
+    """Return the script with the encoder's weights, the gallery, the corners of the shapes, and
+    what the changes of the audit need."""
     from replearn import augment
     from replearn.data import shapes
 

@@ -407,8 +407,9 @@ def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
     for page in sorted((site / "notebooks").glob("*.html")):
         text, kind = page.read_text("utf-8"), kinds.get(page.name[:2])
         assert re.findall(r'<figure data-live="(\w+)"', text) == [kind] * bool(kind)
-        for script, used in {"live-data": kind, "live": kind, "live-audit": kind == "audit"}.items():
-            assert text.count(f"/{script}.js") == bool(used), page.name
+        scripts = {"live-data": bool(kind), "live": bool(kind), "live-audit": kind == "audit"}
+        for script, used in scripts.items():
+            assert text.count(f"/{script}.js") == used, page.name
         if kind:
             start = text.index("<figure data-live")
             assert text.index("The question.") < start < text.index("Objectives")
