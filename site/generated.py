@@ -16,7 +16,7 @@ import measured
 import panels
 import yaml
 from measured import escape, markdown_table
-from timetable import timetable
+from timetable import sections, timetable, to_run, to_solve
 
 from replearn import __version__
 from tools import project
@@ -54,6 +54,32 @@ def lesson_map() -> str:
         ]
         cards.append("\n\n".join(parts))
     return "{.lessons}\n" + "\n\n".join(cards)
+
+
+def how_long() -> str:
+    """Return how long a lesson takes: to run, as the stored notebooks say of themselves, and to
+    read and to solve, by the count of the timetable."""
+    runs = []
+    studies = []
+    for _, cells in notebooks():
+        if to_run(cells):
+            runs.append(float(to_run(cells)))
+        parts = sections(cells).items()
+        reading = sum(minutes for name, minutes in parts if not name.startswith("Going further"))
+        studies.append(reading + to_solve(cells))
+    if not runs:
+        raise measured.MissingError("no stored notebook says how many minutes it took")
+    tens = [round(minutes, -1) for minutes in (min(studies), max(studies))]
+    return (
+        f"The stored runs took {in_range(min(runs), max(runs))} minutes a lesson, on two CPU "
+        f"cores; reading and solving one takes about {in_range(*tens)} minutes."
+    )
+
+
+def in_range(least: float, most: float) -> str:
+    """Return two whole numbers as a range, or as one where they are equal."""
+    low, high = f"{least:.0f}", f"{most:.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def exercise_names(cells: list[dict]) -> list[str]:
@@ -275,6 +301,7 @@ MAKERS = {
     "course": course_minutes,
     "faults": measured.faults,
     "goals": goals,
+    "how_long": how_long,
     "how_right": how_right,
     "in_colab": in_colab,
     "lesson_map": lesson_map,

@@ -415,6 +415,31 @@ def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
             assert text.index("The question.") < start < text.index("Objectives")
 
 
+def test_how_long_a_lesson_takes_is_what_the_notebooks_say(monkeypatch):
+    minutes = {}
+    for stem, cells in generated.notebooks():
+        (last,) = cells[-1]["outputs"]
+        minutes[stem] = float(re.search(r"([\d.]+) minutes", "".join(last["text"]))[1])
+    least, most = (f"{number:.0f}" for number in (min(minutes.values()), max(minutes.values())))
+    assert f"took {generated.in_range(float(least), float(most))} minutes" in generated.how_long()
+
+    text = "Lesson 01: 3 of 3 claims held, {} minutes, cpu profile, seed 0."
+    exercises = dict(cell_type="markdown", metadata={}, source="x " * 8000)
+
+    def lesson(number):
+        outputs = [dict(text=text.format(number))]
+        return [exercises, dict(cell_type="code", source="", metadata={}, outputs=outputs)]
+
+    stored = [("01", lesson(1.2)), ("02", lesson(7.7))]
+    monkeypatch.setattr(generated, "notebooks", lambda: iter(stored))
+    assert generated.how_long() == (
+        "The stored runs took 1 to 8 minutes a lesson, on two CPU cores; reading and solving one "
+        "takes about 40 minutes."
+    )
+    stored[:] = [("01", [exercises])]
+    assert "Not measured yet" in generated.fill("<!-- generated: how_long -->")
+
+
 def test_a_long_page_begins_with_its_contents():
     names = [f"part-{i}" for i in range(course.LONG_PAGE)]
     toc = "".join(f'<li><a class="reference internal" href="#{n}">{n}</a></li>' for n in names)
