@@ -39,7 +39,7 @@ ICON = (
     "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
     "%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E"
     "%3Cpath d='M4 4h8L6 12h6' fill='none' stroke='white' stroke-width='2'/%3E"
-    '%3C/svg%3E">'
+    '%3C/svg%3E" />'
 )
 
 # --- configuration ---
@@ -110,6 +110,8 @@ def prepared_notebook(text: str, live_picture: str = "") -> str:
         for_myst = metadata.setdefault("mystnb", {})
         if "alt" in metadata:
             for_myst.setdefault("image", {})["alt"] = metadata["alt"]
+        if is_drawing(cell):
+            for_myst.setdefault("image", {})["classes"] = "drawing"
         prompt = folded_as(cell)
         if prompt:
             metadata.setdefault("tags", []).append("hide-input")
@@ -127,6 +129,19 @@ def prepared_notebook(text: str, live_picture: str = "") -> str:
             flags=re.MULTILINE,
         )
     return json.dumps(nb)
+
+
+SHOWS_PICTURES = re.compile(r"\b(?:grid|neighbors|imshow|card|gallery)\(")
+
+
+def is_drawing(cell: dict) -> bool:
+    """Return whether a code cell's figures are lines, bars or numbers alone.
+
+    Their paper and ink change places in dark mode. A picture in a figure would be a negative then.
+    """
+    shown = [output.get("data", {}) for output in cell.get("outputs", ())]
+    has_figure = any("image/png" in data for data in shown)
+    return has_figure and not SHOWS_PICTURES.search("".join(cell["source"]))
 
 
 LONG_IMPORTS = 4  # so many lines of imports and nothing else are folded
@@ -215,12 +230,25 @@ def outdated(app, env, added, changed, removed) -> list[str]:
 def mend(app, pagename, templatename, context, doctree) -> None:
     """Mend what a screen reader hears: Sphinx' event html-page-context.
 
-    The handle of a folded cell says its own words, and papers are the items of their list.
+    The handle of a folded cell says its own words, papers are the items of their list, and a figure
+    that scrolls on a phone can be reached by the keyboard: the theme sees to that for what has the
+    class `output`.
     """
     if "body" in context:
         body = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
         body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+        figure = r'^<img [^>]*src="\.\./_images/[^>]*/>$'
+        body = re.sub(figure, r'<div class="output">\g<0></div>', body, flags=re.MULTILINE)
+        body = re.sub(r'<div class="output stream .*?</pre>', marked_table, body, flags=re.DOTALL)
         context["body"] = with_contents(body, context.get("toc", ""))
+
+
+def marked_table(printed: re.Match) -> str:
+    """Return what a cell printed, with a class of its own if it has columns: they do not wrap."""
+    columns = re.findall(r"^.*\S {2,}\S.*$", re.sub(r"<[^>]*>", "", printed[0]), re.MULTILINE)
+    if len(columns) < 2:
+        return printed[0]
+    return printed[0].replace('class="output stream ', 'class="output stream columns ', 1)
 
 
 LONG_PAGE = 6  # sections; a page of so many begins with its contents, where no sidebar has them
