@@ -169,11 +169,17 @@ def folded_as(cell: dict) -> str | None:
     return None
 
 
+WHERE_TO_SOLVE = """
+Nothing runs on this page. To solve the exercises, open the notebook: [How to use the
+course](../site/how-to-use.md) says where. There each is checked at once."""
+
+
 def with_exercise_marks(text: str) -> str:
     """Return a text of a lesson with a place before each solution where a reader can mark the
-    exercise as right."""
+    exercise as right, and with a sentence that says where exercises are solved."""
     place = r'<div data-exercise="\1"></div>\n\n\g<0>'
-    return re.sub(r"<!-- solution (\w+) -->", place, text)
+    text = re.sub(r"<!-- solution (\w+) -->", place, text)
+    return re.sub(r"^## Exercises$", rf"\g<0>\n{WHERE_TO_SOLVE}", text, flags=re.MULTILINE)
 
 
 def terms() -> list[str]:

@@ -169,10 +169,10 @@ YOUR_CHANGE = "your change"
 REDRAWN = ("other background", "other texture")  # the audit redraws factors, too
 
 CAPTION = """\
-Change the <b>color</b>: in pixels it is another picture. In <i>z</i>, what a network
-has learned from pictures without labels, it is nearly the same. Then change the <b>shape</b>, and
-<b>turn</b> it. Below each bar stand the nearest of 200 other pictures; a frame marks the same
-shape."""
+Drag the object, or change its <b>color</b>: in pixels it is another picture. In <i>z</i>, 512
+numbers by which a network has learned to describe pictures, without labels, it is nearly the same.
+Then change the <b>shape</b>, and <b>turn</b> it. 100&nbsp;% is as far as two pictures are apart on
+average. Below each bar stand the nearest of 200 other pictures; a frame marks the same shape."""
 AUDIT_CAPTION = """\
 An audit of one picture. Each row changes it in one way, and the bar says how far that moves what
 SimCLR has learned: 100&nbsp;% is as far as another picture is away. (Distances are squared, as in
@@ -191,7 +191,7 @@ def figure(static: str) -> str:
     for name, alt in SPACES:
         rows.append(
             f'<div class="live-space" data-space="{name}">'
-            f'<div class="live-moved"><span>moved in {name}</span><output>0 %</output></div>'
+            f'<div class="live-moved"><span>moved in {name}</span><output>…</output></div>'
             '<div class="live-bar" aria-hidden="true"><div data-bar></div></div>'
             f'<div class="live-near" role="img" aria-label="{alt}">{canvas * NEIGHBORS}</div></div>'
         )
@@ -211,7 +211,7 @@ def audit_figure(static: str) -> str:
     for name in (YOUR_CHANGE, *audit.CHANGES, *REDRAWN):
         rows.append(
             f'<li data-change="{name}"><canvas width="32" height="32" aria-hidden="true"></canvas>'
-            f'<div><div class="live-moved"><span>{name}</span><span data-moved>0 %</span></div>'
+            f'<div><div class="live-moved"><span>{name}</span><span data-moved>…</span></div>'
             '<div class="live-bar" aria-hidden="true"><div data-bar></div></div></div></li>'
         )
     beside = f'<ul class="live-changes">{"".join(rows)}</ul>'
