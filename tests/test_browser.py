@@ -289,6 +289,26 @@ def test_no_page_scrolls_sideways_on_a_phone(site, browser):
             assert wide <= seen == PHONE["width"], f"{page.name} is {wide} pixels wide"
 
 
+FIGURES = """return [...document.querySelectorAll('.cell_output .output > img')].map(image => [
+    image.classList.contains('drawing'), image.getBoundingClientRect().width / image.naturalWidth,
+    getComputedStyle(image).filter, image.parentElement.scrollWidth,
+    image.parentElement.tabIndex])"""
+
+
+def test_figures_on_a_phone_at_night(site, browser):
+    """Not smaller than their words can be read; what scrolls is reached by the keyboard; lines and
+    bars are light on dark, and pictures are no negatives."""
+    with phone(browser):
+        errors(browser, sorted((site / "notebooks").glob("*.html"))[0].as_uri())
+        theme(browser, "dark")
+        shown = browser.execute_script(FIGURES)
+    theme(browser, "light")
+    assert len(shown) > 8 and {is_drawing for is_drawing, *_ in shown} == {True, False}
+    for is_drawing, scale, style, width, tab in shown:
+        assert scale > 0.7 and ("invert" in style) == is_drawing
+        assert (tab == 0) == (width > PHONE["width"])
+
+
 def test_first_page_has_the_picture_and_the_button_on_one_screen(site, browser):
     address = (site / "site" / "index.html").as_uri()
     errors(browser, address)

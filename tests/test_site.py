@@ -440,6 +440,40 @@ def test_how_long_a_lesson_takes_is_what_the_notebooks_say(monkeypatch):
     assert "Not measured yet" in generated.fill("<!-- generated: how_long -->")
 
 
+def test_figures_without_a_picture_are_known():
+    """In dark mode their paper and ink change places, which makes a negative of a picture."""
+    figure = [dict(data={"image/png": ""})]
+    for source, expected in {
+        "plot.curves(x, y)": True,
+        "ax.bar(x, y); image = grid[0]": True,
+        "plot.grid(images)": False,
+        "left.imshow(picture)": False,
+        "card(report, images)": False,
+    }.items():
+        cell = dict(cell_type="code", source=source, metadata={}, outputs=figure)
+        assert course.is_drawing(cell) == expected, source
+        nb = json.loads(course.prepared_notebook(json.dumps(dict(cells=[cell]))))
+        kind = nb["cells"][0]["metadata"]["mystnb"].get("image", {}).get("classes")
+        assert kind == ("drawing" if expected else None)
+    assert not course.is_drawing(dict(cell_type="code", source="plot.curves()", outputs=[]))
+
+
+def test_what_a_cell_prints_in_columns_is_marked():
+    printed = '<div class="output stream highlight notranslate"><div><pre><span></span>{}</pre>'
+    table = printed.format("name    a    b\nx       1    2\n")
+    sentences = printed.format("✓ one is less than two\nTwo  spaces once.\n")
+    mark = re.compile("(?s).*")
+    assert "stream columns " in course.marked_table(mark.match(table))
+    assert course.marked_table(mark.match(sentences)) == sentences
+
+
+def test_exercises_say_where_they_are_solved(site):
+    for page in sorted((site / "notebooks").glob("*.html")):
+        text = page.read_text("utf-8")
+        start = text.index("Nothing runs on this page")
+        assert text.index(">Exercises<") < start < text.index("data-exercise="), page.name
+
+
 def test_a_long_page_begins_with_its_contents():
     names = [f"part-{i}" for i in range(course.LONG_PAGE)]
     toc = "".join(f'<li><a class="reference internal" href="#{n}">{n}</a></li>' for n in names)
