@@ -169,10 +169,9 @@ YOUR_CHANGE = "your change"
 REDRAWN = ("other background", "other texture")  # the audit redraws factors, too
 
 CAPTION = """\
-Drag the object, or change its <b>color</b>: in pixels it is another picture. In <i>z</i>, 512
-numbers by which a network has learned to describe pictures, without labels, it is nearly the same.
-Then change the <b>shape</b>, and <b>turn</b> it. 100&nbsp;% is as far as two pictures are apart on
-average. Below each bar stand the nearest of 200 other pictures; a frame marks the same shape."""
+Drag the object, change its <b>color</b>: in pixels it is another picture. In <i>z</i>, what a
+network has learned without labels, it is nearly the same. Then change the <b>shape</b>.
+100&nbsp;% is as far as two pictures are apart; a frame below marks the same shape."""
 AUDIT_CAPTION = """\
 An audit of one picture. Each row changes it in one way, and the bar says how far that moves what
 SimCLR has learned: 100&nbsp;% is as far as another picture is away. (Distances are squared, as in
