@@ -4,6 +4,9 @@ LESSON ?= 01_representations
 BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 TORCH_FLAG := $(if $(TORCH),--torch-backend $(TORCH))
+define TORCH_HELP
+|| { echo "With TORCH=$(TORCH) PyTorch comes from its makers' own index. Where that cannot be reached: make lab"; exit 1; }
+endef
 ROOT_FLAG := $(shell test "$$(id -u)" = 0 && echo --allow-root)
 
 .PHONY: help lab edit test test-fast test-slow lint run bench site pdf epub slides home test-colab
@@ -62,7 +65,7 @@ test-colab: .venv/.lab  ## The lesson layer and three notebooks with the package
 # --- the virtual environment ------------------------------------------------------------------------------------------
 
 .venv/.lab .venv/.site .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/python
-	$(UV) pip install $(TORCH_FLAG) --python $(BIN)/python -e ".[$*]" -c constraints.txt
+	$(UV) pip install $(TORCH_FLAG) --python $(BIN)/python -e ".[$*]" -c constraints.txt $(if $(TORCH),$(TORCH_HELP))
 	@touch $@
 
 $(BIN)/python: | $(filter .venv-uv/bin/uv,$(UV))

@@ -23,7 +23,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as it is
 LIVE = ROOT / "build" / "live"  # so is this
-LESSON_WITH_LIVE_PICTURE = "notebooks/01_representations"
+LIVE_PICTURES = {  # the lessons that a live picture opens
+    "notebooks/01_representations": live.figure,
+    "notebooks/11_invariance_audit": live.audit_figure,
+}
 BADGES = {  # a badge on the web: the site's own, which needs no network
     notebooks.COLAB_BADGE: "../site/_static/colab-badge.svg",
     notebooks.KAGGLE_BADGE: "../site/_static/kaggle-badge.svg",
@@ -36,7 +39,7 @@ ICON = (
     "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
     "%3Crect width='16' height='16' rx='3' fill='%230072b2'/%3E"
     "%3Cpath d='M4 4h8L6 12h6' fill='none' stroke='white' stroke-width='2'/%3E"
-    '%3C/svg%3E">'
+    '%3C/svg%3E" />'
 )
 
 # --- configuration ---
@@ -89,15 +92,15 @@ def has_mathjax() -> bool:
 def prepare(app, docname: str, source: list[str]) -> None:
     """Change a page's source before it is read: Sphinx' event source-read."""
     if docname.startswith("notebooks/"):
-        has_live_picture = docname == LESSON_WITH_LIVE_PICTURE
-        source[0] = prepared_notebook(source[0], has_live_picture=has_live_picture)
+        figure = LIVE_PICTURES.get(docname)
+        source[0] = prepared_notebook(source[0], figure("../_static") if figure else "")
     else:
         source[0] = generated.fill(source[0])
 
 
-def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
+def prepared_notebook(text: str, live_picture: str = "") -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
-    exercises, and perhaps the live picture of the first page below its question."""
+    exercises, and perhaps a live picture below its question."""
     for on_the_web, ours in BADGES.items():
         text = text.replace(on_the_web, ours)
     nb = json.loads(text)
@@ -107,24 +110,38 @@ def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
         for_myst = metadata.setdefault("mystnb", {})
         if "alt" in metadata:
             for_myst.setdefault("image", {})["alt"] = metadata["alt"]
+        if is_drawing(cell):
+            for_myst.setdefault("image", {})["classes"] = "drawing"
         prompt = folded_as(cell)
         if prompt:
             metadata.setdefault("tags", []).append("hide-input")
             for_myst["code_prompt_show"] = prompt
         if cell["cell_type"] == "markdown":
             cell["source"] = with_exercise_marks("".join(cell["source"]))
-    if has_live_picture:
+    if live_picture:
         opening = nb["cells"][0]
-        picture = live.figure("../_static")
         question = r"^> \*\*The question\.\*\*.*$"
         opening["source"] = re.sub(
             question,
-            lambda match: f"{match[0]}\n\n{picture}",
+            lambda match: f"{match[0]}\n\n{live_picture}",
             opening["source"],
             count=1,
             flags=re.MULTILINE,
         )
     return json.dumps(nb)
+
+
+SHOWS_PICTURES = re.compile(r"\b(?:grid|neighbors|imshow|card|gallery)\(")
+
+
+def is_drawing(cell: dict) -> bool:
+    """Return whether a code cell's figures are lines, bars or numbers alone.
+
+    Their paper and ink change places in dark mode. A picture in a figure would be a negative then.
+    """
+    shown = [output.get("data", {}) for output in cell.get("outputs", ())]
+    has_figure = any("image/png" in data for data in shown)
+    return has_figure and not SHOWS_PICTURES.search("".join(cell["source"]))
 
 
 LONG_IMPORTS = 4  # so many lines of imports and nothing else are folded
@@ -152,11 +169,17 @@ def folded_as(cell: dict) -> str | None:
     return None
 
 
+WHERE_TO_SOLVE = """
+Nothing runs on this page. To solve the exercises, open the notebook: [How to use the
+course](../site/how-to-use.md) says where. There each is checked at once."""
+
+
 def with_exercise_marks(text: str) -> str:
     """Return a text of a lesson with a place before each solution where a reader can mark the
-    exercise as right."""
+    exercise as right, and with a sentence that says where exercises are solved."""
     place = r'<div data-exercise="\1"></div>\n\n\g<0>'
-    return re.sub(r"<!-- solution (\w+) -->", place, text)
+    text = re.sub(r"<!-- solution (\w+) -->", place, text)
+    return re.sub(r"^## Exercises$", rf"\g<0>\n{WHERE_TO_SOLVE}", text, flags=re.MULTILINE)
 
 
 def terms() -> list[str]:
@@ -213,12 +236,25 @@ def outdated(app, env, added, changed, removed) -> list[str]:
 def mend(app, pagename, templatename, context, doctree) -> None:
     """Mend what a screen reader hears: Sphinx' event html-page-context.
 
-    The handle of a folded cell says its own words, and papers are the items of their list.
+    The handle of a folded cell says its own words, papers are the items of their list, and a figure
+    that scrolls on a phone can be reached by the keyboard: the theme sees to that for what has the
+    class `output`.
     """
     if "body" in context:
         body = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
         body = body.replace(' role="doc-biblioentry"', ' role="listitem"')
+        figure = r'^<img [^>]*src="\.\./_images/[^>]*/>$'
+        body = re.sub(figure, r'<div class="output">\g<0></div>', body, flags=re.MULTILINE)
+        body = re.sub(r'<div class="output stream .*?</pre>', marked_table, body, flags=re.DOTALL)
         context["body"] = with_contents(body, context.get("toc", ""))
+
+
+def marked_table(printed: re.Match) -> str:
+    """Return what a cell printed, with a class of its own if it has columns: they do not wrap."""
+    columns = re.findall(r"^.*\S {2,}\S.*$", re.sub(r"<[^>]*>", "", printed[0]), re.MULTILINE)
+    if len(columns) < 2:
+        return printed[0]
+    return printed[0].replace('class="output stream ', 'class="output stream columns ', 1)
 
 
 LONG_PAGE = 6  # sections; a page of so many begins with its contents, where no sidebar has them

@@ -102,8 +102,10 @@ def as_html(figure: Figure, *, alt: str, caption: str) -> str:
     lines = [
         '<figure class="curves">',
         f"<figcaption>{html.escape(caption)}</figcaption>",
+        '<div class="pst-scrollable-table-container">',  # on a phone; the theme knows the name
         head,
         *(line for line in body.splitlines() if line.strip()),
+        "</div>",
         "</figure>",
     ]
     return "\n".join(lines)

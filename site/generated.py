@@ -16,7 +16,7 @@ import measured
 import panels
 import yaml
 from measured import escape, markdown_table
-from timetable import timetable
+from timetable import sections, timetable, to_run, to_solve
 
 from replearn import __version__
 from tools import project
@@ -41,19 +41,54 @@ def lesson_map() -> str:
     for stem, cells in notebooks():
         opening = "".join(cells[0]["source"])
         title = line_after(r"# ", opening)
-        minutes = line_after(r"\*\*Minutes\.\*\* ", opening)
-        to_run = re.match(r"(\d+)", minutes)[1]
-        to_read = re.search(r"about (\d+) to read", minutes)[1]
         question = line_after(r".*\*\*The question\.\*\* ", opening)
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         before = line_after(r"\*\*Prerequisites\.\*\* ", opening)
         parts = [
             f"- [{title}](/notebooks/{stem}.ipynb)",
             f"  {question}",
-            f"  {to_run} minutes to run, {to_read} to read and solve. To know before: {before}",
+            f"  {minutes(cells)}. To know before: {before}",
         ]
         cards.append("\n\n".join(parts))
     return "{.lessons}\n" + "\n\n".join(cards)
+
+
+def how_long() -> str:
+    """Return how long a lesson takes: to run, as the stored notebooks say of themselves, and to
+    read and to solve, by the count of the timetable."""
+    runs = [float(to_run(cells)) for _, cells in notebooks() if to_run(cells)]
+    studies = [to_study(cells) for _, cells in notebooks()]
+    if not runs:
+        raise measured.MissingError("no stored notebook says how many minutes it took")
+    to_read = in_range(min(studies), max(studies))
+    return (
+        f"The stored runs took {in_range(min(runs), max(runs))} minutes a lesson, on two CPU "
+        f"cores; reading and solving one takes about {to_read} minutes."
+    )
+
+
+def to_study(cells: list[dict]) -> int:
+    """Return the minutes to read a lesson, without what goes further, and to solve its exercises,
+    by the count of the timetable, rounded to tens."""
+    reading = 0
+    for name, part in sections(cells).items():
+        if not name.startswith("Going further"):
+            reading += part
+    return round(reading + to_solve(cells), -1)
+
+
+def minutes(cells: list[dict]) -> str:
+    """Return how long a lesson takes, for its card; only what is stored."""
+    to_read = f"about {to_study(cells)} to read and solve"
+    if not to_run(cells):
+        return f"{to_read.capitalize()}, in minutes"
+    return f"{float(to_run(cells)):.0f} minutes to run, {to_read}"
+
+
+def in_range(least: float, most: float) -> str:
+    """Return two whole numbers as a range, or as one where they are equal."""
+    low, high = f"{least:.0f}", f"{most:.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def exercise_names(cells: list[dict]) -> list[str]:
@@ -275,6 +310,7 @@ MAKERS = {
     "course": course_minutes,
     "faults": measured.faults,
     "goals": goals,
+    "how_long": how_long,
     "how_right": how_right,
     "in_colab": in_colab,
     "lesson_map": lesson_map,

@@ -1,4 +1,6 @@
-"""The live picture of the first page: what its script needs, written when the site is built.
+"""The live picture, on the first page and in two lessons: its HTML, and what its script needs.
+
+The second is written when the site is built.
 
 The shipped SimCLR encoder goes into the page as text, one character a weight, since a page that is
 opened from the disk may not read files. Normalization is folded into the convolutions, and each
@@ -80,8 +82,25 @@ def gallery() -> dict:
     return dict(names=names, rows=list(zip(*columns, strict=True)))
 
 
+def noise() -> dict:
+    """Return what the change "noise" of the audit adds to one picture: `values`, whole numbers as
+    characters, and their `step`."""
+    import torch
+
+    from replearn import audit
+    from replearn.data import shapes
+
+    gray = torch.full((1, 3, shapes.SIDE, shapes.SIDE), 0.5)
+    added = (audit.CHANGES["noise"](gray) - gray).flatten()
+    step = added.abs().max().item() / MOST
+    values = "".join(CHARACTERS[int(whole) + MOST] for whole in (added / step).round().tolist())
+    return dict(step=step, values=values)
+
+
 def script() -> str:
-    """Return the script with the encoder's weights, the gallery and the corners of the shapes."""
+    """Return the script with the encoder's weights, the gallery, the corners of the shapes, and
+    what the changes of the audit need."""
+    from replearn import augment
     from replearn.data import shapes
 
     encoder = []
@@ -110,6 +129,8 @@ def script() -> str:
         shapes=shapes.SHAPES,
         textures=shapes.TEXTURES,
         corners=corners,
+        luma=augment.LUMA,
+        noise=noise(),
     )
     return f"window.liveData = {json.dumps(data, separators=(',', ':'))};\n"
 
@@ -139,30 +160,88 @@ SPACES = (
 NEIGHBORS = 5
 
 
+BACKGROUND_SLIDERS = (
+    ("background_hue", "background", 0, 0.99, 0.01, 0.6),
+    ("texture", "texture", 0, 3, 1, 1),
+)
+WORDS = {"shape": "star", "texture": "striped"}  # what a slider shows beside its label, at first
+YOUR_CHANGE = "your change"
+REDRAWN = ("other background", "other texture")  # the audit redraws factors, too
+
+CAPTION = """\
+Drag the object, change its <b>color</b>: in pixels it is another picture. In <i>z</i>, what a
+network has learned without labels, it is nearly the same. Then change the <b>shape</b>.
+100&nbsp;% is as far as two pictures are apart; a frame below marks the same shape."""
+AUDIT_CAPTION = """\
+An audit of one picture. Each row changes it in one way, and the bar says how far that moves what
+SimCLR has learned: 100&nbsp;% is as far as another picture is away. (Distances are squared, as in
+this lesson, whose score is 1 minus this number, over many pictures.) Which changes does the network
+ignore? Choose another <b>shape</b>, or <b>turn</b> it: does it ignore the same ones?"""
+
+
 def figure(static: str) -> str:
-    """Return the live picture as HTML.
+    """Return the live picture with its neighbors as HTML, for the first page and lesson 01.
 
     Args:
         static: The path from the page to the folder `_static`.
     """
-    controls = []
-    for name, label, least, most, step, start in SLIDERS:
-        word = ': <span data-word aria-hidden="true">star</span>' if name == "shape" else ""
-        controls.append(
-            f'<label><span>{label}{word}</span><input type="range" name="{name}" min="{least}" '
-            f'max="{most}" step="{step}" value="{start}" autocomplete="off"></label>'
-        )
     rows = []
     canvas = '<canvas width="32" height="32"></canvas>'
     for name, alt in SPACES:
         rows.append(
             f'<div class="live-space" data-space="{name}">'
-            f'<div class="live-moved"><span>moved in {name}</span><output>0 %</output></div>'
+            f'<div class="live-moved"><span>moved in {name}</span><output>…</output></div>'
             '<div class="live-bar" aria-hidden="true"><div data-bar></div></div>'
             f'<div class="live-near" role="img" aria-label="{alt}">{canvas * NEIGHBORS}</div></div>'
         )
+    beside = f'<div class="live-spaces">{"".join(rows)}</div>'
+    return _figure("neighbors", SLIDERS, beside, CAPTION, static)
+
+
+def audit_figure(static: str) -> str:
+    """Return the live picture with the changes of the audit as HTML, for lesson 11.
+
+    Args:
+        static: The path from the page to the folder `_static`.
+    """
+    from replearn import audit
+
+    rows = []
+    for name in (YOUR_CHANGE, *audit.CHANGES, *REDRAWN):
+        rows.append(
+            f'<li data-change="{name}"><canvas width="32" height="32" aria-hidden="true"></canvas>'
+            f'<div><div class="live-moved"><span>{name}</span><span data-moved>…</span></div>'
+            '<div class="live-bar" aria-hidden="true"><div data-bar></div></div></div></li>'
+        )
+    beside = f'<ul class="live-changes">{"".join(rows)}</ul>'
+    sliders = SLIDERS + BACKGROUND_SLIDERS
+    return _figure("audit", sliders, beside, AUDIT_CAPTION, static, more_scripts=("live-audit.js",))
+
+
+def _figure(
+    kind: str,
+    sliders: tuple,
+    beside: str,
+    caption: str,
+    static: str,
+    *,
+    more_scripts: tuple[str, ...] = (),
+) -> str:
+    """Return the picture, its sliders, what stands beside it, and the scripts."""
+    controls = []
+    for name, label, least, most, step, start in sliders:
+        word = ""
+        if name in WORDS:
+            word = f': <span data-word="{name}" aria-hidden="true">{WORDS[name]}</span>'
+        controls.append(
+            f'<label><span>{label}{word}</span><input type="range" name="{name}" min="{least}" '
+            f'max="{most}" step="{step}" value="{start}" autocomplete="off"></label>'
+        )
+    scripts = ""
+    for script in ("live-data.js", "live.js", *more_scripts):
+        scripts += f'<script defer src="{static}/{script}"></script>\n'
     return f"""\
-<figure data-live class="live">
+<figure data-live="{kind}" class="live">
 <div class="live-top">
 <div class="live-picture">
 <canvas data-picture width="32" height="32" role="img"
@@ -172,13 +251,9 @@ def figure(static: str) -> str:
 </div>
 <fieldset class="live-controls"><legend>Change the picture</legend>{"".join(controls)}</fieldset>
 </div>
-<div class="live-spaces">{"".join(rows)}</div>
+{beside}
 <p class="live-status" role="status"></p>
-<figcaption>Change the <b>color</b>: in pixels it is another picture. In <i>z</i>, what a network
-has learned from pictures without labels, it is nearly the same. Then change the <b>shape</b>, and
-<b>turn</b> it. Below each bar stand the nearest of 200 other pictures; a frame marks the same
-shape.</figcaption>
+<figcaption>{caption}</figcaption>
 <noscript>The live picture needs JavaScript. All other pages can be read without.</noscript>
 </figure>
-<script defer src="{static}/live-data.js"></script>
-<script defer src="{static}/live.js"></script>"""
+{scripts.rstrip()}"""

@@ -289,6 +289,26 @@ def test_no_page_scrolls_sideways_on_a_phone(site, browser):
             assert wide <= seen == PHONE["width"], f"{page.name} is {wide} pixels wide"
 
 
+FIGURES = """return [...document.querySelectorAll('.cell_output .output > img')].map(image => [
+    image.classList.contains('drawing'), image.getBoundingClientRect().width / image.naturalWidth,
+    getComputedStyle(image).filter, image.parentElement.scrollWidth,
+    image.parentElement.tabIndex])"""
+
+
+def test_figures_on_a_phone_at_night(site, browser):
+    """Not smaller than their words can be read; what scrolls is reached by the keyboard; lines and
+    bars are light on dark, and pictures are no negatives."""
+    with phone(browser):
+        errors(browser, sorted((site / "notebooks").glob("*.html"))[0].as_uri())
+        theme(browser, "dark")
+        shown = browser.execute_script(FIGURES)
+    theme(browser, "light")
+    assert len(shown) > 8 and {is_drawing for is_drawing, *_ in shown} == {True, False}
+    for is_drawing, scale, style, width, tab in shown:
+        assert scale > 0.7 and ("invert" in style) == is_drawing
+        assert (tab == 0) == (width > PHONE["width"])
+
+
 def test_first_page_has_the_picture_and_the_button_on_one_screen(site, browser):
     address = (site / "site" / "index.html").as_uri()
     errors(browser, address)
@@ -397,6 +417,101 @@ def test_the_live_picture_answers_to_keys_and_to_the_pointer(opened):
     assert places[0] > 0.1 and 0 < places[1] < places[0]
     until(lambda: opened.execute_script(NEAR) != before, "the object follows the pointer")
     print(f"one answer took {opened.execute_script('return replearnLive.milliseconds'):.0f} ms")
+
+
+# --- the same in lesson 11, with the changes of the audit ---
+
+CHANGED = """const [factors, name] = arguments, image = replearnLive.draw(factors);
+return Array.from(replearnAudit.changes[name](image));"""
+ANSWERED = "return document.querySelector('figure.live').dataset.answered"
+DRAWN = "return arguments[0].map(factors => Array.from(replearnLive.draw(factors)))"
+
+
+@pytest.fixture
+def audited(site, browser):
+    """Lesson 11, from the disk, once every change of its first picture is measured."""
+    (lesson,) = (site / "notebooks").glob("11_*.html")
+    assert not errors(browser, lesson.as_uri())
+    until(lambda: browser.execute_script(ANSWERED) == "1", "an answer for every change")
+    return browser
+
+
+MOVED_BY = """return Object.fromEntries([...document.querySelectorAll('[data-change]')].map(row =>
+    [row.dataset.change, parseInt(row.querySelector('[data-moved]').textContent)]))"""
+START = dict(
+    shape=3, hue=0.08, size=0.65, rotation=0, x=0, y=0, background_hue=0.6, texture=1
+)  # as in live.js
+
+
+def drawn(browser, pictures):
+    """The pictures (N, 3, 32, 32) of a list of factors, as the browser draws them."""
+    import torch
+
+    return torch.tensor(browser.execute_script(DRAWN, pictures)).view(-1, 3, 32, 32)
+
+
+def test_the_changes_in_the_browser_are_those_of_the_audit(audited):
+    import torch
+
+    from replearn import audit
+
+    names = audited.execute_script("return Object.keys(replearnAudit.changes)")
+    assert names == list(audit.CHANGES)
+    pictures = live.gallery()["rows"][:12]
+    pictures = [dict(zip(live.gallery()["names"], row, strict=True)) for row in pictures]
+    images = drawn(audited, pictures)
+    for name, change in audit.CHANGES.items():
+        # Noise is rounded to steps of a hundredth.
+        limit = 0.006 if name == "noise" else 1e-5
+        for factors, image in zip(pictures, images, strict=True):
+            here = torch.tensor(audited.execute_script(CHANGED, factors, name)).view(1, 3, 32, 32)
+            assert (here - change(image[None])).abs().max() < limit, name
+
+
+def test_the_audit_of_one_picture_says_what_the_package_says(audited):
+    """1 minus the score, in percent, with the shipped weights, which are not rounded."""
+    import torch
+
+    from replearn import audit, models
+
+    names = live.gallery()["names"]
+    others = [dict(zip(names, row, strict=True)) for row in live.gallery()["rows"]]
+    encoder = models.load(live.ENCODER).eval()
+    with torch.no_grad():
+        apart = 2 * encoder(drawn(audited, others)).var(0).sum()
+        image = drawn(audited, [START])
+        changed = {name: change(image) for name, change in audit.CHANGES.items()}
+        changed["other background"] = drawn(audited, [START | dict(background_hue=0.1)])
+        changed["other texture"] = drawn(audited, [START | dict(texture=2)])
+        changed["your change"] = image
+        expected = {
+            name: (100 * (encoder(other) - encoder(image)).square().sum() / apart).item()
+            for name, other in changed.items()
+        }
+    shown = audited.execute_script(MOVED_BY)
+    assert shown.keys() == expected.keys()
+    assert not {n: (shown[n], expected[n]) for n in shown if abs(shown[n] - expected[n]) > 2}
+    assert shown["your change"] == 0 and max(shown.values()) > 15
+
+
+def test_the_audit_follows_the_sliders(audited):
+    from selenium.webdriver.common.keys import Keys
+
+    before = audited.execute_script(MOVED_BY)
+    status = audited.find_element("css selector", "figure.live [role=status]")
+    assert "Your change: 0 %. Farthest: " in status.get_attribute("textContent")
+    shape = audited.find_element("css selector", "figure.live input[name=shape]")
+    shape.send_keys(Keys.ARROW_RIGHT)
+    until(lambda: audited.execute_script(ANSWERED) == "2", "a second answer")
+    after = audited.execute_script(MOVED_BY)
+    assert after["your change"] > 10 and after != before
+    ground = audited.find_element("css selector", "figure.live input[name=texture]")
+    ground.send_keys(Keys.ARROW_RIGHT)
+    assert ground.get_attribute("aria-valuetext") == "checked"
+    word = audited.find_element("css selector", "figure.live [data-word=texture]")
+    assert word.text == "checked"
+    took = audited.execute_script("return replearnLive.milliseconds")
+    print(f"one answer took {took:.0f} ms")
 
 
 # --- predictions and progress ---

@@ -4,6 +4,7 @@ import re
 import sys
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -145,7 +146,7 @@ def test_formulas_of_an_epub_become_mathml_and_are_declared(monkeypatch, tmp_pat
     display += "\\[x^2\\]</div>"
     with zipfile.ZipFile(tmp_path / "raw.epub", "w") as raw:
         raw.writestr("mimetype", "application/epub+zip")
-        raw.writestr("a.xhtml", f"<p>{inline} {inline}</p>{display}")
+        raw.writestr("a.xhtml", f"<body><p>{inline} {inline}</p>{display}</body>")
         raw.writestr("b.xhtml", "<p>no formula</p>")
         raw.writestr("content.opf", '<item href="a.xhtml" id="i"/><item href="b.xhtml" id="j"/>')
     asked = []
@@ -164,6 +165,29 @@ def test_formulas_of_an_epub_become_mathml_and_are_declared(monkeypatch, tmp_pat
         package = made.read("content.opf").decode()
     assert 'href="a.xhtml" properties="mathml" id="i"' in package
     assert 'href="b.xhtml" id="j"' in package
+
+
+def test_pages_of_an_epub_are_xml_and_need_no_script():
+    pytest.importorskip("bs4")
+    page = """<!DOCTYPE html>
+<html xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"><title>a &amp; b</title>
+<link rel="stylesheet" href="../_static/here.css"><link rel="stylesheet" href="../_static/gone.css">
+<link rel="icon" href="data:,"></head><body><p>one<br>two &nbsp; 1 < 2 \x1b[0m
+<figure class="live"><canvas data-picture></canvas></figure>
+<script src="../_static/live.js"></script>
+<figure data-frames="{&quot;a&quot;: 1}" onkeydown="stop()"><img src="data:," alt="a"><br>
+<label>query <input type="range" min="0"><output>star</output></label></figure>
+<svg viewBox="0 0 1 1"><clipPath id="c"></clipPath><path d="M0"/></svg>
+<details open><summary>s</summary></details></body></html>"""
+    with pytest.raises(ElementTree.ParseError):
+        ElementTree.fromstring(page)
+    made = book.well_formed(page, "notebooks/a.xhtml", {"_static/here.css"})
+    tree = ElementTree.fromstring(made)
+    for words in ("script", "live", "data-frames", "onkeydown", "<input", "gone.css", "icon"):
+        assert words not in made, words
+    for words in ("here.css", 'viewBox="0 0 1 1"', "<clipPath", 'alt="a"', "star", "a &amp; b"):
+        assert words in made, words
+    assert tree.find(".//{http://www.w3.org/2000/svg}clipPath") is not None
 
 
 def test_pages_and_links_of_a_pdf_are_counted(tmp_path):

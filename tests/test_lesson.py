@@ -414,6 +414,51 @@ def test_a_fault_of_ones_own_folder_is_named_and_no_gpu_is_blamed(
     assert "GPU" not in out and "CIFAR" not in out and out.count("\n") == 1
 
 
+def own_folder(root, count, classes=()):
+    """A folder of small pictures: flat, or with a folder for each class."""
+    from PIL import Image
+
+    for place in [root / name for name in classes] or [root]:
+        place.mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (40, 30), (index % 256, 90, 30)).save(place / f"{index}.png")
+    return root
+
+
+def test_ones_own_pictures_flat_and_by_class(lesson, capsys, tmp_path):
+    known, fresh = lesson.own_pictures(own_folder(tmp_path / "flat", 120))
+    assert (len(known), len(fresh)) == (96, 24) and known.labels is fresh.labels is None
+    reds = [part.images[:, 0, 0, 0].tolist() for part in (known, fresh)]
+    assert sorted(reds[0] + reds[1]) == list(range(120)), "each picture once"
+    assert lesson.data == "shapes and flat"
+
+    folder = own_folder(tmp_path / "trees", 60, ("beech", "oak"))
+    known, fresh = lesson.own_pictures(f" {folder} ", side=48)
+    assert known.class_names == fresh.class_names == ("beech", "oak")
+    assert (len(known), len(fresh), fresh.chance) == (96, 24, 0.5)
+    assert known.images.shape[1:] == (3, 48, 48)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda root: "", "write the path of a folder between the quotes above."),
+        (lambda root: "  ", "write the path of a folder between the quotes above."),
+        (lambda root: root / "nowhere", "name: expected "),
+        (lambda root: own_folder(root / "few", 20), "expected 100 pictures or more in "),
+        (lambda root: own_folder(root / "one", 120, ("cat",)), "class"),
+    ],
+)
+def test_where_ones_own_pictures_are_missing_one_sentence_says_so(
+    lesson, capsys, tmp_path, make, said
+):
+    assert lesson.own_pictures(make(tmp_path)) is None
+    out = capsys.readouterr().out
+    assert out.startswith("No pictures of your own: ") and said in out and out.count("\n") == 1
+    assert lesson.data == "shapes"
+
+
 def test_progress_counts_and_is_silent_where_nobody_watches(capfd):
     lesson = Lesson("06")
     capfd.readouterr()

@@ -219,6 +219,20 @@ def replace(tree, name, old, new):
 
 SOURCE = f"notebooks/src/{NAME}.md"
 NOTEBOOK = f"notebooks/{NAME}.ipynb"
+QUESTION = """\
+Which views should be alike after training?
+
+<details><summary>two views of one picture</summary>
+
+✓ Everything else in the batch is a stranger.
+
+</details>
+<details><summary>two views of the same class</summary>
+
+✗ No label is used, so nobody knows the classes.
+
+</details>
+"""
 LESSON_FAULTS = {  # fault: (rule, file, old words, new words, what the linter says)
     "a solution that is not the package's": (
         lesson.generated_blocks_are_current,
@@ -259,6 +273,31 @@ LESSON_FAULTS = {  # fault: (rule, file, old words, new words, what the linter s
         lesson.words_are_in_the_glossary,
         (SOURCE, "## Predict", "As in FbNet.\n\n## Predict"),
         "“FbNet” is not in the glossary",
+    ),
+    "a section without questions": (
+        lesson.core_sections_end_in_questions,
+        (SOURCE, "## Exercises", "## One thing more\n\nText.\n\n## Exercises"),
+        "“One thing more” does not end in 2 questions, found 0",
+    ),
+    "a section with one question": (
+        lesson.core_sections_end_in_questions,
+        (SOURCE, QUESTION, ""),
+        "“Two views of each picture” does not end in 2 questions, found 1",
+    ),
+    "an answer that says nothing": (
+        lesson.core_sections_end_in_questions,
+        (SOURCE, "✓ Everything else in the batch is a stranger.", "Right."),
+        "begin with .*: expected ✓ once and ✗ for each other",
+    ),
+    "text below the questions": (
+        lesson.core_sections_end_in_questions,
+        (SOURCE, "## Exercises", "One thing more.\n\n## Exercises"),
+        "found 2: write them below .* and nothing after them",
+    ),
+    "two right answers": (
+        lesson.core_sections_end_in_questions,
+        (SOURCE, "✗ No label is used", "✓ No label is used"),
+        "begin with ✓ ✓: expected ✓ once",
     ),
     "a number that was not measured": (
         lesson.photographs_quote_the_measurement,

@@ -152,7 +152,7 @@ def test_pretraining_says_what_it_does_and_what_came_of_it(tmp_path, capsys, tal
     first, *others = said.err.splitlines()
     assert first == (
         "pretraining by the recipe shapes: small_cnn of width 4 on shapes, pictures a step: 32, "
-        f"epochs: 2; into {folder}"
+        f"epochs: 2 (how long they take is said after the first steps); into {folder}"
     )
     assert others[0].startswith("warning: 4 steps are hardly enough to learn anything; ")
     assert others[1].startswith("pretraining: 4 steps, about ")
@@ -207,6 +207,7 @@ def test_evaluation_and_fine_tuning_speak_first_and_end_in_json(tmp_path, capsys
     main(["evaluate", str(encoder), *few])
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith(f"evaluating {encoder} beside untrained weights")
+    assert "how long it takes is said once " in err[0]
     assert err[1].startswith("2 encoders on 60 and 40 pictures: about ")
     found = tmp_path / "tuned.json"
     main(["finetune", str(encoder), *few, "--epochs", "1", "--json", str(found)])

@@ -144,6 +144,23 @@ def test_every_command_of_the_readme_is_one_that_can_be_typed_after_make_lab():
     assert not bare
 
 
+@pytest.mark.parametrize("backend", ["", "cpu"])
+def test_make_asks_uv_for_the_build_of_pytorch_and_says_where_it_is_from(checkout, backend):
+    (checkout / ".venv" / ".lab").unlink()
+    uv = checkout / ".venv-uv" / "bin" / "uv"
+    uv.write_text('#!/bin/sh\necho "asked: $*"\nexit 2\n', "utf-8")
+    uv.chmod(0o755)
+    # A PATH without uv, which the Makefile would take instead.
+    parts = [part for part in os.environ["PATH"].split(":") if not (Path(part) / "uv").exists()]
+    variables = {**os.environ, "PATH": ":".join(parts), "MAKEFLAGS": ""}
+    command = ["make", "lab", f"TORCH={backend}"]
+    done = subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+    assert done.returncode and "asked: pip install " in done.stdout
+    for words in ("--torch-backend cpu", "comes from its makers' own index"):
+        assert (words in done.stdout) == bool(backend)
+    assert not (checkout / ".venv" / ".lab").exists(), "nothing counts as installed"
+
+
 def test_the_check_sees_a_line_that_fails(checkout):
     process = typed(".venv/bin/python -m replearn pretrain --recipe nothing", checkout)
     text, _ = process.communicate(timeout=PATIENCE)

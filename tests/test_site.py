@@ -401,12 +401,77 @@ def test_no_lesson_shows_the_answer_above_its_question(site):
         assert marked and set(marked) == set(generated.exercise_names(cells)), page.name
 
 
-def test_the_live_picture_opens_lesson_01_and_no_other(site):
+def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
+    """One copy of the weights, and the changes of the audit in lesson 11 alone."""
+    kinds = {"01": "neighbors", "11": "audit"}
+    for page in sorted((site / "notebooks").glob("*.html")):
+        text, kind = page.read_text("utf-8"), kinds.get(page.name[:2])
+        assert re.findall(r'<figure data-live="(\w+)"', text) == [kind] * bool(kind)
+        scripts = {"live-data": bool(kind), "live": bool(kind), "live-audit": kind == "audit"}
+        for script, used in scripts.items():
+            assert text.count(f"/{script}.js") == used, page.name
+        if kind:
+            start = text.index("<figure data-live")
+            assert text.index("The question.") < start < text.index("Objectives")
+
+
+def test_how_long_a_lesson_takes_is_what_the_notebooks_say(monkeypatch):
+    minutes = {}
+    for stem, cells in generated.notebooks():
+        (last,) = cells[-1]["outputs"]
+        minutes[stem] = float(re.search(r"([\d.]+) minutes", "".join(last["text"]))[1])
+    least, most = (f"{number:.0f}" for number in (min(minutes.values()), max(minutes.values())))
+    assert f"took {generated.in_range(float(least), float(most))} minutes" in generated.how_long()
+
+    text = "Lesson 01: 3 of 3 claims held, {} minutes, cpu profile, seed 0."
+    exercises = dict(cell_type="markdown", metadata={}, source="x " * 8000)
+
+    def lesson(number):
+        outputs = [dict(text=text.format(number))]
+        return [exercises, dict(cell_type="code", source="", metadata={}, outputs=outputs)]
+
+    stored = [("01", lesson(1.2)), ("02", lesson(7.7))]
+    monkeypatch.setattr(generated, "notebooks", lambda: iter(stored))
+    assert generated.how_long() == (
+        "The stored runs took 1 to 8 minutes a lesson, on two CPU cores; reading and solving one "
+        "takes about 40 minutes."
+    )
+    stored[:] = [("01", [exercises])]
+    assert "Not measured yet" in generated.fill("<!-- generated: how_long -->")
+
+
+def test_figures_without_a_picture_are_known():
+    """In dark mode their paper and ink change places, which makes a negative of a picture."""
+    figure = [dict(data={"image/png": ""})]
+    for source, expected in {
+        "plot.curves(x, y)": True,
+        "ax.bar(x, y); image = grid[0]": True,
+        "plot.grid(images)": False,
+        "left.imshow(picture)": False,
+        "card(report, images)": False,
+    }.items():
+        cell = dict(cell_type="code", source=source, metadata={}, outputs=figure)
+        assert course.is_drawing(cell) == expected, source
+        nb = json.loads(course.prepared_notebook(json.dumps(dict(cells=[cell]))))
+        kind = nb["cells"][0]["metadata"]["mystnb"].get("image", {}).get("classes")
+        assert kind == ("drawing" if expected else None)
+    assert not course.is_drawing(dict(cell_type="code", source="plot.curves()", outputs=[]))
+
+
+def test_what_a_cell_prints_in_columns_is_marked():
+    printed = '<div class="output stream highlight notranslate"><div><pre><span></span>{}</pre>'
+    table = printed.format("name    a    b\nx       1    2\n")
+    sentences = printed.format("✓ one is less than two\nTwo  spaces once.\n")
+    mark = re.compile("(?s).*")
+    assert "stream columns " in course.marked_table(mark.match(table))
+    assert course.marked_table(mark.match(sentences)) == sentences
+
+
+def test_exercises_say_where_they_are_solved(site):
     for page in sorted((site / "notebooks").glob("*.html")):
         text = page.read_text("utf-8")
-        assert text.count("<figure data-live") == text.count("live-data.js") == ("01_" in page.name)
-    first = sorted((site / "notebooks").glob("*.html"))[0].read_text("utf-8")
-    assert first.index("The question.") < first.index("<figure data-live") < first.index("Objectiv")
+        start = text.index("Nothing runs on this page")
+        assert text.index(">Exercises<") < start < text.index("data-exercise="), page.name
 
 
 def test_a_long_page_begins_with_its_contents():

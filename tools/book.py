@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -221,6 +222,26 @@ require(process.argv[1]).init({
 """
 
 
+ABOUT = {
+    "description": "Twelve notebooks on representation learning",
+    "contributor": "The replearn authors",
+    "identifier": f"replearn-{__version__}",
+    "scheme": "replearn",
+    "uid": "replearn",
+}
+# What is nothing without a script, and what belongs to the site.
+NOT_FOR_READERS = (
+    "script, noscript, button, input, link[rel=icon], figure.live, [data-exercise], [data-filter]"
+)
+# Names in an SVG, which a parser of HTML makes small.
+SVG_NAMES = {
+    name.lower(): name
+    for name in "viewBox preserveAspectRatio clipPath clipPathUnits linearGradient "
+    "radialGradient gradientUnits gradientTransform textLength lengthAdjust".split()
+}
+NO_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
 def write_epub(path: Path) -> int:
     """Pack the site's pages as EPUB; return how many formulas are in it.
 
@@ -228,7 +249,10 @@ def write_epub(path: Path) -> int:
         ValueError: Sphinx has failed, or formulas cannot be set.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sphinx", "-q", "-b", "epub", "-c", "site", ".", folder]
+        command = [sys.executable, "-m", "sphinx", "-q", "-b", "epub", "-c", "site"]
+        for name, value in ABOUT.items():
+            command += ["-D", f"epub_{name}={value}"]
+        command += [".", folder]
         done = subprocess.run(command, cwd=project.ROOT, capture_output=True, text=True)
         made = list(Path(folder).glob("*.epub"))
         if done.returncode or not made:
@@ -249,14 +273,52 @@ def with_formulas(source: Path, path: Path) -> int:
             for match in FORMULA.finditer(texts[entry.filename]):
                 formulas[_formula(match)] = ""
     formulas = dict(zip(formulas, mathml(list(formulas)), strict=True))
+    known = {entry.filename for entry in content}
+    for name, text in texts.items():
+        texts[name] = well_formed(_with_mathml(text, formulas), name, known)
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as book:
         for entry, data in content.items():
             if entry.filename in texts:
-                data = _with_mathml(texts[entry.filename], formulas).encode()
+                data = texts[entry.filename].encode()
             elif entry.filename.endswith(".opf"):
                 data = _declared(data.decode("utf-8"), texts).encode()
             book.writestr(entry, data, entry.compress_type)
     return len(formulas)
+
+
+def well_formed(text: str, name: str, known: Collection[str]) -> str:
+    """Return a page as XML, which readers of books insist on, without what needs a script.
+
+    Args:
+        text: The page as Sphinx and the notebooks wrote it, which is HTML.
+        name: Of the page in the book.
+        known: Names of all files of the book; style sheets that are not there are left out.
+
+    Raises:
+        ValueError: The page cannot be made XML.
+    """
+    soup = _parsed(NO_XML.sub("", text))
+    for element in soup.select(NOT_FOR_READERS):
+        element.decompose()
+    for link in soup.find_all("link", rel="stylesheet"):
+        if _from_root(link["href"], name) not in known:
+            link.decompose()
+    for element in soup.find_all(True):
+        element.name = SVG_NAMES.get(element.name, element.name)
+        attributes = {}
+        for attribute, value in element.attrs.items():
+            needs_a_script = attribute.startswith("on") or attribute == "data-frames"
+            if not needs_a_script:
+                attributes[SVG_NAMES.get(attribute, attribute)] = value
+        element.attrs = attributes
+        if element.name == "svg":
+            element.attrs.setdefault("xmlns", "http://www.w3.org/2000/svg")
+    page = str(soup)
+    try:
+        ElementTree.fromstring(page)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{name}: expected a page that is XML, found {error}") from None
+    return page
 
 
 def _formula(match: re.Match) -> tuple[str, bool]:
@@ -276,12 +338,14 @@ def _with_mathml(text: str, formulas: dict[tuple[str, bool], str]) -> str:
 
 
 def _declared(package: str, texts: dict[str, str]) -> str:
-    """Say in the package's list which pages have formulas, as EPUB 3 asks for."""
+    """Say in the package's list which pages have formulas or drawings, as EPUB 3 asks for."""
     for name, text in texts.items():
-        if FORMULA.search(text):
+        found = {"mathml": "<math", "svg": "<svg"}
+        kinds = " ".join(kind for kind, tag in found.items() if tag in text)
+        if kinds:
             item = re.escape(f'href="{posixpath.basename(name)}"')
             item = item if re.search(item, package) else re.escape(f'href="{name}"')
-            package = re.sub(rf"(<item [^>]*?){item}", r'\g<0> properties="mathml"', package)
+            package = re.sub(rf"(<item [^>]*?){item}", rf'\g<0> properties="{kinds}"', package)
     return package
 
 

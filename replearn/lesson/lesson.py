@@ -42,6 +42,8 @@ Item = TypeVar("Item", bound=Hashable)
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
 # Of the CPU, as OMP_NUM_THREADS or the cores have it. Asked here, before a lesson changes it.
 _THREADS = torch.get_num_threads()
+FEWEST_PICTURES = 100  # of your own, and 20 to measure on; with fewer every number is a guess
+FEWEST_FRESH = 20
 _ADVICE = "To get them, use a GPU, or put CIFAR-10 into the folder that $REPLEARN_DATA names."
 
 
@@ -188,6 +190,55 @@ class Lesson:
             return None
         self.data = f"{LESSONS[self.number][1]} and {name}"
         return train_set, test_set
+
+    def own_pictures(self, folder: str | Path = "", *, side: int = 32) -> tuple | None:
+        """Return your own pictures as two sets, or None where no folder is given.
+
+        None comes after one printed sentence, which says why, and what to do.
+
+        Args:
+            folder: Of pictures: flat, or with a folder for each class, whose names are then the
+                names of the classes.
+            side: Height and width of the pictures in pixels.
+
+        Returns:
+            Two `ImageSet`, one to train on and one that training does not meet: a fifth of the
+            pictures, of each class where there are classes. Those of a flat folder have no labels.
+
+        Example:
+            >>> lesson = Lesson("06")  # doctest: +ELLIPSIS
+            Lesson 06 ...
+            >>> lesson.own_pictures("")
+            No pictures of your own: write the path of a folder between the quotes above.
+        """
+        from replearn import data
+        from replearn.data.folder import is_flat
+
+        if not str(folder).strip():
+            print("No pictures of your own: write the path of a folder between the quotes above.")
+            return None
+        path = Path(str(folder).strip()).expanduser()
+        try:
+            if path.is_dir() and is_flat(path):
+                pictures = data.load(path, side=side, unlabeled=True)
+                generator = torch.Generator().manual_seed(self.seed)
+                order = torch.randperm(len(pictures), generator=generator)
+                parts = order.tensor_split([len(order) - len(order) // 5])
+                sets = tuple(pictures.subset(part) for part in parts)
+            else:
+                sets = tuple(data.load(path, split=split, side=side) for split in ("train", "test"))
+            known, fresh = sets
+            if len(known) + len(fresh) < FEWEST_PICTURES or len(fresh) < FEWEST_FRESH:
+                raise ValueError(
+                    f"expected {FEWEST_PICTURES} pictures or more in {path}, {FEWEST_FRESH} of "
+                    f"them to measure on, found {len(known) + len(fresh)} and {len(fresh)}"
+                )
+        except Exception as error:  # a folder that is not there, files that are no pictures
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"No pictures of your own: {reason}")
+            return None
+        self.data = f"{LESSONS[self.number][1]} and {path.name}"
+        return sets
 
     def predict(self, question: str, options: Sequence[str]) -> None:
         """Show a question to commit to before the measurement; it never waits for an answer.

@@ -275,7 +275,7 @@ def _pretrain(args: argparse.Namespace) -> None:
 def _pretraining_in_words(args: argparse.Namespace) -> str:
     """Return what a command will do, as far as its words say it."""
     fields_given = {**asdict(NAMED[args.recipe]), **vars(args)}
-    length = f"epochs: {fields_given['epochs']}"
+    length = f"epochs: {fields_given['epochs']} (how long they take is said after the first steps)"
     if fields_given["minutes"] is not None:
         length = f"minutes: {fields_given['minutes']}"
     place = f"; into {args.folder}" if args.folder else ", kept nowhere (no --folder)"
@@ -407,7 +407,10 @@ def _few_of_each(images: "ImageSet", shots: int, seed: int) -> "ImageSet":
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    say(f"evaluating {args.encoder} beside untrained weights: probes, kNN, few labels, audit")
+    say(
+        f"evaluating {args.encoder} beside untrained weights: probes, kNN, few labels, audit; how "
+        "long it takes is said once PyTorch and the pictures are loaded"
+    )
     from replearn import data, models
     from replearn.files import writable_folder, writable_path
     from replearn.pretrain.evaluation import evaluate, seconds_of_parts

@@ -1,5 +1,6 @@
-/* The live picture of the first page: shapes drawn as replearn.data.shapes draws them, and the shipped encoder, both in
-   the browser and without a network. site/live.py writes the weights and the gallery into live-data.js. */
+/* The live picture: shapes drawn as replearn.data.shapes draws them, and the shipped encoder, both in the browser and
+   without a network. site/live.py writes the weights and the gallery into live-data.js; live-audit.js has what lesson 11
+   adds. */
 "use strict";
 window.replearnLive = (() => {
   const SIDE = 32, PIXELS = SIDE * SIDE;
@@ -89,12 +90,15 @@ window.replearnLive = (() => {
 
   const wholeNumber = new Map([...data.characters].map((character, i) => [character.charCodeAt(0),
     i - (data.characters.length - 1) / 2]));
+
+  /* Whole numbers from a text, one character each. */
+  function numbers(text) {
+    return Float32Array.from(text, (character) => wholeNumber.get(character.charCodeAt(0)));
+  }
+
   const layers = data.encoder.map(({stride, step, bias, weights}) => {
-    const decoded = new Float32Array(weights.length), size = weights.length / bias.length;
-    for (let i = 0; i < weights.length; i++) {
-      decoded[i] = wholeNumber.get(weights.charCodeAt(i)) * step[Math.floor(i / size)];
-    }
-    return {stride, bias, size, weights: decoded};
+    const size = weights.length / bias.length;
+    return {stride, bias, size, weights: numbers(weights).map((whole, i) => whole * step[Math.floor(i / size)])};
   });
 
   /* A 3 x 3 convolution with a border of zeros, then ReLU; `side` is that of the input. */
@@ -189,47 +193,28 @@ window.replearnLive = (() => {
 
   const gallery = data.gallery.rows.map((row) => Object.fromEntries(row.map((value, i) => [data.gallery.names[i], value])));
 
-  /* A gallery picture takes about the time of one answer: the page gets a turn between two of them. */
-  async function measuredGallery() {
+  /* A turn for the page, between two pieces of work that take about the time of one answer. */
+  function pause() {
+    return new Promise((resolve) => setTimeout(resolve));
+  }
+
+  async function encodedGallery() {
     const images = [], codes = [];
     for (const factors of gallery) {
       images.push(draw(factors));
-      codes.push(unit(encode(images[images.length - 1])));
-      await new Promise((resolve) => setTimeout(resolve));
+      codes.push(encode(images[images.length - 1]));
+      await pause();
     }
-    return {pixels: {all: images, mean: meanDistance(images)}, z: {all: codes, mean: meanDistance(codes)}};
+    return {images, codes};
   }
 
-  function start(figure) {
-    const find = (selector) => figure.querySelector(selector), sliders = [...figure.querySelectorAll("input")];
-    const canvas = find("canvas[data-picture]"), status = find("[role=status]");
-    const words = {
-      shape: (value) => data.shapes[value],
-      hue: (value) => COLORS[Math.round(value * 6) % 6],
-      size: (value) => value < 0.65 ? "small" : "large",
-      rotation: (value) => `turned by ${Math.round(value * 180 / Math.PI)} degrees`,
-      x: (value) => `${Math.round(value * SIDE / 2)} pixels to the right`,
-      y: (value) => `${Math.round(value * SIDE / 2)} pixels down`,
-    };
-    const factors = {...START}, first = draw(factors), from = {pixels: first, z: unit(encode(first))};
-    let measured = null, due = false;
-    paint(find("canvas[data-start]"), first);
+  /* What stands beside the picture on the first page: how far it has moved in pixels and in z, and its neighbors. */
+  function neighbors(figure, first, tell) {
+    const from = {pixels: first, z: unit(encode(first))};
+    let measured = null;
 
-    function answer() {
-      due = false;
-      const began = performance.now(), image = draw(factors);
-      const here = {pixels: image, z: unit(encode(image))};
-      paint(canvas, image);
-      if (measured) {
-        const told = SPACES.map((space) => show(space, here[space]));
-        status.textContent = `The picture moved ${told.map((t) => t.moved).join(", ")}. ` +
-          `Nearest ${told.map((t) => t.nearest).join("; nearest ")}.`;
-      }
-      api.milliseconds = performance.now() - began;
-    }
-
-    function show(space, here) {
-      const {all, mean} = measured[space], row = find(`[data-space=${space}]`);
+    function show(space, here, factors) {
+      const {all, mean} = measured[space], row = figure.querySelector(`[data-space=${space}]`);
       const percent = Math.round(100 * between(here, from[space]) / mean);
       row.querySelector("[data-bar]").style.width = `${Math.min(percent, 130) / 1.3}%`;
       row.querySelector("output").textContent = `${percent} %`;
@@ -243,13 +228,58 @@ window.replearnLive = (() => {
       return {moved: `${percent} % in ${space}`, nearest: `in ${space}: ${names.join(", ")}`};
     }
 
+    return {
+      ready: encodedGallery().then(({images, codes}) => {
+        const all = {pixels: images, z: codes.map(unit)};
+        measured = Object.fromEntries(SPACES.map((space) => [space, {all: all[space], mean: meanDistance(all[space])}]));
+      }),
+      answer(image, factors) {
+        if (!measured) return;
+        const here = {pixels: image, z: unit(encode(image))};
+        const told = SPACES.map((space) => show(space, here[space], factors));
+        tell(`The picture moved ${told.map((t) => t.moved).join(", ")}. ` +
+          `Nearest ${told.map((t) => t.nearest).join("; nearest ")}.`);
+      },
+    };
+  }
+
+  /* Start the picture of a figure. `view(figure, first image, tell)` returns what stands beside it: `ready`, a promise,
+     and `answer(image, factors)`, called at every change; what it tells is read out by a screen reader. */
+  function start(figure, view) {
+    const find = (selector) => figure.querySelector(selector), sliders = [...figure.querySelectorAll("input")];
+    const canvas = find("canvas[data-picture]"), status = find("[role=status]");
+    const words = {
+      shape: (value) => data.shapes[value],
+      hue: (value) => COLORS[Math.round(value * 6) % 6],
+      size: (value) => value < 0.65 ? "small" : "large",
+      rotation: (value) => `turned by ${Math.round(value * 180 / Math.PI)} degrees`,
+      x: (value) => `${Math.round(value * SIDE / 2)} pixels to the right`,
+      y: (value) => `${Math.round(value * SIDE / 2)} pixels down`,
+      background_hue: (value) => COLORS[Math.round(value * 6) % 6],
+      texture: (value) => data.textures[value],
+    };
+    const factors = {...START}, first = draw(factors);
+    const beside = view(figure, first, (text) => { status.textContent = text; });
+    let due = false;
+    paint(find("canvas[data-start]"), first);
+
+    function answer() {
+      due = false;
+      const began = performance.now(), image = draw(factors);
+      paint(canvas, image);
+      beside.answer(image, factors);
+      api.milliseconds = performance.now() - began;
+    }
+
     /* One answer a frame, however many events there were. */
     function changed() {
       for (const slider of sliders) {
         slider.value = factors[slider.name];
         slider.setAttribute("aria-valuetext", words[slider.name](factors[slider.name]));
       }
-      find("[data-word]").textContent = data.shapes[factors.shape];
+      for (const word of figure.querySelectorAll("[data-word]")) {
+        word.textContent = words[word.dataset.word](factors[word.dataset.word]);
+      }
       if (!due) requestAnimationFrame(answer);
       due = true;
     }
@@ -275,14 +305,13 @@ window.replearnLive = (() => {
     canvas.addEventListener("pointermove", drag);
 
     changed();
-    measuredGallery().then((found) => {
-      measured = found;
+    beside.ready.then(() => {
       figure.dataset.ready = "yes";
       changed();
     });
   }
 
-  const api = {draw, encode, milliseconds: 0};
-  document.querySelectorAll("figure[data-live]").forEach(start);
+  const api = {SIDE, data, draw, encode, encodedGallery, numbers, paint, pause, start, milliseconds: 0};
+  document.querySelectorAll('figure[data-live="neighbors"]').forEach((figure) => start(figure, neighbors));
   return api;
 })();

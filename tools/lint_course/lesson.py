@@ -62,6 +62,12 @@ PLAIN_WORDS = {
 
 SEEDS = 5
 
+# Sections that need no questions: the prediction asks one, and Exercises and what stands beside the
+# lesson ask in their own way.
+NOT_CORE = "Predict|Exercises|Going further|On real|Pitfalls|What we have seen|References"
+CHECK_YOURSELF = "**Check yourself.** Choose an answer to open it."
+QUESTIONS = 2
+
 # Words of a sentence about a measurement that the notebook does not show.
 ASIDE = r"outside this notebook|measured once|tried once|not part of this notebook|in a trial"
 # Lessons with such sentences that scripts/side_experiments.py has not measured yet. A lesson that
@@ -333,6 +339,49 @@ def words_are_in_the_glossary(lesson: Lesson) -> Iterator[str]:
         yield f"“{word}” is not in the glossary: explain it in site/glossary.md"
 
 
+def core_sections_end_in_questions(lesson: Lesson) -> Iterator[str]:
+    """Every section of the lesson proper ends in two short questions, which answer back.
+
+    The answers of a question are folded one by one: the handle is the answer, and what is inside
+    begins with ✓ or ✗ and says why. One answer is right.
+    """
+    text = re.sub(r"```.*?```", "", lesson.text, flags=re.DOTALL)
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title = section.split("\n")[0]
+        if re.match(NOT_CORE, title):
+            continue
+        _, mark, end = section.partition(CHECK_YOURSELF)
+        questions = _questions(end)
+        is_last = end.rstrip("+ \n").endswith("</details>")  # "+++" begins the next cell
+        if not mark or len(questions) != QUESTIONS or not is_last:
+            yield (
+                f"“{title}” does not end in {QUESTIONS} questions, found {len(questions)}: write "
+                f"them below “{CHECK_YOURSELF}”, and nothing after them"
+            )
+        for question, signs in questions.items():
+            if signs.count("✓") != 1 or signs.count("✗") != len(signs) - 1 or len(signs) < 2:
+                yield (
+                    f"the answers to “{question[:60]}…” begin with {' '.join(signs)}: expected ✓ "
+                    "once and ✗ for each other, with a sentence that says why"
+                )
+
+
+def _questions(text: str) -> dict[str, list[str]]:
+    """Return the questions below "Check yourself", and how the text of each answer begins."""
+    pattern = (
+        r"<details><summary>(?:(?!</summary>).)+</summary>\s*(\S+)"
+        r"(?:(?!</details>).)*\w(?:(?!</details>).)*</details>"
+    )
+    found: dict[str, list[str]] = {}
+    place = 0
+    question = ""
+    for answer in re.finditer(pattern, text, re.DOTALL):
+        question = " ".join(text[place : answer.start()].split()) or question
+        found.setdefault(question, []).append(answer[1])
+        place = answer.end()
+    return found
+
+
 def photographs_are_shown(nb: NotebookNode) -> Iterator[str]:
     """The stored section on real photographs has a figure and claims, so that readers see them."""
     code_cells = _photograph_cells(nb)
@@ -511,6 +560,7 @@ LESSON_RULES = (
     notebook_says_what_its_text_says,
     papers_are_on_the_reference_page,
     words_are_in_the_glossary,
+    core_sections_end_in_questions,
     photographs_quote_the_measurement,
     side_experiments_are_stored,
     teachers_have_questions,
