@@ -25,9 +25,9 @@ EXTRA = ROOT / "build" / "mathjax"  # its content is laid over the built site as
 LIVE = ROOT / "build" / "live"  # so is this
 LESSON_WITH_LIVE_PICTURE = "notebooks/01_representations"
 BADGES = {  # a badge on the web: the site's own, which needs no network
-    notebooks.COLAB_BADGE: "../site/_static/colab-badge.svg",
-    notebooks.KAGGLE_BADGE: "../site/_static/kaggle-badge.svg",
-    notebooks.BINDER_BADGE: "../site/_static/binder-badge.svg",
+    notebooks.COLAB_BADGE: "site/_static/colab-badge.svg",
+    notebooks.KAGGLE_BADGE: "site/_static/kaggle-badge.svg",
+    notebooks.BINDER_BADGE: "site/_static/binder-badge.svg",
 }
 # In the page and not a file: a browser asks for /favicon.ico otherwise, which lies outside the site
 # where the site lies below a path.
@@ -90,16 +90,17 @@ def prepare(app, docname: str, source: list[str]) -> None:
     """Change a page's source before it is read: Sphinx' event source-read."""
     if docname.startswith("notebooks/"):
         has_live_picture = docname == LESSON_WITH_LIVE_PICTURE
-        source[0] = prepared_notebook(source[0], has_live_picture=has_live_picture)
+        root = "../" * docname.count("/")
+        source[0] = prepared_notebook(source[0], root=root, has_live_picture=has_live_picture)
     else:
         source[0] = generated.fill(source[0])
 
 
-def prepared_notebook(text: str, *, has_live_picture: bool = False) -> str:
+def prepared_notebook(text: str, *, root: str = "../", has_live_picture: bool = False) -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
     exercises, and perhaps the live picture of the first page below its question."""
     for on_the_web, ours in BADGES.items():
-        text = text.replace(on_the_web, ours)
+        text = text.replace(on_the_web, root + ours)
     nb = json.loads(text)
     link_terms(nb["cells"])
     for cell in nb["cells"]:

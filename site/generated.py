@@ -27,18 +27,29 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def notebooks() -> Iterator[tuple[str, list]]:
     """Yield every notebook of the site as (stem, cells)."""
-    for name in re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8")):
+    for name in re.findall(r"notebooks/([\w/]+)", (ROOT / "_toc.yml").read_text("utf-8")):
         text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-        yield name, json.loads(text)["cells"]
+        yield Path(name).stem, json.loads(text)["cells"]
+
+
+def lessons() -> list[tuple[str, list]]:
+    """Return the notebooks without those of the frontier shelf."""
+    return [(stem, cells) for stem, cells in notebooks() if stem[0].isdigit()]
 
 
 # --- the lessons ---
 
 
-def lesson_map() -> str:
-    """Return the lessons as a list of cards: name, question, minutes, what to know before."""
+def lesson_map(part: str = "lessons") -> str:
+    """Return notebooks as a list of cards: name, question, minutes, what to know before.
+
+    Args:
+        part: "lessons", or "frontier" for the shelf.
+    """
     cards = []
     for stem, cells in notebooks():
+        if stem[0].isdigit() != (part == "lessons"):
+            continue
         opening = "".join(cells[0]["source"])
         title = line_after(r"# ", opening)
         minutes = line_after(r"\*\*Minutes\.\*\* ", opening)
@@ -48,9 +59,10 @@ def lesson_map() -> str:
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         before = line_after(r"\*\*Prerequisites\.\*\* ", opening)
         parts = [
-            f"- [{title}](/notebooks/{stem}.ipynb)",
+            f"- [{title}](/notebooks/{project.place(stem)}.ipynb)",
             f"  {question}",
-            f"  {to_run} minutes to run, {to_read} to read and solve. To know before: {before}",
+            f"  {to_run} minute{'s' if to_run != '1' else ''} to run, {to_read} to read and solve. "
+            f"To know before: {before}",
         ]
         cards.append("\n\n".join(parts))
     return "{.lessons}\n" + "\n\n".join(cards)
@@ -67,7 +79,7 @@ def progress() -> str:
     lessons = []
     for stem, cells in notebooks():
         title = line_after(r"# ", "".join(cells[0]["source"]))
-        address = f"../notebooks/{stem}.html"
+        address = f"../notebooks/{project.place(stem)}.html"
         names = exercise_names(cells)
         lessons.append(dict(number=stem[:2], title=title, address=address, names=names))
     content = html.escape(json.dumps(lessons, ensure_ascii=False))
@@ -123,14 +135,15 @@ def claims() -> str:
         for sign, sentence, numbers in printed_claims(cells):
             rows.append([f"{sign} {escape(sentence)}", escape(numbers), held.get(sentence, "")])
         table = markdown_table(["Claim", "As measured, seed 0", "Held at seeds"], rows)
-        parts.append(f"## {title}\n\n[Open the lesson](/notebooks/{stem}.ipynb)\n\n{table}")
+        link = f"[Open the lesson](/notebooks/{project.place(stem)}.ipynb)"
+        parts.append(f"## {title}\n\n{link}\n\n{table}")
     return "\n\n".join(parts)
 
 
 def photographs() -> str:
     """Return what the sections "On real photographs" measured."""
     rows = []
-    for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
+    for path in sorted(RESULTS.glob("photographs_??.json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
             numbers = []
             for name, value in claim["numbers"].items():
@@ -156,13 +169,17 @@ def link_lessons(text: str) -> str:
 
     def link_number(match: re.Match) -> str:
         number = match[0]
-        return f"[{number}](/notebooks/{stems[number]}.ipynb)" if number in stems else number
+        if number not in stems:
+            return number
+        return f"[{number}](/notebooks/{project.place(stems[number])}.ipynb)"
 
     def link_phrase(match: re.Match) -> str:
         is_a_link_already = match[0].startswith("[")
-        return match[0] if is_a_link_already else re.sub(r"\b\d\d\b", link_number, match[0])
+        return match[0] if is_a_link_already else re.sub(rf"\b{one}\b", link_number, match[0])
 
-    phrase = r"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? \d\d\b(?:(?: \([^()]*\))?(?:, | and | to )\d\d\b)*"
+    one = r"[\dF]\d"
+    more = rf"(?:(?: \([^()]*\))?(?:, | and | to ){one}\b)*"
+    phrase = rf"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? {one}\b{more}"
     return re.sub(phrase, link_phrase, text)
 
 
@@ -247,7 +264,7 @@ def row_filter() -> str:
 
 def goals() -> str:
     """Return all goals that were set before measuring, and which of them were missed."""
-    return panels.goals(notebooks())
+    return panels.goals(lessons())
 
 
 def how_right() -> str:
@@ -262,7 +279,7 @@ def how_right() -> str:
 
 def course_minutes() -> str:
     """Return how long the stored notebooks took."""
-    return measured.course(notebooks())
+    return measured.course(lessons())
 
 
 MAKERS = {
