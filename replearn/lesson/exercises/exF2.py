@@ -229,7 +229,7 @@ def calibrated_best(scores, shuffled, alpha):
     best = scores.max()
     best_of_shuffles = shuffled.flatten(1).amax(dim=1)  # (S,)
     order = torch.cat([best_of_shuffles, best[None]]).sort().values
-    rank = math.ceil((1 - alpha) * len(order) - 1e-9)  # (1 - 0.2) * 25 may come out a little above 20
+    rank = math.ceil((1 - alpha) * len(order) - 1e-9)  # 0.82 * 150 comes out above 123
     threshold = order[rank - 1]
     return ((best - threshold) / (1 - threshold)).clamp(min=0)
 
