@@ -183,7 +183,7 @@ MUTUAL_KNN = Exercise(
     solution=mutual_knn,
     cases=_knn_cases,
     difficulty=1,
-    minutes=6,
+    minutes=5,
     hints=(
         "Scale every row to length 1; then x @ x.T holds all cosines.",
         "Set the diagonal to something small before topk(k), or every picture finds itself.",
@@ -382,7 +382,7 @@ CALIBRATED_BEST = Exercise(
     solution=calibrated_best,
     cases=_best_cases,
     difficulty=2,
-    minutes=7,
+    minutes=6,
     hints=(
         "What was done to the scores has to be done to every shuffle: the best of each of the S "
         "tables is one number.",
