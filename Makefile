@@ -21,7 +21,7 @@ lab: .venv/.lab  ## JupyterLab at notebook 01 (or LESSON=06_simclr), in copies t
 	$(BIN)/jupyter lab $(ROOT_FLAG) --ServerApp.root_dir=work --LabApp.default_url=/lab/tree/$(LESSON).ipynb
 
 edit: .venv/.lab  ## JupyterLab for authors: saving a notebook also writes its text in notebooks/src
-	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
+	@$(BIN)/jupyter trust notebooks/*.ipynb notebooks/frontier/*.ipynb >/dev/null  # else JupyterLab strips the sliders out of stored outputs
 	$(BIN)/jupyter lab $(ROOT_FLAG) --LabApp.default_url=/lab/tree/notebooks/$(LESSON).ipynb
 
 test: .venv/.test  ## Every check, about an hour on two cores

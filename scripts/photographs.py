@@ -91,7 +91,7 @@ def measure(source: Path, variant: str, *, store: bool) -> None:
     write_json(RESULTS / f"photographs_{number}.json", result)
     if store and all(claim["holds"] for claim in record["claims"]):
         text = notebooks.notebook_text(notebooks.clean(nb))
-        write_atomically(notebooks.NOTEBOOKS / f"{name}.ipynb", text)
+        write_atomically(notebooks.notebook_of(source), text)
     print(name, f"{execution.seconds:.0f} s", flush=True)
     for claim in claims:
         mark = "✓" if claim["holds"] else "✗"

@@ -28,9 +28,9 @@ LIVE_PICTURES = {  # the lessons that a live picture opens
     "notebooks/11_invariance_audit": live.audit_figure,
 }
 BADGES = {  # a badge on the web: the site's own, which needs no network
-    notebooks.COLAB_BADGE: "../site/_static/colab-badge.svg",
-    notebooks.KAGGLE_BADGE: "../site/_static/kaggle-badge.svg",
-    notebooks.BINDER_BADGE: "../site/_static/binder-badge.svg",
+    notebooks.COLAB_BADGE: "site/_static/colab-badge.svg",
+    notebooks.KAGGLE_BADGE: "site/_static/kaggle-badge.svg",
+    notebooks.BINDER_BADGE: "site/_static/binder-badge.svg",
 }
 # In the page and not a file: a browser asks for /favicon.ico otherwise, which lies outside the site
 # where the site lies below a path.
@@ -92,17 +92,19 @@ def has_mathjax() -> bool:
 def prepare(app, docname: str, source: list[str]) -> None:
     """Change a page's source before it is read: Sphinx' event source-read."""
     if docname.startswith("notebooks/"):
+        root = "../" * docname.count("/")
         figure = LIVE_PICTURES.get(docname)
-        source[0] = prepared_notebook(source[0], figure("../_static") if figure else "")
+        live_picture = figure(f"{root}_static") if figure else ""
+        source[0] = prepared_notebook(source[0], live_picture, root=root)
     else:
         source[0] = generated.fill(source[0])
 
 
-def prepared_notebook(text: str, live_picture: str = "") -> str:
+def prepared_notebook(text: str, live_picture: str = "", *, root: str = "../") -> str:
     """Return a notebook with alt text, folded cells, a local badge, glossary links, places to mark
     exercises, and perhaps a live picture below its question."""
     for on_the_web, ours in BADGES.items():
-        text = text.replace(on_the_web, ours)
+        text = text.replace(on_the_web, root + ours)
     nb = json.loads(text)
     link_terms(nb["cells"])
     for cell in nb["cells"]:

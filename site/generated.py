@@ -27,25 +27,36 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def notebooks() -> Iterator[tuple[str, list]]:
     """Yield every notebook of the site as (stem, cells)."""
-    for name in re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8")):
+    for name in re.findall(r"notebooks/([\w/]+)", (ROOT / "_toc.yml").read_text("utf-8")):
         text = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
-        yield name, json.loads(text)["cells"]
+        yield Path(name).stem, json.loads(text)["cells"]
+
+
+def lessons() -> list[tuple[str, list]]:
+    """Return the notebooks without those of the frontier shelf."""
+    return [(stem, cells) for stem, cells in notebooks() if stem[0].isdigit()]
 
 
 # --- the lessons ---
 
 
-def lesson_map() -> str:
-    """Return the lessons as a list of cards: name, question, minutes, what to know before."""
+def lesson_map(part: str = "lessons") -> str:
+    """Return notebooks as a list of cards: name, question, minutes, what to know before.
+
+    Args:
+        part: "lessons", or "frontier" for the shelf.
+    """
     cards = []
     for stem, cells in notebooks():
+        if stem[0].isdigit() != (part == "lessons"):
+            continue
         opening = "".join(cells[0]["source"])
         title = line_after(r"# ", opening)
         question = line_after(r".*\*\*The question\.\*\* ", opening)
         question = re.sub(r"\$(\w)\$", r"*\1*", question)  # one letter is no reason to load MathJax
         before = line_after(r"\*\*Prerequisites\.\*\* ", opening)
         parts = [
-            f"- [{title}](/notebooks/{stem}.ipynb)",
+            f"- [{title}](/notebooks/{project.place(stem)}.ipynb)",
             f"  {question}",
             f"  {minutes(cells)}. To know before: {before}",
         ]
@@ -56,8 +67,8 @@ def lesson_map() -> str:
 def how_long() -> str:
     """Return how long a lesson takes: to run, as the stored notebooks say of themselves, and to
     read and to solve, by the count of the timetable."""
-    runs = [float(to_run(cells)) for _, cells in notebooks() if to_run(cells)]
-    studies = [to_study(cells) for _, cells in notebooks()]
+    runs = [float(to_run(cells)) for _, cells in lessons() if to_run(cells)]
+    studies = [to_study(cells) for _, cells in lessons()]
     if not runs:
         raise measured.MissingError("no stored notebook says how many minutes it took")
     to_read = in_range(min(studies), max(studies))
@@ -82,7 +93,8 @@ def minutes(cells: list[dict]) -> str:
     to_read = f"about {to_study(cells)} to read and solve"
     if not to_run(cells):
         return f"{to_read.capitalize()}, in minutes"
-    return f"{float(to_run(cells)):.0f} minutes to run, {to_read}"
+    run = f"{float(to_run(cells)):.0f}"
+    return f"{run} minute{'s' if run != '1' else ''} to run, {to_read}"
 
 
 def in_range(least: float, most: float) -> str:
@@ -102,7 +114,7 @@ def progress() -> str:
     lessons = []
     for stem, cells in notebooks():
         title = line_after(r"# ", "".join(cells[0]["source"]))
-        address = f"../notebooks/{stem}.html"
+        address = f"../notebooks/{project.place(stem)}.html"
         names = exercise_names(cells)
         lessons.append(dict(number=stem[:2], title=title, address=address, names=names))
     content = html.escape(json.dumps(lessons, ensure_ascii=False))
@@ -158,14 +170,15 @@ def claims() -> str:
         for sign, sentence, numbers in printed_claims(cells):
             rows.append([f"{sign} {escape(sentence)}", escape(numbers), held.get(sentence, "")])
         table = markdown_table(["Claim", "As measured, seed 0", "Held at seeds"], rows)
-        parts.append(f"## {title}\n\n[Open the lesson](/notebooks/{stem}.ipynb)\n\n{table}")
+        link = f"[Open the lesson](/notebooks/{project.place(stem)}.ipynb)"
+        parts.append(f"## {title}\n\n{link}\n\n{table}")
     return "\n\n".join(parts)
 
 
 def photographs() -> str:
     """Return what the sections "On real photographs" measured."""
     rows = []
-    for path in sorted(RESULTS.glob("photographs_[0-9][0-9].json")):
+    for path in sorted(RESULTS.glob("photographs_??.json")):
         for claim in json.loads(path.read_text("utf-8"))["claims"]:
             numbers = []
             for name, value in claim["numbers"].items():
@@ -191,13 +204,17 @@ def link_lessons(text: str) -> str:
 
     def link_number(match: re.Match) -> str:
         number = match[0]
-        return f"[{number}](/notebooks/{stems[number]}.ipynb)" if number in stems else number
+        if number not in stems:
+            return number
+        return f"[{number}](/notebooks/{project.place(stems[number])}.ipynb)"
 
     def link_phrase(match: re.Match) -> str:
         is_a_link_already = match[0].startswith("[")
-        return match[0] if is_a_link_already else re.sub(r"\b\d\d\b", link_number, match[0])
+        return match[0] if is_a_link_already else re.sub(rf"\b{one}\b", link_number, match[0])
 
-    phrase = r"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? \d\d\b(?:(?: \([^()]*\))?(?:, | and | to )\d\d\b)*"
+    one = r"[\dF]\d"
+    more = rf"(?:(?: \([^()]*\))?(?:, | and | to ){one}\b)*"
+    phrase = rf"\[[^\]]*\]\([^)]*\)|\b[Ll]essons? {one}\b{more}"
     return re.sub(phrase, link_phrase, text)
 
 
@@ -282,7 +299,7 @@ def row_filter() -> str:
 
 def goals() -> str:
     """Return all goals that were set before measuring, and which of them were missed."""
-    return panels.goals(notebooks())
+    return panels.goals(lessons())
 
 
 def how_right() -> str:
@@ -297,7 +314,7 @@ def how_right() -> str:
 
 def course_minutes() -> str:
     """Return how long the stored notebooks took."""
-    return measured.course(notebooks())
+    return measured.course(lessons())
 
 
 MAKERS = {

@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from tools import project
+
 WORDS_A_MINUTE = 200
 CODE_LINES_A_MINUTE = 20
 MINUTES_A_FORMULA = 0.5
@@ -89,7 +91,7 @@ def timetable(notebooks: Iterable[tuple[str, list]]) -> str:
             rounded = max(1, math.floor(minutes + 0.5))
             listed.append(f"{escape(heading)} {rounded}")
             total += rounded
-        link = f"[{stem[:2]}](/notebooks/{stem}.ipynb)"
+        link = f"[{stem[:2]}](/notebooks/{project.place(stem)}.ipynb)"
         columns = [link, " · ".join(listed), total, to_solve(cells), to_run(cells)]
         rows.append(f"| {' | '.join(map(str, columns))} |")
     return "\n".join(rows)

@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 RUFF = [sys.executable, "-m", "ruff"]
 NOTEBOOKS = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")
+    str(path.relative_to(ROOT))
+    for pattern in ("[0-9][0-9]_*.ipynb", "frontier/F[0-9]_*.ipynb")
+    for path in (ROOT / "notebooks").glob(pattern)
 )
 TOOLS = [
     "tests/test_house.py",

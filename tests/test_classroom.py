@@ -19,7 +19,7 @@ import torch
 
 from replearn.lesson import exercises
 from replearn.lesson.exercises.points import points
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 from tools import notebooks, project
 from tools.classroom import __main__ as command
 from tools.classroom import assignment, grading, term
@@ -449,7 +449,7 @@ def test_a_verdict(monkeypatch, answer):
 
 
 @pytest.mark.parametrize(
-    "lesson, name", [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
+    "lesson, name", [(lesson, name) for lesson in EVERY_LESSON for name in exercises.names(lesson)]
 )
 def test_a_mistake_is_told_as_in_the_notebook(lesson, name):
     exercise = exercises.get(lesson, name)
@@ -509,7 +509,7 @@ def running(mark):
 
 
 @pytest.mark.seconds
-@pytest.mark.parametrize("lesson", [lesson for lesson in LESSONS if exercises.names(lesson)])
+@pytest.mark.parametrize("lesson", [lesson for lesson in EVERY_LESSON if exercises.names(lesson)])
 def test_every_solution_passes_the_wall(wall, tmp_path, lesson):
     sources = []
     for name in exercises.names(lesson):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import replearn
-from tools import book, project
+from tools import book, notebooks, project
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "site"))
@@ -127,7 +127,8 @@ def test_the_book_has_the_pages_of_the_table_of_contents():
     pytest.importorskip("yaml")
     names = book.pages()
     assert names[0] == "site/index"
-    assert len([name for name in names if name.startswith("notebooks/")]) == 12
+    lessons = [name for name in names if name.startswith("notebooks/")]
+    assert lessons == [f"notebooks/{project.place(path.stem)}" for path in notebooks.sources()]
     assert "site/progress" not in names
     for name in names:
         assert list(ROOT.glob(f"{name}.*")), name

@@ -169,6 +169,30 @@ def test_a_claim_without_five_seeds_is_seen(model, tmp_path, fault):
     assert message in message_found
 
 
+SHELF = {  # fault: (what is left of the code, the text, what the linter says)
+    "an exercise too few": (dict(checks=1), "1 to run; about 25 to read", "has 1 exercises"),
+    "an exercise too many": (dict(checks=3), "1 to run; about 25 to read", "has 3 exercises"),
+    "a claim too few": (dict(claims=2), "1 to run; about 25 to read", "has 2 claims"),
+    "too long": ({}, "1 to run; about 45 to read", "make the notebook shorter"),
+    "too slow": ({}, "2 to run; about 25 to read", "make the notebook shorter"),
+}
+
+
+@pytest.mark.parametrize("fault", [None, *SHELF])
+def test_a_notebook_of_the_shelf_is_small(tmp_path, fault):
+    counts, minutes, message = SHELF.get(fault, ({}, "1 to run; about 25 to read", ""))
+    counts = dict(checks=2, claims=3) | counts
+    lines = [f'lesson.check("f{i}", f)' for i in range(counts["checks"])]
+    lines += ['lesson.claim("a", True)'] * counts["claims"]
+    lines += ["lesson.photographs()", 'lesson.claim("photographs", True)']
+    found = lesson.Lesson(tmp_path, "F9_sample")
+    assert found.is_frontier and found.source.parent == tmp_path / "notebooks" / "frontier" / "src"
+    found.notebook = new_notebook(cells=[new_code_cell("\n".join(lines))])
+    found.text = f"**Minutes.** {minutes} and solve."
+    faults = list(lesson.frontier_is_short(found))
+    assert [message in words for words in faults] == ([True] if fault else [])
+
+
 # --- the text, and what belongs to it ---
 
 

@@ -14,9 +14,9 @@ import torch
 from benchmarks.shared import RESULTS
 from replearn.lesson import exercises
 from replearn.lesson.exercises import Exercise
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 
-ALL = [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
+ALL = [(lesson, name) for lesson in EVERY_LESSON for name in exercises.names(lesson)]
 
 
 def scaled_mean(x, temperature):

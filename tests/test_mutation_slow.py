@@ -14,10 +14,10 @@ import records
 from benchmarks.shared import machine
 from replearn.lesson import exercises
 from replearn.lesson.exercises import limits
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 
 pytestmark = pytest.mark.slow
-ALL = [(lesson, name) for lesson in LESSONS for name in exercises.names(lesson)]
+ALL = [(lesson, name) for lesson in EVERY_LESSON for name in exercises.names(lesson)]
 
 
 @pytest.fixture(scope="module")

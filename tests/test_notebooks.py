@@ -283,22 +283,35 @@ def test_sync_does_not_drop_edits_of_the_notebook(sample):
     assert "Edited in JupyterLab." in path.read_text("utf-8")
 
 
-def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(sample):
+def on_the_shelf(source):
+    """Move the text of the sample to the frontier shelf, and return its new path."""
+    shelf = source.parents[1] / "frontier"
+    (shelf / "src").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "frontier" / "jupytext.toml", shelf)
+    return source.rename(shelf / "src" / "F9_sample.md")
+
+
+@pytest.mark.parametrize("place", [lambda source: source, on_the_shelf])
+def test_jupyterlab_opens_a_notebook_that_is_newer_than_its_text(place, sample):
     """After `run`, and after a checkout in any order, the notebook may be newer; jupytext must not
     refuse the pair."""
     from jupyter_server.services.contents.largefilemanager import LargeFileManager
     from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
     root = sample.parents[2]
+    sample = place(sample)
+    name = f"notebooks/{project.place(sample.stem)}.ipynb"
     shutil.copy(ROOT / "jupytext.toml", root)
     notebooks.sync(sample)
     os.utime(sample, (1e9, 1e9))
     manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(root))
-    model = manager.get("notebooks/99_sample.ipynb")
+    model = manager.get(name)
     opened = [cell["source"] for cell in model["content"]["cells"]]
     assert opened == [cell.source for cell in notebooks.sync(sample).cells]
-    # As the reader does: nothing of the lesson may change.
-    manager.save(model, "notebooks/99_sample.ipynb")
+    # As the reader does: nothing of the lesson may change, and the text is saved beside it.
+    sample.write_text("", "utf-8")
+    manager.save(model, name)
+    assert "Prose that stays." in sample.read_text("utf-8")
     stored = nbformat.read(notebook_of(sample), as_version=4)
     assert notebooks.same_inputs(notebooks.clean(stored), notebooks.sync(sample))
 
@@ -307,6 +320,19 @@ def test_sources_names_what_exists(sample):
     assert notebooks.sources(["99"]) == [sample]
     with pytest.raises(SystemExit, match="found 3; there are 99"):
         notebooks.sources(["3"])
+
+
+def test_the_frontier_shelf_is_found_by_number_and_among_all(sample, with_address):
+    shelf = sample.parents[1] / "frontier" / "src" / "F9_sample.md"
+    shelf.parent.mkdir(parents=True)
+    shelf.write_text(TEXT, "utf-8")
+    assert notebooks.sources() == [sample, shelf]
+    assert notebooks.sources(frontier=False) == [sample]
+    assert notebooks.sources(["f9"], frontier=False) == [shelf]
+    notebooks.sync(shelf)
+    assert notebooks.notebook_of(shelf) == sample.parents[1] / "frontier" / "F9_sample.ipynb"
+    assert notebooks.notebook_of(shelf).exists()
+    assert f"/blob/{TAG}/notebooks/frontier/F9_sample.ipynb" in shelf.read_text("utf-8")
 
 
 # --- running ---

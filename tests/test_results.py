@@ -10,7 +10,7 @@ import pytest
 from benchmarks import shared
 from tools import notebooks
 
-MEASURED = sorted(notebooks.RESULTS.glob("photographs_[0-9][0-9].json"))
+MEASURED = sorted(notebooks.RESULTS.glob("photographs_??.json"))
 TYPED = (
     r"(REPLEARN_RECORD=1 )?"
     r"(python benchmarks/|python -m (replearn|scripts|tools|pytest)|bash tests/)"
@@ -24,7 +24,7 @@ def quoted(text):
 
 def section(number):
     """The prose of a lesson's section on real photographs."""
-    (path,) = (notebooks.NOTEBOOKS / "src").glob(f"{number}_*.md")
+    (path,) = notebooks.sources([number])
     after_heading = path.read_text("utf-8").split("## On real photographs")[1]
     text = after_heading.split("\n## ")[0]
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)

@@ -37,8 +37,7 @@ import live  # noqa: E402, F401  # test_browser.py takes it from here
 import measured  # noqa: E402
 import panels  # noqa: E402
 
-LISTED = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"))
-SOURCES = [ROOT / "notebooks" / "src" / f"{name}.md" for name in LISTED]
+LISTED = re.findall(r"notebooks/([\w/]+)", (ROOT / "_toc.yml").read_text("utf-8"))
 LOADING = {
     "script": "src",
     "link": "href",
@@ -166,12 +165,13 @@ def test_no_math_is_left_raw(site):
 
 def test_colab_buttons_open_existing_notebooks(site):
     """Where the project has an address; else no page leads to Colab."""
-    for page in sorted((site / "notebooks").glob("*.html")):
+    for page in sorted((site / "notebooks").rglob("*.html")):
         links = {attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"}
         colab = {link for link in links if "colab.research.google.com" in link}
         opened = {link.split(f"/blob/{project.tag()}/")[1] for link in colab}
-        assert opened == ({f"notebooks/{page.stem}.ipynb"} if project.colab("") else set())
-        assert (ROOT / "notebooks" / f"{page.stem}.ipynb").exists()
+        name = f"notebooks/{project.place(page.stem)}.ipynb"
+        assert opened == ({name} if project.colab("") else set())
+        assert (ROOT / name).exists()
 
 
 def test_links_inside_the_site_resolve(site):
@@ -189,7 +189,7 @@ def test_links_inside_the_site_resolve(site):
 
 
 def test_every_figure_has_alt_text(site):
-    for page in sorted((site / "notebooks").glob("*.html")):
+    for page in sorted((site / "notebooks").rglob("*.html")):
         figures = [
             attributes
             for tag, attributes in Tags(page).tags
@@ -391,7 +391,7 @@ def test_what_is_folded_says_what_it_is(code, words):
 def test_no_lesson_shows_the_answer_above_its_question(site):
     """The code of a question is folded, and every exercise has a place to be marked."""
     for page, (_, cells) in zip(
-        sorted((site / "notebooks").glob("*.html")), generated.notebooks(), strict=True
+        sorted((site / "notebooks").rglob("*.html")), generated.notebooks(), strict=True
     ):
         text = page.read_text("utf-8")
         asking = ["lesson.predict(" in "".join(cell["source"]) for cell in cells]
@@ -501,7 +501,7 @@ def test_recipes_have_names_in_words():
 
 def test_a_lesson_weighs_a_megabyte_and_a_half_or_less(site):
     """Counted, uncompressed: the page with the pictures inside it, and the files that it shows."""
-    for page in sorted((site / "notebooks").glob("*.html")):
+    for page in sorted((site / "notebooks").rglob("*.html")):
         shown = {attributes["src"] for tag, attributes in Tags(page).tags if tag == "img"}
         files = [page, *(page.parent / src for src in shown if not src.startswith("data:"))]
         assert sum(path.stat().st_size for path in files) <= 1_500_000, page.name
@@ -571,14 +571,14 @@ def test_every_icon_of_the_pages_is_in_the_reduced_script(site):
 
 def test_lessons_lead_to_the_glossary_and_back(site):
     ids = {attributes.get("id") for _, attributes in Tags(site / "site" / "glossary.html").tags}
-    for page in sorted((site / "notebooks").glob("*.html")):
+    for page in sorted((site / "notebooks").rglob("*.html")):
         links = [attributes.get("href", "") for tag, attributes in Tags(page).tags if tag == "a"]
         terms = [link.split("#")[1] for link in links if "site/glossary.html#term-" in link]
         assert len(terms) >= 4 and set(terms) <= ids, page.name
     back = {
         attributes.get("href", "") for _, attributes in Tags(site / "site" / "glossary.html").tags
     }
-    assert {f"../notebooks/{path.stem}.html" for path in SOURCES} <= back
+    assert {f"../notebooks/{name}.html" for name in LISTED} <= back
 
 
 def test_terms_are_linked_once_and_never_inside_a_formula_or_a_link():
@@ -613,6 +613,8 @@ def test_numbers_of_lessons_become_links():
     linked = generated.link_lessons("Lesson 01, lessons 99 (x) and 01; [Lesson 01](a), 01")
     link = f"[01](/notebooks/{stem}.ipynb)"
     assert linked == f"Lesson {link}, lessons 99 (x) and {link}; [Lesson 01](a), 01"
+    shelf = "[F2](/notebooks/frontier/F2_shared_worlds.ipynb)"
+    assert generated.link_lessons("lessons 01 and F2; F2") == f"lessons {link} and {shelf}; F2"
 
 
 def test_pages_with_generated_parts_are_made_anew(tmp_path):
@@ -627,12 +629,13 @@ def test_pages_with_generated_parts_are_made_anew(tmp_path):
 
 
 def test_generated_tables_say_what_the_notebooks_printed():
+    cards = generated.lesson_map() + generated.lesson_map("frontier")
     for stem, cells in generated.notebooks():
         printed = sum(
             "".join(o.get("text", "")).count("✓ ") for c in cells for o in c.get("outputs", ())
         )
         assert 0 < printed == len(list(generated.printed_claims(cells))), stem
-        assert f"/notebooks/{stem}.ipynb" in generated.lesson_map()
+        assert f"/notebooks/{project.place(stem)}.ipynb" in cards
     text = generated.fill(
         "".join(f"<!-- generated: {name} -->" for name in ("claims", "photographs"))
     )

@@ -76,7 +76,7 @@ def code_of_lesson(text: str) -> str:
 def sources_of(room: str) -> list[str]:
     """Return the Python sources of a room: of its folder or file, or of the lessons' code cells."""
     if room == "notebooks":
-        paths = sorted((ROOT / "notebooks" / "src").glob("**/*.md"))
+        paths = sorted((ROOT / "notebooks").glob("**/src/*.md"))
         return [code_of_lesson(path.read_text("utf-8")) for path in paths]
     if room in ("tools", "scripts", "benchmarks"):
         folder = ROOT / room

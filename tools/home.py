@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from replearn.files import write_atomically
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 from tools import notebooks, project
 
 ADDRESS = re.compile(r"https://[\w.-]+(?::\d+)?(?:/[\w.~-]+)+/?")
@@ -66,7 +66,7 @@ def readme_block() -> str:
             number = source.stem[:2]
             link = address_of(source.stem)
             if link:
-                links.append(f'[{number}]({link} "{LESSONS[number][0]}")')
+                links.append(f'[{number}]({link} "{EVERY_LESSON[number][0]}")')
         if links:
             lines += [f"Or open a lesson in {place}: {', '.join(links)}.", ""]
     everything = project.binder("01_representations")

@@ -2,7 +2,8 @@
 
 `notebooks/src/NN_name.md` is what people edit. `sync` fills in its generated blocks (badge, set-up
 cell, solutions) and carries the text over to `notebooks/NN_name.ipynb` without losing outputs;
-`execute` runs it in a fresh kernel.
+`execute` runs it in a fresh kernel. The frontier shelf, F1 to F5, is the same in
+`notebooks/frontier/`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from replearn import _command
 from replearn.files import write_atomically, write_json
 from replearn.lesson import exercises
+from tools import project
 from tools.project import ROOT, address, binder, colab, kaggle, tag
 
 if TYPE_CHECKING:  # they take half a second to import, and `sources` does not need them
@@ -81,27 +83,36 @@ def setup_source() -> str:
     return SETUP_WITH_ADDRESS.format(address=repository, tag=tag())
 
 
-def sources(numbers: Sequence[str] = ()) -> list[Path]:
+def sources(numbers: Sequence[str] = (), *, frontier: bool = True) -> list[Path]:
     """Return the paths of the lesson texts.
 
     Args:
-        numbers: Numbers of lessons, "1" or "01"; none means all.
+        numbers: Numbers of lessons, "1", "01" or "F2"; none means all.
+        frontier: Whether the frontier shelf is among all.
 
     Raises:
         SystemExit: There is no text with one of these numbers.
     """
     by_number = {}
-    for path in sorted((NOTEBOOKS / "src").glob("[0-9][0-9]_*.md")):
-        by_number[path.stem[:2]] = path
-    wanted = [number.zfill(2) for number in numbers] or list(by_number)
-    missing = [number for number in numbers if number.zfill(2) not in by_number]
+    for pattern in ("src/[0-9][0-9]_*.md", "frontier/src/F[0-9]_*.md"):
+        for path in sorted(NOTEBOOKS.glob(pattern)):
+            by_number[path.stem[:2]] = path
+    wanted = [number.zfill(2).upper() for number in numbers]
+    missing = [number for number, key in zip(numbers, wanted, strict=True) if key not in by_number]
     if missing:
         there = ", ".join(by_number) or "none"
         raise SystemExit(
             f"expected numbers of lessons, found {', '.join(missing)}; there are {there} in "
-            "notebooks/src/"
+            "notebooks/"
         )
+    if not numbers:
+        wanted = [number for number in by_number if frontier or number.isdigit()]
     return [by_number[number] for number in wanted]
+
+
+def notebook_of(source: Path) -> Path:
+    """Return the path of the notebook that belongs to a lesson's text."""
+    return source.parents[1] / f"{source.stem}.ipynb"
 
 
 def regenerate(text: str, name: str) -> str:
@@ -207,7 +218,7 @@ def sync(source: Path) -> "NotebookNode":
     import nbformat
     from jupytext.combine import combine_inputs_with_outputs
 
-    path = NOTEBOOKS / f"{source.stem}.ipynb"
+    path = notebook_of(source)
     old_text = source.read_text("utf-8")
     text = regenerate(old_text, source.stem)
     nb = clean(jupytext.reads(text, fmt="md:myst"))
@@ -217,10 +228,11 @@ def sync(source: Path) -> "NotebookNode":
         before = clean(jupytext.reads(old_text, fmt="md:myst"))
         is_newer = path.stat().st_mtime > source.stat().st_mtime + 1
         if is_newer and not same_inputs(before, stored):
+            edited = f"notebooks/{project.place(path.stem)}.ipynb"
             raise SystemExit(
-                f"notebooks/{path.name} was edited after its text. Keep those edits: "
-                f"jupytext --sync notebooks/{path.name}. Or drop them: "
-                f"touch notebooks/src/{source.name}"
+                f"{edited} was edited after its text. Keep those edits: "
+                f"jupytext --sync {edited}. Or drop them: "
+                f"touch {Path(edited).parent}/src/{source.name}"
             )
     if text != old_text:
         write_atomically(source, text)
@@ -352,7 +364,7 @@ def sync_command(args: argparse.Namespace) -> int:
     """Bring generated blocks and paired notebooks up to date."""
     for source in sources(args.lessons):
         sync(source)
-        print(f"notebooks/src/{source.name} and notebooks/{source.stem}.ipynb agree")
+        print(f"{source.name} and {source.stem}.ipynb agree")
     return 0
 
 
@@ -387,7 +399,7 @@ def run_and_store(source: Path, profile: str | None) -> Outcome:
     execution = execute(nb, source.stem, **_profile_variable(profile))
     text = notebook_text(clean(nb))
     if execution.error is None:
-        write_atomically(NOTEBOOKS / f"{source.stem}.ipynb", text)
+        write_atomically(notebook_of(source), text)
         claims = execution.record.get("claims", [])
         held = sum(claim["holds"] for claim in claims)
         print(f"  slowest cells: {execution.slowest()}", flush=True)

@@ -4,6 +4,7 @@ The project may have no public home. Then there is nothing to install from or to
 functions below say so by returning None.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def tag() -> str:
     return f"v{__version__}"
 
 
+def place(name: str) -> str:
+    """Return where a notebook lies inside of `notebooks/`, without its ending.
+
+    The notebooks of the frontier shelf have a folder of their own.
+
+    Args:
+        name: The notebook without its ending.
+
+    Example:
+        >>> place("06_simclr"), place("F2_shared_worlds")
+        ('06_simclr', 'frontier/F2_shared_worlds')
+    """
+    return f"frontier/{name}" if re.match(r"F\d_", name) else name
+
+
 def colab(name: str) -> str | None:
     """Return the address that opens a notebook in Colab.
 
@@ -57,7 +73,8 @@ def colab(name: str) -> str | None:
     inside = _on_github()
     if inside is None:
         return None
-    return f"https://colab.research.google.com/github/{inside}/blob/{tag()}/notebooks/{name}.ipynb"
+    path = f"{inside}/blob/{tag()}/notebooks/{place(name)}.ipynb"
+    return f"https://colab.research.google.com/github/{path}"
 
 
 def kaggle(name: str) -> str | None:
@@ -65,7 +82,7 @@ def kaggle(name: str) -> str | None:
     inside = _on_github()
     if inside is None:
         return None
-    source = f"{GITHUB}{inside}/blob/{tag()}/notebooks/{name}.ipynb"
+    source = f"{GITHUB}{inside}/blob/{tag()}/notebooks/{place(name)}.ipynb"
     return f"https://www.kaggle.com/kernels/welcome?src={source}"
 
 
@@ -74,7 +91,7 @@ def binder(name: str) -> str | None:
     inside = _on_github()
     if inside is None:
         return None
-    return f"https://mybinder.org/v2/gh/{inside}/{tag()}?labpath=notebooks/{name}.ipynb"
+    return f"https://mybinder.org/v2/gh/{inside}/{tag()}?labpath=notebooks/{place(name)}.ipynb"
 
 
 def _on_github() -> str | None:

@@ -42,7 +42,8 @@ def make_copies(source: Path, work: Path, *, fresh: bool = False) -> tuple[list[
         _put_aside(work)
     copied = []
     outdated = []
-    for path in sorted(source.glob("[0-9][0-9]_*.ipynb")):
+    shelf = sorted(source.glob("frontier/F[0-9]_*.ipynb"))
+    for path in [*sorted(source.glob("[0-9][0-9]_*.ipynb")), *shelf]:
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         copy = work / path.name

@@ -38,6 +38,10 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "11": ("Auditing what was learned", "shapes", 2),
     "12": ("Build it: mini-SimCLR on a T4", "shapes", 3),
 }
+FRONTIER = {  # beyond the twelve, in notebooks/frontier/
+    "F2": ("Do different models see the same world?", "shapes", 1),
+}
+EVERY_LESSON = {**LESSONS, **FRONTIER}
 Item = TypeVar("Item", bound=Hashable)
 _BOX = "border:1px solid #8888;border-radius:6px;padding:.6em 1em;margin:.5em 0;color:inherit"
 # Of the CPU, as OMP_NUM_THREADS or the cores have it. Asked here, before a lesson changes it.
@@ -64,10 +68,10 @@ class Lesson:
     makes the results those of a machine with any number of cores.
 
     Args:
-        number: "01" to "12", or the number.
+        number: "01" to "12", or the number; "F2" and the like for the frontier shelf.
 
     Attributes:
-        number (str): Two digits, "03".
+        number (str): Two digits, "03", or "F2" and the like.
         title (str): Of the lesson.
         data (str): The data sets, in words.
         device (torch.device): The GPU if there is one, else the CPU.
@@ -90,11 +94,12 @@ class Lesson:
 
     def __init__(self, number: str | int):
         self.number = f"{int(number):02d}" if str(number).isdigit() else str(number)
-        if self.number not in LESSONS:
+        if self.number not in EVERY_LESSON:
             raise ValueError(
-                f"Lesson: expected a number from 01 to {max(LESSONS)}, found {number!r}"
+                f"Lesson: expected a number from 01 to {max(LESSONS)} or {', '.join(FRONTIER)}, "
+                f"found {number!r}"
             )
-        self.title, self.data, minutes = LESSONS[self.number]
+        self.title, self.data, minutes = EVERY_LESSON[self.number]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.profile_name = os.environ.get("REPLEARN_PROFILE") or _profile_of(self.device)
         if self.profile_name not in ("cpu", "gpu"):
@@ -117,7 +122,7 @@ class Lesson:
 
     def _show_header(self, minutes: int) -> None:
         if self.profile_name == "cpu":
-            duration = f"about {minutes} minutes for all cells"
+            duration = f"about {minutes} minute{'s' if minutes > 1 else ''} for all cells"
         else:
             duration = "more pictures and steps than on a CPU; not timed yet on a GPU"
         facts = {
@@ -188,7 +193,7 @@ class Lesson:
             advice = f" {_ADVICE}" if name == "cifar10" else ""
             print(f"No photographs: {reason}{advice}")
             return None
-        self.data = f"{LESSONS[self.number][1]} and {name}"
+        self.data = f"{EVERY_LESSON[self.number][1]} and {name}"
         return train_set, test_set
 
     def own_pictures(self, folder: str | Path = "", *, side: int = 32) -> tuple | None:

@@ -130,7 +130,7 @@ window.replearnProgress = (() => {
     show();
   }
 
-  const number = location.pathname.match(/notebooks\/(\d\d)_/)?.[1];
+  const number = location.pathname.match(/notebooks\/(?:frontier\/)?(\d\d|F\d)_/)?.[1];
   if (number) lessonPage(number);
   document.querySelectorAll("[data-progress]").forEach(progressPage);
   return {read, keep};

@@ -29,7 +29,7 @@ def class_command(args: argparse.Namespace) -> int:
     from tools.classroom.course import write_course
 
     rows = [("notebook", "exercises", "points")]
-    sources = notebooks.sources(args.lessons)
+    sources = notebooks.sources(args.lessons, frontier=False)
     for lesson in write_course(args.folder, sources, full=args.full, seed=args.seed):
         points = str(lesson.points) if lesson.exercises else "no exercises: left out"
         rows.append((lesson.name, str(lesson.exercises), points))

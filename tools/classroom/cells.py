@@ -106,13 +106,13 @@ def lesson_of(name: str, cells: Iterable[tuple[str, str]]) -> str:
         cells: (kind, source) of each cell.
 
     Returns:
-        Two digits, or "" if neither says so.
+        Two digits, or "F2" and the like; "" if neither says so.
     """
     numbers = []
     for kind, text in cells:
         if kind == "code":
-            numbers += re.findall(r"""\bLesson\(\s*["']?(\d\d?)["']?\s*\)""", text)
-    numbers += re.findall(r"^(\d\d)(?=\D)", name)
+            numbers += re.findall(r"""\bLesson\(\s*["']?(F\d|\d\d?)["']?\s*\)""", text)
+    numbers += re.findall(r"^(F\d|\d\d)(?=\D)", name)
     if not numbers:
         return ""
     number = numbers[0].zfill(2)

@@ -21,16 +21,18 @@ STRANGERS = (f"github.com/{NAME}", f"{NAME}.github.io")
 
 def lessons_are_pairs(root: Path) -> Iterator[str]:
     """Every notebook has a text, and every text has a notebook."""
-    texts = {path.stem for path in (root / "notebooks" / "src").glob("*.md")}
-    notebooks = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
-    for name in sorted(notebooks - texts):
-        yield f"notebooks/{name}.ipynb: has no text: write notebooks/src/{name}.md"
-    for name in sorted(texts - notebooks):
-        number = name[:2]
-        yield (
-            f"notebooks/src/{name}.md: has no notebook: "
-            f"run `python -m tools.notebooks run {number}`"
-        )
+    for folder in (root / "notebooks", root / "notebooks" / "frontier"):
+        texts = {path.stem for path in (folder / "src").glob("*.md")}
+        notebooks = {path.stem for path in folder.glob("*.ipynb")}
+        place = folder.relative_to(root)
+        for name in sorted(notebooks - texts):
+            yield f"{place}/{name}.ipynb: has no text: write {place}/src/{name}.md"
+        for name in sorted(texts - notebooks):
+            number = name[:2]
+            yield (
+                f"{place}/src/{name}.md: has no notebook: "
+                f"run `python -m tools.notebooks run {number}`"
+            )
 
 
 def table_of_contents_is_whole(root: Path) -> Iterator[str]:
@@ -43,7 +45,10 @@ def table_of_contents_is_whole(root: Path) -> Iterator[str]:
         if not any((root / f"{page}{ending}").exists() for ending in (".md", ".ipynb", ".rst")):
             yield f"_toc.yml: lists {page}, which does not exist: write it or take it off"
     listed = [page for page in pages if page.startswith("notebooks/")]
-    expected = [f"notebooks/{path.stem}" for path in sorted((root / "notebooks").glob("*.ipynb"))]
+    stored = []
+    for pattern in ("*.ipynb", "frontier/*.ipynb"):
+        stored += sorted((root / "notebooks").glob(pattern))
+    expected = [f"notebooks/{project.place(path.stem)}" for path in stored]
     if listed != expected:
         missing = ", ".join(sorted(set(expected) - set(listed))) or "none is missing"
         yield f"_toc.yml: does not list every notebook in order ({missing}): add or move lines"
@@ -133,7 +138,7 @@ def commands_exist(root: Path) -> Iterator[str]:
 def glossary_is_in_order(root: Path) -> Iterator[str]:
     """The entries are sorted, explain a term once, and name only lessons that use it."""
     lesson_texts = {}
-    for path in sorted((root / "notebooks" / "src").glob("[0-9][0-9]_*.md")):
+    for path in sorted((root / "notebooks").glob("**/src/??_*.md")):
         words = _text(path).replace("*", "").split()
         lesson_texts[path.name[:2]] = " ".join(words).lower()
     all_texts = " ".join(lesson_texts.values())
@@ -149,8 +154,8 @@ def glossary_is_in_order(root: Path) -> Iterator[str]:
             if term in seen:
                 yield f"site/glossary.md: “{term}” is explained twice: take one out"
             seen.add(term)
-        lists = " ".join(re.findall(r"Lessons? \d\d(?:, \d\d)*", entry))
-        numbers = re.findall(r"\d\d", lists)
+        lists = " ".join(re.findall(r"Lessons? [\dF]\d(?:, [\dF]\d)*", entry))
+        numbers = re.findall(r"[\dF]\d", lists)
         if not numbers and not any(term in all_texts for term in terms):
             yield f"site/glossary.md: no lesson uses “{terms[0]}”: take it out"
         for number in numbers:

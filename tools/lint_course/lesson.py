@@ -12,7 +12,7 @@ import nbformat
 from jupytext.compare import NotebookDifference, compare_notebooks
 from nbformat import NotebookNode
 
-from tools import notebooks
+from tools import notebooks, project
 from tools.lint_course.claims import thresholds_stand_in_sentences
 
 LARGEST_BYTES = 1_500_000  # of a stored notebook
@@ -21,7 +21,7 @@ CHECKED = "nbval-check-output"  # nbval runs such a cell again and compares what
 RUN = "run `python -m tools.notebooks run NN`"
 
 BONES = (  # what it is, kind of cell, pattern; in this order
-    ("the title “# NN · …”", "markdown", r"^# \d\d · \S"),
+    ("the title “# NN · …”", "markdown", r"^# [\dF]\d · \S"),
     ("the mark <!-- badge -->", "markdown", r"<!-- badge -->"),
     ("**Objectives**", "markdown", r"^\*\*Objectives"),
     ("**Prerequisites**", "markdown", r"^\*\*Prerequisites"),
@@ -61,6 +61,10 @@ PLAIN_WORDS = {
 
 
 SEEDS = 5
+# A notebook of the frontier shelf.
+FRONTIER_EXERCISES = 2
+FRONTIER_CLAIMS = 3
+FRONTIER_MINUTES = 30
 
 # Sections that need no questions: the prediction asks one, and Exercises and what stands beside the
 # lesson ask in their own way.
@@ -87,8 +91,9 @@ class Lesson:
         self.root = root
         self.name = name
         self.number = name[:2]
-        self.source = root / "notebooks" / "src" / f"{name}.md"
-        self.path = root / "notebooks" / f"{name}.ipynb"
+        self.path = root / "notebooks" / f"{project.place(name)}.ipynb"
+        self.source = self.path.parent / "src" / f"{name}.md"
+        self.is_frontier = not self.number.isdigit()
 
     @cached_property
     def text(self) -> str:
@@ -107,8 +112,8 @@ class Lesson:
 
 def lesson_faults(lesson: Lesson) -> Iterator[str]:
     """Yield the faults of one lesson, by all rules."""
-    text_name = f"notebooks/src/{lesson.name}.md"
-    notebook_name = f"notebooks/{lesson.name}.ipynb"
+    text_name = lesson.source.relative_to(lesson.root).as_posix()
+    notebook_name = lesson.path.relative_to(lesson.root).as_posix()
     if not lesson.path.exists():
         yield f"{notebook_name}: missing: {RUN.replace('NN', lesson.number)}"
         return
@@ -121,7 +126,7 @@ def lesson_faults(lesson: Lesson) -> Iterator[str]:
         yield f"{notebook_name}: {fault.replace('NN`', f'{lesson.number}`')}"
     for fault in claims_hold_at_every_seed(lesson):
         yield f"{text_name}: {fault}"
-    for rule in LESSON_RULES:
+    for rule in (*LESSON_RULES, *(FRONTIER_RULES if lesson.is_frontier else TWELVE_RULES)):
         for fault in rule(lesson):
             yield f"{text_name}: {fault.replace('NN`', f'{lesson.number}`')}"
 
@@ -554,6 +559,24 @@ def teachers_have_questions(lesson: Lesson) -> Iterator[str]:
         yield "has no common mistakes: add rows to the table of site/teaching.md"
 
 
+def frontier_is_short(lesson: Lesson) -> Iterator[str]:
+    """A notebook of the shelf has two exercises, three claims or more, and says it is short."""
+    code = "\n".join(cell.source for cell in _code(lesson.notebook))
+    checks = set(re.findall(r"\blesson\.check\(\s*[\"'](\w+)", code))
+    if len(checks) != FRONTIER_EXERCISES:
+        yield f"has {len(checks)} exercises, expected {FRONTIER_EXERCISES}: write or drop some"
+    measured = code.split("lesson.photographs(")[0].count("lesson.claim(")
+    if measured < FRONTIER_CLAIMS:
+        yield f"has {measured} claims, expected {FRONTIER_CLAIMS} or more: measure more"
+    said = r"^\*\*Minutes\.\*\* 1 to run.*about (\d+) to read"
+    minutes = re.search(said, lesson.text, re.MULTILINE)
+    if minutes is None or int(minutes[1]) > FRONTIER_MINUTES:
+        yield (
+            "does not say “1 to run …; about N to read and solve”, with N up to "
+            f"{FRONTIER_MINUTES}: write it, or make the notebook shorter"
+        )
+
+
 LESSON_RULES = (
     notebook_is_light,
     generated_blocks_are_current,
@@ -563,8 +586,9 @@ LESSON_RULES = (
     core_sections_end_in_questions,
     photographs_quote_the_measurement,
     side_experiments_are_stored,
-    teachers_have_questions,
 )
+TWELVE_RULES = (teachers_have_questions,)
+FRONTIER_RULES = (frontier_is_short,)
 
 
 def glossary_terms(page: str) -> list[str]:

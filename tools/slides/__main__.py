@@ -13,10 +13,9 @@ def write_command(args: argparse.Namespace) -> int:
     """Write the slides of the lessons, from the stored notebooks: HTML that needs no network."""
     from tools.slides.page import write_slides
 
-    sources = notebooks.sources(args.lessons)
+    sources = notebooks.sources(args.lessons, frontier=False)
     if not args.lessons:  # all that have been executed
-        executed = {path.stem for path in notebooks.NOTEBOOKS.glob("*.ipynb")}
-        sources = [source for source in sources if source.stem in executed]
+        sources = [source for source in sources if notebooks.notebook_of(source).exists()]
     rows = [("lesson", "slides")]
     for name, count in write_slides(sources, args.folder):
         rows.append((name, str(count)))
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = _command.Parser(prog="python -m tools.slides", description=__doc__)
     parser.add_argument(
-        "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
+        "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: the twelve)"
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("build/slides"), help="where to (default: build/slides)"

@@ -63,7 +63,7 @@ def write_slides(sources: Iterable[Path], folder: Path) -> Iterator[tuple[str, i
     _copy_folder(reveal, folder / "reveal")
     _copy_folder(mathjax, folder / "mathjax")
     for source in sources:
-        path = notebooks.NOTEBOOKS / f"{source.stem}.ipynb"
+        path = notebooks.notebook_of(source)
         if not path.exists():
             command = f"python -m tools.notebooks run {source.stem[:2]}"
             raise SystemExit(f"slides: no notebooks/{path.name}; make it first: {command}")

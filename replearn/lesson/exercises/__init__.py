@@ -90,7 +90,7 @@ def names(lesson: str) -> list[str]:
     """Return the names of a lesson's exercises, in the order of the notebook.
 
     Args:
-        lesson: Its number in two digits.
+        lesson: Its number in two digits, or "F2" and the like.
 
     Example:
         >>> names("06")
@@ -103,7 +103,7 @@ def get(lesson: str, name: str) -> Exercise:
     """Return one exercise.
 
     Args:
-        lesson: Its number in two digits.
+        lesson: Its number in two digits, or "F2" and the like.
         name: Of the exercise.
 
     Raises:

@@ -18,7 +18,7 @@ import torch
 from replearn.lesson import exercises
 from replearn.lesson.exercises import limits
 from replearn.lesson.exercises.checker import GRADING_SEED, Result, check
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 from tools.classroom.cells import Needed, cells_of, fingerprint, lesson_of, slice_of
 from tools.classroom.grading import calls
 
@@ -67,7 +67,7 @@ def main() -> None:
         tell(lesson="", fault=error.args[0][:LONGEST_TEXT])
         return
     lesson = lesson_of(options["name"], cells)
-    names = exercises.names(lesson) if lesson in LESSONS else []
+    names = exercises.names(lesson) if lesson in EVERY_LESSON else []
     if not names:
         fault = f"no exercises in lesson {lesson}" if lesson else 'no Lesson("NN") in it'
         tell(lesson="", fault=fault)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from replearn.lesson.exercises.checker import GRADING_SEED
-from replearn.lesson.lesson import LESSONS
+from replearn.lesson.lesson import EVERY_LESSON
 from tools.project import ROOT
 
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -138,7 +138,7 @@ class Run:
         line = self._line(START_SECONDS, lesson=str, fault=str)
         if line["fault"]:
             raise NoVerdict(line["fault"])
-        if line["lesson"] not in LESSONS:
+        if line["lesson"] not in EVERY_LESSON:
             raise NoVerdict(NO_VERDICT)
         return line["lesson"]
 
