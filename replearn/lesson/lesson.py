@@ -64,8 +64,8 @@ class Lesson:
 
     Without a GPU, PyTorch gets one thread in this process, where `side_by_side` can use the others
     (on Linux). The networks are so small that a second thread hardly helps, and where another
-    program is busy the two wait for each other: a step then takes several times as long. It also
-    makes the results those of a machine with any number of cores.
+    program is busy the two wait for each other: a step then takes several times as long. And so the
+    results do not depend on the number of cores.
 
     Args:
         number: "01" to "12", or the number; "F2" and the like for the frontier shelf.
@@ -238,11 +238,11 @@ class Lesson:
                     f"expected {FEWEST_PICTURES} pictures or more in {path}, {FEWEST_FRESH} of "
                     f"them to measure on, found {len(known) + len(fresh)} and {len(fresh)}"
                 )
-        except Exception as error:  # a folder that is not there, files that are no pictures
+        except (OSError, ValueError) as error:  # no such folder, files that are no pictures
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"No pictures of your own: {reason}")
             return None
-        self.data = f"{LESSONS[self.number][1]} and {path.name}"
+        self.data = f"{EVERY_LESSON[self.number][1]} and {path.name}"
         return sets
 
     def predict(self, question: str, options: Sequence[str]) -> None:
