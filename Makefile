@@ -4,6 +4,8 @@ LESSON ?= 01_representations
 BIN := .venv/bin
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 TORCH_FLAG := $(if $(TORCH),--torch-backend $(TORCH))
+# Where Python keeps no bytecode, every process would compile PyTorch again.
+BYTECODE_FLAG := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 define TORCH_HELP
 || { echo "With TORCH=$(TORCH) PyTorch comes from its makers' own index. Where that cannot be reached: make lab"; exit 1; }
 endef
@@ -65,7 +67,7 @@ test-colab: .venv/.lab  ## The lesson layer and three notebooks with the package
 # --- the virtual environment ------------------------------------------------------------------------------------------
 
 .venv/.lab .venv/.site .venv/.test: .venv/.%: pyproject.toml constraints.txt | $(BIN)/python
-	$(UV) pip install $(TORCH_FLAG) --python $(BIN)/python -e ".[$*]" -c constraints.txt $(if $(TORCH),$(TORCH_HELP))
+	$(UV) pip install $(BYTECODE_FLAG) $(TORCH_FLAG) --python $(BIN)/python -e ".[$*]" -c constraints.txt $(if $(TORCH),$(TORCH_HELP))
 	@touch $@
 
 $(BIN)/python: | $(filter .venv-uv/bin/uv,$(UV))

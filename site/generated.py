@@ -16,7 +16,7 @@ import measured
 import panels
 import yaml
 from measured import escape, markdown_table
-from timetable import sections, timetable, to_run, to_solve
+from timetable import sections, timetable, to_solve
 
 from replearn import __version__
 from tools import project
@@ -65,17 +65,24 @@ def lesson_map(part: str = "lessons") -> str:
 
 
 def how_long() -> str:
-    """Return how long a lesson takes: to run, as the stored notebooks say of themselves, and to
-    read and to solve, by the count of the timetable."""
-    runs = [float(to_run(cells)) for _, cells in lessons() if to_run(cells)]
+    """Return how long a lesson takes: to run, as its head says, and to read and to solve, by the
+    count of the timetable."""
+    runs = [to_run_here(cells) for _, cells in lessons()]
     studies = [to_study(cells) for _, cells in lessons()]
-    if not runs:
-        raise measured.MissingError("no stored notebook says how many minutes it took")
-    to_read = in_range(min(studies), max(studies))
     return (
-        f"The stored runs took {in_range(min(runs), max(runs))} minutes a lesson, on two CPU "
-        f"cores; reading and solving one takes about {to_read} minutes."
+        f"A lesson runs in {in_range(min(runs), max(runs))} minutes on two CPU cores; reading and "
+        f"solving one takes about {in_range(min(studies), max(studies))} minutes."
     )
+
+
+def to_run_here(cells: list[dict]) -> int:
+    """Return the minutes that a lesson takes on two CPU cores, without photographs.
+
+    They stand in its head. What its last cell says is of the run that was stored, with photographs
+    and on one thread.
+    """
+    opening = "".join(cells[0]["source"])
+    return int(re.match(r"\d+", line_after(r"\*\*Minutes\.\*\* ", opening))[0])
 
 
 def to_study(cells: list[dict]) -> int:
@@ -89,12 +96,9 @@ def to_study(cells: list[dict]) -> int:
 
 
 def minutes(cells: list[dict]) -> str:
-    """Return how long a lesson takes, for its card; only what is stored."""
-    to_read = f"about {to_study(cells)} to read and solve"
-    if not to_run(cells):
-        return f"{to_read.capitalize()}, in minutes"
-    run = f"{float(to_run(cells)):.0f}"
-    return f"{run} minute{'s' if run != '1' else ''} to run, {to_read}"
+    """Return how long a lesson takes, for its card."""
+    run = to_run_here(cells)
+    return f"{run} minute{'s' if run > 1 else ''} to run, about {to_study(cells)} to read and solve"
 
 
 def in_range(least: float, most: float) -> str:

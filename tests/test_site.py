@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from replearn.lesson.lesson import LESSONS
 from tools import project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -416,28 +417,22 @@ def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
 
 
 def test_how_long_a_lesson_takes_is_what_the_notebooks_say(monkeypatch):
-    minutes = {}
-    for stem, cells in generated.notebooks():
-        (last,) = cells[-1]["outputs"]
-        minutes[stem] = float(re.search(r"([\d.]+) minutes", "".join(last["text"]))[1])
-    least, most = (f"{number:.0f}" for number in (min(minutes.values()), max(minutes.values())))
-    assert f"took {generated.in_range(float(least), float(most))} minutes" in generated.how_long()
-
-    text = "Lesson 01: 3 of 3 claims held, {} minutes, cpu profile, seed 0."
-    exercises = dict(cell_type="markdown", metadata={}, source="x " * 8000)
+    minutes = [facts[2] for facts in LESSONS.values()]
+    said = f"A lesson runs in {min(minutes)} to {max(minutes)} minutes on two CPU cores; "
+    assert generated.how_long().startswith(said)
 
     def lesson(number):
-        outputs = [dict(text=text.format(number))]
-        return [exercises, dict(cell_type="code", source="", metadata={}, outputs=outputs)]
+        opening = f"# A lesson\n\n**Minutes.** {number} to run on 2 CPU cores; and so on\n"
+        text = dict(cell_type="markdown", metadata={}, source="x " * 8000)
+        return [dict(cell_type="markdown", metadata={}, source=opening), text]
 
-    stored = [("01", lesson(1.2)), ("02", lesson(7.7))]
+    stored = [("01", lesson(1)), ("02", lesson(8)), ("F1", lesson(30))]
     monkeypatch.setattr(generated, "notebooks", lambda: iter(stored))
     assert generated.how_long() == (
-        "The stored runs took 1 to 8 minutes a lesson, on two CPU cores; reading and solving one "
-        "takes about 40 minutes."
+        "A lesson runs in 1 to 8 minutes on two CPU cores; reading and solving one takes about 40 "
+        "minutes."
     )
-    stored[:] = [("01", [exercises])]
-    assert "Not measured yet" in generated.fill("<!-- generated: how_long -->")
+    assert generated.minutes(lesson(1)) == "1 minute to run, about 40 to read and solve"
 
 
 def test_figures_without_a_picture_are_known():
