@@ -185,7 +185,7 @@ def test_every_slide_of_every_lesson_has_room_for_what_is_on_it():
     for path in LESSONS:
         blocks = list(cut.blocks(nbformat.read(path, as_version=4).cells))
         slides = cut.pack(blocks)
-        assert 20 < len(slides) < 80, path.stem
+        assert 20 < len(slides) < 90, path.stem
         placed = []
         for slide in slides:
             own = [block for block in slide.blocks if block in blocks]  # not the line "where"
