@@ -173,7 +173,7 @@ def folded_as(cell: dict) -> str | None:
 
 WHERE_TO_SOLVE = """
 Nothing runs on this page. To solve the exercises, open the notebook: [How to use the
-course](../site/how-to-use.md) says where. There each is checked at once."""
+course](/site/how-to-use.md) says where. There each is checked at once."""
 
 
 def with_exercise_marks(text: str) -> str:
