@@ -92,7 +92,7 @@ def to_study(cells: list[dict]) -> int:
     for name, part in sections(cells).items():
         if not name.startswith("Going further"):
             reading += part
-    return round(reading + to_solve(cells), -1)
+    return int(round(reading + to_solve(cells), -1))
 
 
 def minutes(cells: list[dict]) -> str:
