@@ -395,12 +395,18 @@ def test_the_live_picture_answers_to_keys_and_to_the_pointer(opened):
     hue = opened.find_element("css selector", "figure.live input[name=hue]")
     for _ in range(5):
         hue.send_keys(Keys.PAGE_UP)
-    until(lambda: opened.execute_script(MOVED)[0] > 30, "the picture moves in pixels")
+    status = opened.find_element("css selector", "figure.live [role=status]")
+
+    def status_says_what_is_drawn():  # the keys are answered one after the other
+        pixels, z = opened.execute_script(MOVED)
+        return pixels > 30 and f"{pixels} % in pixels, {z} % in z" in status.get_attribute(
+            "textContent"
+        )
+
+    until(status_says_what_is_drawn, "the picture moves in pixels, and the status says how far")
     pixels, z = opened.execute_script(MOVED)
     assert pixels > 3 * z, "color is what the encoder was trained to ignore"
     assert hue.get_attribute("aria-valuetext") not in ("", "red")
-    status = opened.find_element("css selector", "figure.live [role=status]")
-    assert f"{pixels} % in pixels, {z} % in z" in status.get_attribute("textContent")
     assert opened.execute_script(NEAR) != before
 
     shape = opened.find_element("css selector", "figure.live input[name=shape]")
