@@ -2,7 +2,9 @@
    The picture itself, the encoder and its weights are those of live.js. */
 "use strict";
 window.replearnAudit = (() => {
-  const {SIDE, data, draw, encode, encodedGallery, numbers, paint, pause, start} = window.replearnLive;
+  const {
+    SIDE, data, draw, encode, encodedGallery, meanOverPairs, numbers, paint, pause, squaredDistance, start,
+  } = window.replearnLive;
   const PIXELS = SIDE * SIDE;
 
   // --- changes, as in replearn/audit.py: an image in, a new one out --------------------------------------------------
@@ -112,21 +114,6 @@ window.replearnAudit = (() => {
 
   // --- the page ------------------------------------------------------------------------------------------------------
 
-  function squaredDistance(a, b) {
-    let sum = 0;
-    for (let i = 0; i < a.length; i++) sum += (a[i] - b[i]) ** 2;
-    return sum;
-  }
-
-  /* The mean squared distance between two different ones. */
-  function meanSquaredDistance(all) {
-    let sum = 0, count = 0;
-    for (let i = 0; i < all.length; i++) {
-      for (let j = 0; j < i; j++, count++) sum += squaredDistance(all[i], all[j]);
-    }
-    return sum / count;
-  }
-
   /* The rows below the picture. Each is an answer of its own, and the page gets a turn after it. */
   function rows(figure, first, tell) {
     const from = encode(first);
@@ -158,7 +145,7 @@ window.replearnAudit = (() => {
     }
 
     return {
-      ready: encodedGallery().then(({codes}) => { apart = meanSquaredDistance(codes); }),
+      ready: encodedGallery().then(({codes}) => { apart = meanOverPairs(squaredDistance, codes); }),
       answer,
     };
   }

@@ -156,17 +156,21 @@ window.replearnLive = (() => {
     return z.map((value) => value / length);
   }
 
-  function between(a, b) {
+  function squaredDistance(a, b) {
     let sum = 0;
     for (let i = 0; i < a.length; i++) sum += (a[i] - b[i]) ** 2;
-    return Math.sqrt(sum);
+    return sum;
   }
 
-  /* The mean distance between two different ones: what the bars call 100 %. */
-  function meanDistance(all) {
+  function between(a, b) {
+    return Math.sqrt(squaredDistance(a, b));
+  }
+
+  /* The mean of a distance over all pairs: what the bars call 100 %. */
+  function meanOverPairs(distance, all) {
     let sum = 0, count = 0;
     for (let i = 0; i < all.length; i++) {
-      for (let j = 0; j < i; j++, count++) sum += between(all[i], all[j]);
+      for (let j = 0; j < i; j++, count++) sum += distance(all[i], all[j]);
     }
     return sum / count;
   }
@@ -231,7 +235,7 @@ window.replearnLive = (() => {
     return {
       ready: encodedGallery().then(({images, codes}) => {
         const all = {pixels: images, z: codes.map(unit)};
-        measured = Object.fromEntries(SPACES.map((space) => [space, {all: all[space], mean: meanDistance(all[space])}]));
+        measured = Object.fromEntries(SPACES.map((space) => [space, {all: all[space], mean: meanOverPairs(between, all[space])}]));
       }),
       answer(image, factors) {
         if (!measured) return;
@@ -311,7 +315,9 @@ window.replearnLive = (() => {
     });
   }
 
-  const api = {SIDE, data, draw, encode, encodedGallery, numbers, paint, pause, start, milliseconds: 0};
+  const api = {
+    SIDE, data, draw, encode, encodedGallery, meanOverPairs, numbers, paint, pause, squaredDistance, start, milliseconds: 0,
+  };
   document.querySelectorAll('figure[data-live="neighbors"]').forEach((figure) => start(figure, neighbors));
   return api;
 })();
