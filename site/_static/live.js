@@ -235,7 +235,8 @@ window.replearnLive = (() => {
     return {
       ready: encodedGallery().then(({images, codes}) => {
         const all = {pixels: images, z: codes.map(unit)};
-        measured = Object.fromEntries(SPACES.map((space) => [space, {all: all[space], mean: meanOverPairs(between, all[space])}]));
+        measured = Object.fromEntries(SPACES.map((space) =>
+          [space, {all: all[space], mean: meanOverPairs(between, all[space])}]));
       }),
       answer(image, factors) {
         if (!measured) return;
@@ -316,7 +317,8 @@ window.replearnLive = (() => {
   }
 
   const api = {
-    SIDE, data, draw, encode, encodedGallery, meanOverPairs, numbers, paint, pause, squaredDistance, start, milliseconds: 0,
+    SIDE, data, draw, encode, encodedGallery, meanOverPairs, numbers, paint, pause, squaredDistance, start,
+    milliseconds: 0,
   };
   document.querySelectorAll('figure[data-live="neighbors"]').forEach((figure) => start(figure, neighbors));
   return api;
