@@ -218,6 +218,30 @@ def gram_in_float32(seed: int) -> Numbers:
     return numbers
 
 
+# --- lesson 04 ------------------------------------------------------------------------------------
+
+
+def labels_or_steps(seed: int) -> Numbers:
+    """Training from scratch on the new shapes, with the number of steps chosen apart from the labels.
+
+    In the lesson 10 labels a shape get 45 steps and 1,000 get 272.
+    """
+    cells = ["lesson = Lesson(", "def task(train_set", "shapes = data.load(", "def features(encoder"]
+    cells += ["def draw(t, n", "def tune(backbone", "def fresh(seed)"]
+    steps_of_the_lesson = "20 + int(P.tune * (len(index) / t.classes) ** 0.5)"
+    names = run_cells("04", seed, cells, {steps_of_the_lesson: "chosen_steps"})
+    near = names["near"]
+    numbers = {}
+    for labels, steps in ((10, 272), (1000, 45), (1000, 652)):
+        names["chosen_steps"] = steps
+        index = names["draw"](near, labels, seed=0)
+        backbone = names["fresh"](0)
+        head = torch.nn.Linear(256, near.classes)
+        right = names["tune"](backbone, head, near, index)
+        numbers[f"{labels} labels, {steps} steps"] = right
+    return numbers
+
+
 # --- lesson 07 ------------------------------------------------------------------------------------
 
 
@@ -371,6 +395,13 @@ EXPERIMENTS = {
         without_centering, "03", "For the supervised and the random encoder of this lesson", {}
     ),
     "gram_in_float32": Experiment(gram_in_float32, "03", "with an offset of 50", {"offset": 50}),
+    "labels_or_steps": Experiment(
+        labels_or_steps,
+        "04",
+        "with the 272 steps of 1,000",
+        {"labels": 10, "many labels": 1000, "few steps": 45, "steps": 272, "more steps": 652},
+        most_seeds=3,
+    ),
     "whole_captions": Experiment(
         whole_captions, "07", "Trained on whole captions only", {}, most_seeds=3
     ),
