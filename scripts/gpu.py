@@ -25,9 +25,9 @@ import torch
 
 from benchmarks.shared import RESULTS, cpu_model
 from replearn.files import write_json
+from replearn.lesson.lesson import EVERY_LESSON, FRONTIER
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSONS = [f"{number:02d}" for number in range(1, 13)]
 DRY_CELLS = 3  # of a lesson in a dry run: set-up, the lesson's header, its budgets
 FULL_VIEWS = 20e6  # of a recipe at full length
 
@@ -158,7 +158,8 @@ def lesson(number: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def code_of_lesson(number: str, cells: int | None = None) -> str:
     """Return the code of a lesson's notebook as one script, without IPython's own commands."""
-    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    folder = "frontier" if number in FRONTIER else "."
+    (path,) = (ROOT / "notebooks" / folder).glob(f"{number}_*.ipynb")
     notebook = json.loads(path.read_text("utf-8"))
     sources = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     lines = []
@@ -248,10 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.piece in (None, "throughput"):
         pieces["throughput"] = lambda: throughput(args)
     if args.piece in (None, "lessons"):
-        numbers = args.names if args.piece == "lessons" and args.names else LESSONS
-        unknown = sorted(set(numbers) - set(LESSONS))
+        numbers = args.names if args.piece == "lessons" and args.names else list(EVERY_LESSON)
+        unknown = sorted(set(numbers) - set(EVERY_LESSON))
         if unknown:
-            sys.exit(f"error: no lesson {', '.join(unknown)}; there are 01 to 12")
+            known = ", ".join(EVERY_LESSON)
+            sys.exit(f"error: no lesson {', '.join(unknown)}; there are {known}")
         for number in numbers:
             pieces[f"lesson_{number}"] = lambda number=number: lesson(number, args)
     if args.piece in (None, "recipe"):

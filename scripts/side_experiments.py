@@ -263,6 +263,43 @@ def whole_captions(seed: int) -> Numbers:
     return numbers
 
 
+def sigmoid_in_place_of_softmax(seed: int) -> Numbers:
+    """CLIP trained with its softmax and with SigLIP's sum over pairs, all else as in the lesson.
+
+    Read are the shape and the color from prompts of one word, and R@1 from text to picture among
+    1,000 test pictures. SigLIP starts at its paper's scale and bias.
+    """
+    cells = ["lesson = Lesson(", "train_set = data.load(", "class Tokenizer", "class TextEncoder"]
+    cells += ["class Clip(", "def say_less", "def fit_clip", "def read(clip", "def recalls("]
+    cells += ["def choices(z, clip", "def siglip_loss("]
+    softmax_step = """\
+        value = losses.clip_loss(clip.image(x), clip.text(texts),
+                                 temperature=temperature)
+"""
+    sigmoid_step = """\
+        value = siglip_loss(clip.image(x), clip.text(texts), clip.log_scale, clip.bias)
+"""
+    softmax_start = "self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))"
+    sigmoid_start = """\
+self.log_scale = nn.Parameter(torch.tensor(math.log(10)))
+        self.bias = nn.Parameter(torch.tensor(-10.0))"""
+    changes = {"softmax": {}, "sigmoid": {softmax_step: sigmoid_step, softmax_start: sigmoid_start}}
+    numbers = {}
+    for loss, changed in changes.items():
+        names = run_cells("07", seed, cells, changed)
+        train_set, test_set = names["train_set"], names["test_set"]
+        clip, _ = names["fit_clip"](train_set.images, train_set.captions)
+        z = names["see"](clip, test_set.images)
+        for kind, words in (("color", names["colors"]), ("shape", train_set.class_names)):
+            chosen = names["choices"](z, clip, ["{}"], words)
+            right = (chosen == test_set.factors[kind]).float().mean()
+            numbers[f"{loss}: {kind}"] = right.item()
+        captions = test_set.captions[:1000]
+        found = names["recalls"](z[:1000], names["read"](clip, captions), captions)
+        numbers[f"{loss}: R@1"] = found[0]
+    return numbers
+
+
 # --- lesson 08 ------------------------------------------------------------------------------------
 
 MIXTURES = ["import itertools", "def mcc(z", "def decode(z)", "def rotation(", "class MLPs"]
@@ -404,6 +441,9 @@ EXPERIMENTS = {
     ),
     "whole_captions": Experiment(
         whole_captions, "07", "Trained on whole captions only", {}, most_seeds=3
+    ),
+    "sigmoid_in_place_of_softmax": Experiment(
+        sigmoid_in_place_of_softmax, "07", "SigLIP's loss in place of CLIP's", {}, most_seeds=3
     ),
     "rate_of_the_prior": Experiment(
         rate_of_the_prior, "08", "one rate for all", {"data sets": 5}, most_seeds=2

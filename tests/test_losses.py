@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from replearn import losses
+from scripts.side_experiments import code_of
 
 N = 6  # images
 D = 5  # numbers in an embedding
@@ -298,6 +299,18 @@ def test_clip_loss_equals_open_clip():
     text_z = F.normalize(text_z, dim=1)
     theirs = open_clip.ClipLoss()(image_z, text_z, torch.tensor(1 / 0.07))
     torch.testing.assert_close(theirs, losses.clip_loss(image_z, text_z))
+
+
+@pytest.mark.seconds
+def test_siglip_loss_of_lesson_07_equals_open_clip():
+    open_clip = pytest.importorskip("open_clip.loss")
+    names = {"torch": torch, "F": F}
+    exec(code_of("07", ["def siglip_loss("]), names)
+    image_z, text_z = two_batches()
+    ours = names["siglip_loss"](image_z, 3 * text_z, torch.tensor(10.0).log(), torch.tensor(-10.0))
+    of_unit_length = [F.normalize(z, dim=1) for z in (image_z, text_z)]
+    theirs = open_clip.SigLipLoss()(*of_unit_length, torch.tensor(10.0), torch.tensor(-10.0))
+    torch.testing.assert_close(ours, theirs)
 
 
 # --- what is known without computing ---

@@ -31,10 +31,10 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "04": ("Supervised learning and transfer", "shapes and digits", 2),
     "05": ("Variational autoencoders", "shapes", 2),
     "06": ("Contrastive learning: SimCLR", "shapes", 2),
-    "07": ("Many views: from CCA to CLIP", "shapes and their captions", 3),
+    "07": ("Many views: from CCA to CLIP", "shapes and their captions", 2),
     "08": ("Identifiability and the iVAE", "synthetic mixtures and shapes", 2),
     "09": ("Information: InfoNCE and its limits", "correlated Gaussians and shapes", 2),
-    "10": ("Collapse", "shapes", 3),
+    "10": ("Collapse", "shapes", 2),
     "11": ("Auditing what was learned", "shapes", 2),
     "12": ("Build it: mini-SimCLR on a T4", "shapes", 3),
 }

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     writing.set_defaults(function=class_command)
     writing.add_argument("folder", type=Path, help="a new folder")
     writing.add_argument(
-        "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: all)"
+        "lessons", nargs="*", metavar="NN", help="numbers of lessons (default: the twelve)"
     )
     writing.add_argument(
         "--full", action="store_true", help="the whole lessons, not their exercises only"

@@ -74,9 +74,6 @@ QUESTIONS = 2
 
 # Words of a sentence about a measurement that the notebook does not show.
 ASIDE = r"outside this notebook|measured once|tried once|not part of this notebook|in a trial"
-# Lessons with such sentences that scripts/side_experiments.py has not measured yet. A lesson that
-# has been measured is taken out, and a new one is never put in.
-ASIDES_NOT_MEASURED_YET = {"07"}
 
 
 class Lesson:
@@ -504,12 +501,11 @@ def side_experiments_are_stored(lesson: Lesson) -> Iterator[str]:
             continue
         names = [name for name, entry in entries.items() if entry["words"] in sentence]
         carried.update(names)
-        if not names and lesson.number not in ASIDES_NOT_MEASURED_YET:
+        if not names:
             yield (
                 f"nothing stored shows what was measured aside ({sentence[:80]}…): add it to "
                 "scripts/side_experiments.py, or measure it in a cell"
             )
-        if not names:
             continue
         known = [value for name in names for value in _known_numbers(entries[name])]
         if re.search(r"\d (%|points)", sentence):  # "45 to 61 %" has one unit for two numbers
