@@ -228,12 +228,12 @@ def labels_or_steps(seed: int) -> Numbers:
     """
     cells = ["lesson = Lesson(", "def task(train_set", "shapes = data.load(", "def features(encoder"]
     cells += ["def draw(t, n", "def tune(backbone", "def fresh(seed)"]
-    steps_of_the_lesson = "20 + int(P.tune * (len(index) / t.classes) ** 0.5)"
-    names = run_cells("04", seed, cells, {steps_of_the_lesson: "chosen_steps"})
+    changed = {"20 + int(P.tune * (len(index) / t.classes) ** 0.5)": "P.steps"}
+    names = run_cells("04", seed, cells, changed)
     near = names["near"]
     numbers = {}
     for labels, steps in ((10, 272), (1000, 45), (1000, 652)):
-        names["chosen_steps"] = steps
+        names["P"].steps = steps
         index = names["draw"](near, labels, seed=0)
         backbone = names["fresh"](0)
         head = torch.nn.Linear(256, near.classes)
