@@ -222,12 +222,12 @@ def gram_in_float32(seed: int) -> Numbers:
 
 
 def labels_or_steps(seed: int) -> Numbers:
-    """Training from scratch on the new shapes, with the number of steps chosen apart from the labels.
+    """Training from scratch on the new shapes, its steps chosen apart from the labels.
 
     In the lesson 10 labels a shape get 45 steps and 1,000 get 272.
     """
-    cells = ["lesson = Lesson(", "def task(train_set", "shapes = data.load(", "def features(encoder"]
-    cells += ["def draw(t, n", "def tune(backbone", "def fresh(seed)"]
+    cells = ["lesson = Lesson(", "def task(train_set", "shapes = data.load("]
+    cells += ["def features(encoder", "def draw(t, n", "def tune(backbone", "def fresh(seed)"]
     changed = {"20 + int(P.tune * (len(index) / t.classes) ** 0.5)": "P.steps"}
     names = run_cells("04", seed, cells, changed)
     near = names["near"]
