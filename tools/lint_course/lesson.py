@@ -50,7 +50,7 @@ BONES = (  # what it is, kind of cell, pattern; in this order
 PLAIN_WORDS = {
     *"pixels random supervised color background size rotation near far linear nonlinear".split(),
     *"crop p50 p95 CPU CPUs GPU GPUs MB JPEG JSON NaN PyTorch ReLU ReLUs OpenCLIP".split(),
-    *"PneumoniaMNIST McAllester SIGKILL".split(),
+    *"PneumoniaMNIST McAllester LeCun SIGKILL".split(),
     "sum of all squared covariances",
     "the directions with",
     "identifiable up to",
