@@ -40,8 +40,8 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
 }
 FRONTIER = {  # beyond the twelve, in notebooks/frontier/
     "F2": ("Do different models see the same world?", "shapes", 1),
-    "F4": ("Is it any good, without labels?", "shapes", 1),
     "F3": ("What contrastive learning identifies", "synthetic mixtures and shapes", 1),
+    "F4": ("Is it any good, without labels?", "shapes", 1),
 }
 EVERY_LESSON = {**LESSONS, **FRONTIER}
 Item = TypeVar("Item", bound=Hashable)
