@@ -394,6 +394,17 @@ def trained_on_color(seed: int) -> Numbers:
     return numbers
 
 
+def new_last_layer_later(seed: int) -> Numbers:
+    """A last layer fitted on 500 random pictures, on features of 200 steps and of the longer run.
+
+    Both networks were trained on tied backgrounds; read is the accuracy with random ones.
+    """
+    cells = ["lesson = Lesson(", "test_set = data.load(", "def features(", "def fresh("]
+    cells += ["spurious = data.load(", "def supervised(", "SETS = {", "moments = [P.longer"]
+    names = run_cells("11", seed, [*cells, "def new_last_layer("])
+    return {name: names["refitted"][name][0] for name in ("tied", "tied, longer", "free")}
+
+
 # --- lesson 12 ------------------------------------------------------------------------------------
 
 
@@ -461,6 +472,9 @@ EXPERIMENTS = {
     "more_steps": Experiment(more_steps, "09", "With twice as many steps", {}, most_seeds=3),
     "trained_on_color": Experiment(
         trained_on_color, "11", "Train the same network to name the color", {}, most_seeds=1
+    ),
+    "new_last_layer_later": Experiment(
+        new_last_layer_later, "11", "After the longer training", {"pictures": 500}
     ),
     "cut_off": Experiment(cut_off, "12", "the run that was cut off", {"updates": 60}),
 }
