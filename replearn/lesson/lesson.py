@@ -40,6 +40,7 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
 }
 FRONTIER = {  # beyond the twelve, in notebooks/frontier/
     "F2": ("Do different models see the same world?", "shapes", 1),
+    "F5": ("Reading and shrinking z", "shapes", 1),
 }
 EVERY_LESSON = {**LESSONS, **FRONTIER}
 Item = TypeVar("Item", bound=Hashable)
