@@ -112,7 +112,7 @@ def _topk_signed(h, encoder, bias, pre_bias, k):
 
 
 def _topk_over_pictures(h, encoder, bias, pre_bias, k):
-    """The k most excited pictures of each unit in place of the k most excited units of each picture."""  # noqa: E501
+    """The k most excited pictures of each unit stay, in place of k units of each picture."""
     excitation = _excited(h, encoder, bias, pre_bias).T
     return _kept(excitation, excitation, min(k, excitation.shape[1])).relu().T
 
