@@ -42,6 +42,7 @@ FRONTIER = {  # beyond the twelve, in notebooks/frontier/
     "F2": ("Do different models see the same world?", "shapes", 1),
     "F3": ("What contrastive learning identifies", "synthetic mixtures and shapes", 1),
     "F4": ("Is it any good, without labels?", "shapes", 1),
+    "F5": ("Reading and shrinking z", "shapes", 1),
 }
 EVERY_LESSON = {**LESSONS, **FRONTIER}
 Item = TypeVar("Item", bound=Hashable)
