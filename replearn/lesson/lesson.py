@@ -39,6 +39,7 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "12": ("Build it: mini-SimCLR on a T4", "shapes", 3),
 }
 FRONTIER = {  # beyond the twelve, in notebooks/frontier/
+    "F1": ("Masked prediction: pixels or features?", "shapes", 1),
     "F2": ("Do different models see the same world?", "shapes", 1),
     "F3": ("What contrastive learning identifies", "synthetic mixtures and shapes", 1),
     "F4": ("Is it any good, without labels?", "shapes", 1),
