@@ -103,8 +103,9 @@ def test_where_no_process_can_be_split_off_a_lesson_has_all_threads(three_thread
 def test_all_twelve_lessons_are_listed_and_no_other():
     assert list(lesson_module.LESSONS) == [f"{number:02d}" for number in range(1, 13)]
     assert Lesson("F2").number == "F2"
+    known = "expected a number from 01 to 12 or F1, F2, F3, F4, F5, found"
     for odd in ("13", "0", "cka", -1, "F9"):
-        with pytest.raises(ValueError, match="expected a number from 01 to 12 or F1, F2, F3, F4, F5, found"):
+        with pytest.raises(ValueError, match=known):
             Lesson(odd)
 
 
