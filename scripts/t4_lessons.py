@@ -78,7 +78,6 @@ class Account:
     def __init__(self) -> None:
         self.trainings: list[dict[str, float]] = []
         self.features = 0.0  # seconds on a T4
-        self.promised = 0.0  # seconds of trainings that were asked for in minutes
         self.taken_out = 0.0  # seconds here, of what was counted
 
     @contextmanager
