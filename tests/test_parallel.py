@@ -200,3 +200,31 @@ def test_networks_of_a_notebook_come_back():
     result = side_by_side(lambda _: net, ["a", "b"], workers=2)
     assert torch.equal(result["a"][0].weight, net[0].weight)
     assert result["a"][0].weight.requires_grad
+
+
+IMPORTS_OF_A_CHILD = """
+import sys
+import torch
+from replearn import probe
+from replearn.lesson.parallel import side_by_side
+
+def new_modules(_):
+    before = set(sys.modules)
+    features, labels = torch.rand(40, 3), torch.arange(40) % 2
+    probe.linear_probe(features, labels, features, labels)
+    torch.optim.Adam([torch.ones(1, requires_grad=True)]).step()
+    return sorted(set(sys.modules) - before)
+
+for names in side_by_side(new_modules, "ab", workers=2).values():
+    print(len(names), *names)
+"""
+
+
+@linux_only
+def test_a_child_imports_no_library_anew():
+    told = subprocess.run(
+        [sys.executable, "-c", IMPORTS_OF_A_CHILD], capture_output=True, text=True, check=True
+    )
+    counts = [int(line.split()[0]) for line in told.stdout.splitlines()]
+    assert len(counts) == 2
+    assert max(counts) < 20, told.stdout

@@ -5,6 +5,7 @@ trainings beside each other take about as long as one.
 """
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import multiprocessing.connection
@@ -22,6 +23,10 @@ import torch
 from replearn._progress import Progress
 
 Item = TypeVar("Item", bound=Hashable)
+
+# PyTorch imports the first at the first step of an optimizer (2 s), a probe the second (0.7 s).
+# What this process has imported its children have, too. What it lacks each would import anew.
+IMPORTED_AT_FIRST_USE = ("torch._dynamo", "scipy.optimize")
 
 
 def side_by_side(
@@ -99,6 +104,8 @@ def _in_processes(
 
     An item is missing if its process failed, or if its result cannot be sent.
     """
+    for module in IMPORTED_AT_FIRST_USE:
+        importlib.import_module(module)
     context = multiprocessing.get_context("fork")  # notebook functions cannot be sent to another
     waiting = list(items)
     running = {}  # the end of a pipe: the item and the process at its other end
