@@ -151,11 +151,14 @@ def service() -> str:
             eight_callers = waits(record["load"], ("p50", "p95", "p99"))
             answers = f"{record['load']['requests_a_second']:,.0f}"
             megabytes = f"{record['model_mb']:.2f}"
-            rows.append([escape(name), precision, megabytes, one_caller, eight_callers, answers])
+            accuracy = f"{record['accuracy']:.1%}"
+            row = [escape(name), precision, megabytes, accuracy]
+            rows.append([*row, one_caller, eight_callers, answers])
     columns = [
         "Encoder",
         "Precision",
         "Model, MB",
+        "Accuracy",
         "1: p50, p95",
         "8: p50, p95, p99",
         "8: answers a second",

@@ -36,7 +36,7 @@ LESSONS = {  # number: title, data set, minutes to expect on 2 CPU cores
     "09": ("Information: InfoNCE and its limits", "correlated Gaussians and shapes", 2),
     "10": ("Collapse", "shapes", 2),
     "11": ("Auditing what was learned", "shapes", 2),
-    "12": ("Build it: mini-SimCLR on a T4", "shapes", 3),
+    "12": ("Build it: mini-SimCLR on a T4", "shapes", 2),
 }
 FRONTIER = {  # beyond the twelve, in notebooks/frontier/
     "F1": ("Masked prediction: pixels or features?", "shapes", 1),
