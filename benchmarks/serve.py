@@ -1,20 +1,20 @@
 """The service under load and under fire: milliseconds, memory, INT8 against fp32, bad images.
 
-Run: python benchmarks/serve.py   (5 minutes on a quiet machine; writes benchmarks/results/serve.json)
+Run: python benchmarks/serve.py   (5 minutes on a quiet machine)
 
-Two bundles are exported: the shipped `shapes_simclr`, and the ResNet-18 `cifar10_simclr_full` where
-its weights and CIFAR-10 are in the data folder; elsewhere one with random weights and statistics,
-whose speed is the same. Each is served at INT8 and fp32 by two threads and asked to /classify PNG
-images: by one client, then by 8 at once, each of which asks again as soon as it has its answer.
-Clients and service share the cores of this machine. Time is the client's, from the first byte sent
-to the last one read. Memory is the service's resident set before and after the load. Then
-`shapes_simclr` is asked about images with bytes changed, cut out and cut off, and of cases that
-schemathesis makes from openapi.json (--schemathesis PYTHON: an interpreter that has it; it brings a
-pytest plugin, so better one of its own). Accuracies are those on 1,000 test images of shapes, and
-on all of CIFAR-10. Exits with an error if INT8's p50 with 8 clients is 40 ms or more, its accuracy
-with trained weights more than 2 points below fp32's, memory grew by 20 MB or more, or an answer was
-a 5xx other than a 503. Two minutes of load, for memory and errors, are a slow test:
-tests/test_soak_slow.py.
+The result is benchmarks/results/serve.json. Two bundles are exported: the shipped `shapes_simclr`,
+and the ResNet-18 `cifar10_simclr_full` where its weights and CIFAR-10 are in the data folder;
+elsewhere one with random weights and statistics, whose speed is the same. Each is served at INT8
+and fp32 by two threads and asked to /classify PNG images: by one client, then by 8 at once, each of
+which asks again as soon as it has its answer. Clients and service share the cores of this machine.
+Time is the client's, from the first byte sent to the last one read. Memory is the service's
+resident set before and after the load. Then `shapes_simclr` is asked about images with bytes
+changed, cut out and cut off, and of cases that schemathesis makes from openapi.json (--schemathesis
+PYTHON: an interpreter that has it; it brings a pytest plugin, so better one of its own). Accuracies
+are those on 1,000 test images of shapes, and on all of CIFAR-10. Exits with an error if INT8's p50
+with 8 clients is 40 ms or more, its accuracy with trained weights more than 2 points below fp32's,
+memory grew by 20 MB or more, or an answer was a 5xx other than a 503. Two minutes of load, for
+memory and errors, are a slow test: tests/test_soak_slow.py.
 """
 
 import argparse
