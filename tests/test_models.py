@@ -504,6 +504,24 @@ def test_a_released_encoder_has_a_card_of_the_same_form(name):
         assert models.feature_dim(models.load(name)) == 512
 
 
+def test_the_curve_of_the_long_run_is_whole():
+    card = models.card("cifar10_simclr_full")
+    curve = card["curve"]
+    assert curve["epoch"] == list(range(1, card["recipe"]["epochs"] + 1))
+    assert len(curve["loss"]) == len(curve["epoch"])
+    watched = curve["watched"]
+    assert len(watched["epoch"]) == len(watched["linear_probe"]) == len(watched["knn"])
+    assert set(watched["epoch"]) <= set(curve["epoch"])
+
+
+def test_the_probes_of_the_package_find_what_the_gpu_found():
+    card = models.card("cifar10_simclr_full")
+    measured = card["measured"]["jpeg"]
+    assert measured["pictures"] == [50_000, 10_000]
+    for name in ("linear_probe", "knn"):
+        assert abs(measured[name] - card["scores"][name]) < 0.003
+
+
 @pytest.mark.parametrize(
     ("described", "name"),
     [
