@@ -813,7 +813,12 @@ def one_of_two_processes(rank, folder):
     for recipe in CASES:
         outcomes.append(outcome(recipe, [view[half] for view in joint_views(recipe)]))
     result = pretrain(TINY, random_images(), folder=folder / "run", device="cpu", log_every=2)
-    torch.save([outcomes, parameters_of(result.encoder)], folder / f"{rank}.pt")
+    with_predictor = new_run(replace(TINY, loss="byol", predictor=8), random_images())
+    with_predictor.steps = 4
+    for _ in range(2):
+        train_step(with_predictor)
+    trained = [parameters_of(result.encoder), parameters_of(with_predictor.predictor)]
+    torch.save([outcomes, *trained], folder / f"{rank}.pt")
     distributed.leave()
 
 
@@ -823,14 +828,15 @@ def test_two_processes_train_as_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
     torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path),), nprocs=2)
-    outcomes_0, trained_0 = torch.load(tmp_path / "0.pt")
-    outcomes_1, trained_1 = torch.load(tmp_path / "1.pt")
+    outcomes_0, trained_0, predictor_0 = torch.load(tmp_path / "0.pt")
+    outcomes_1, trained_1, predictor_1 = torch.load(tmp_path / "1.pt")
     for recipe, *by_process in zip(CASES, outcomes_0, outcomes_1, strict=True):
         expected = outcome(recipe, joint_views(recipe))
         for found in by_process:
             for part, whole in zip(found, expected, strict=True):
                 torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
     assert torch.equal(trained_0, trained_1)
+    assert torch.equal(predictor_0, predictor_1)
     assert steps_of(read_log(tmp_path / "run")) == [2, 4, 6, 8]
     # BatchNorm and augmentation are those of half batches.
     assert not torch.equal(trained_0, parameters_of(run().encoder))

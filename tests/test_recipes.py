@@ -32,7 +32,7 @@ TWO = {"lightly": 0.0, "course": 0.05}
 
 def run_record(name, seed, knn, linear):
     """A record as `recipes.one` gives it, with the least that the table needs."""
-    recipe = recipes.recipes()[name]
+    recipe = recipes.recipe_named(name)
     return {
         "name": name,
         "seed": seed,
@@ -158,9 +158,8 @@ def test_records_from_before_a_field_get_its_default():
             for field in ("n_views", "mean_target", "predictor"):
                 del record["recipe"][field]
         group[each] = {0: record}
-    assert (
-        row_of(name, group)["change"] == "batch size 128 → 64, n views 2 → 4, mean target no → yes"
-    )
+    change = row_of(name, group)["change"]
+    assert change == "batch size 128 → 64, n views 2 → 4, mean target no → yes"
     assert [views for views, *_ in recipes_table.growth(group)["course"]] == [200, 400]
 
 
