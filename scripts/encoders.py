@@ -84,7 +84,7 @@ def simclr(
     Raises:
         PausedError: The time of this call is over.
     """
-    views_an_image = 2 + COURSE.n_small
+    views_an_image = COURSE.n_views + COURSE.n_small
     recipe = replace(
         COURSE,
         network=args.network,

@@ -178,6 +178,7 @@ def recipe(name: str, args: argparse.Namespace) -> dict[str, Any]:
     command = [
         "-m",
         "scripts.recipes",
+        "--test",  # the recipe was chosen before: its number is set beside published ones
         "--recipes",
         name,
         "--seeds",

@@ -4,11 +4,19 @@ Run: python -m scripts.recipes --minutes 7 --variant "CIFAR-10 as published"   (
      python -m scripts.recipes_table                                    (the table of all results)
 One JSON a run in benchmarks/results/recipes/. A run is `replearn.pretrain.pretrain` on CIFAR-10's
 training images, with so many views in all (--views; a small view of multi-crop counts as one), then
-kNN and the linear probe on the test set. A run that is cut off by --minutes goes on from its
-checkpoint the next time. The defaults are for a GPU: ResNet-18 of width 64, 20 million views.
-Without
-one: --network resnet18 --width 8 --views 400000 --bf16, six minutes or more a run on one core with
+kNN and the linear probe. A run that is cut off by --minutes goes on from its checkpoint the next
+time. The defaults are for a GPU: ResNet-18 of width 64, 20 million views. Without one:
+--network resnet18 --width 8 --views 400000 --bf16, six minutes or more a run on one core with
 bfloat16 units. A seed changes weights, order and augmentation.
+
+A recipe is chosen without the test set: a tenth of each class of the training images, always the
+same 5,000, is held out, no run trains on it, and both probes read it. The table names the recipe
+that gains most in kNN *and* the linear probe. `--test` trains on all training images and measures
+on the test set: for the recipe that was chosen, and those that it is compared with. (Results that
+do not say what they were measured on are from before, and were measured on the test set.)
+
+Changes can be joined: `course_views_4_mean_and_half_lr` is ours with both, as learning rates and
+temperatures around the best recipe need it.
 """
 
 import argparse
@@ -27,6 +35,7 @@ from benchmarks.shared import RESULTS as ALL_RESULTS
 from benchmarks.shared import cpu_model
 from replearn import data, models, probe
 from replearn.data import ImageSet
+from replearn.data.imageset import stratified_order
 from replearn.files import write_json
 from replearn.pretrain import COURSE, LIGHTLY, SOURCE, Recipe, checkpoint, pretrain
 from replearn.pretrain.recipe import networks
@@ -35,6 +44,7 @@ RESULTS = ALL_RESULTS / "recipes"
 CURVE_POINTS = 8  # measurements on the way
 CURVE_TRAIN = 10_000  # images of a measurement on the way; the numbers that count are of all
 CURVE_TEST = 2_000
+VALIDATION_SHARE = 10  # one of so many training images is held out
 L2 = 1e-3  # of the linear probe
 
 # From lightly's recipe to ours, one change more in each.
@@ -45,7 +55,18 @@ STEPS: tuple[dict[str, Any], ...] = (
     {"hidden": 2048},
     {"lr": 0.1, "warmup": 0.05},
 )
+# Of dkobak's recipe we know that it is SimCLR with batches of 512 and one gray view in ten. The
+# fields that we cannot know are those of SimCLR for CIFAR-10 in lightly's benchmark, with the
+# learning rate by its rule, 0.06 * batch size / 128.
+DKOBAK = replace(LIGHTLY, batch_size=512, lr=0.24, grayscale=0.1)
+
 BIG = {"batch_size": 512, "lr": 0.4}
+# As many views a step as with two views of 128 images.
+VIEWS_4 = {"n_views": 4, "batch_size": 64}
+VIEWS_8 = {"n_views": 8, "batch_size": 32}
+MEAN = {"mean_target": True}
+# The predictor is a bottleneck, a quarter as wide as the projector's hidden layer.
+SIMSIAM = {"loss": "simsiam", "predictor": 512}
 # Ours with one thing changed; a larger batch gets a larger lr.
 CHANGES: dict[str, dict[str, Any]] = {
     "blur": {"blur": 0.5},
@@ -69,6 +90,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "average": {"average": 0.99},
     "momentum": {"queue": 4096, "loss": "nt_xent"},
     "multi_crop": {"n_small": 2},
+    "grayscale_01": {"grayscale": 0.1},
+    "views_4": VIEWS_4,
+    "views_4_mean": VIEWS_4 | MEAN,
+    "views_8": VIEWS_8,
+    "views_8_mean": VIEWS_8 | MEAN,
+    "byol": {"loss": "byol", "predictor": 512},
+    "simsiam": SIMSIAM,
+    "fastsiam": SIMSIAM | VIEWS_4 | MEAN,
+    "lr_007": {"lr": 0.07},
+    "lr_014": {"lr": 0.14},
+    "temperature_015": {"temperature": 0.15},
+    "temperature_03": {"temperature": 0.3},
     "stem": {"network": "timm:replearn_resnet18_imagenet_stem"},
 }
 
@@ -82,8 +115,8 @@ class PausedError(Exception):
 
 
 def recipes() -> dict[str, Recipe]:
-    """Return the source's recipe, lightly's, the steps to ours, ours, and changes of ours."""
-    by_name = {"source": SOURCE, "lightly": LIGHTLY}
+    """Return the source's recipe, dkobak's, lightly's, the steps to ours, and changes of ours."""
+    by_name = {"source": SOURCE, "dkobak": DKOBAK, "lightly": LIGHTLY}
     step = LIGHTLY
     for i, change in enumerate(STEPS[:-1], 1):
         step = replace(step, **change)
@@ -93,6 +126,21 @@ def recipes() -> dict[str, Recipe]:
     for name, change in CHANGES.items():
         by_name[f"course_{name}"] = replace(COURSE, **change)
     return by_name
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the recipe of a name: one of `recipes`, or ours with changes joined by "_and_".
+
+    Raises:
+        KeyError: There is no such recipe.
+    """
+    by_name = recipes()
+    if name in by_name or not name.startswith("course_"):
+        return by_name[name]
+    joined: dict[str, Any] = {}
+    for change in name.removeprefix("course_").split("_and_"):
+        joined |= CHANGES[change]
+    return replace(COURSE, **joined)
 
 
 def register_stem(width: int) -> None:
@@ -120,11 +168,26 @@ def sized(recipe: Recipe, seed: int, args: argparse.Namespace) -> Recipe:
 def label(name: str, seed: int, args: argparse.Namespace) -> str:
     """Return the file's name of a run."""
     bf16 = "_bf16" if args.bf16 else ""
-    return f"{args.network}-{args.width}{bf16}_{args.views:.3g}_{name}_{seed}"
+    validation = "" if args.test else "_validation"
+    return f"{args.network}-{args.width}{bf16}{validation}_{args.views:.3g}_{name}_{seed}"
 
 
 # --- measuring
 # -------------------------------------------------------------------------------------
+
+
+def image_sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
+    """Return what is trained on, and what the probes are measured on.
+
+    Without --test both are training images: a tenth of each class is held out, the same for every
+    seed and --size.
+    """
+    if args.test:
+        return data.load("cifar10", size=args.size), data.load("cifar10", split="test")
+    train = data.load("cifar10")
+    order = torch.from_numpy(stratified_order(train.labels.numpy(), seed=0))
+    held_out = len(train) // VALIDATION_SHARE
+    return train.subset(order[held_out:][: args.size]), train.subset(order[:held_out])
 
 
 def features_of(
@@ -223,7 +286,7 @@ def one(
     Raises:
         PausedError: The time is over.
     """
-    views_an_image = 2 + recipe.n_small
+    views_an_image = recipe.n_views + recipe.n_small
     recipe = replace(recipe, epochs=args.views / (views_an_image * len(train)))
     folder = Path(args.folder) / label(name, recipe.seed, args)
     on_the_way = (train.subset(slice(CURVE_TRAIN)), test.subset(slice(CURVE_TEST)))
@@ -251,6 +314,7 @@ def one(
         "views": args.views,
         "pictures": len(train),
         "variant": args.variant,
+        "measured_on": "test" if args.test else "validation",
         "bf16": args.bf16,
         "linear": probe.linear_probe(*features, l2=L2),
         "knn": probe.knn_accuracy(*features),
@@ -279,12 +343,13 @@ def run(args: argparse.Namespace) -> None:
         SystemExit: The time is over, or a name is not that of a recipe.
     """
     deadline = time.monotonic() + 60 * args.minutes
-    train = data.load("cifar10", size=args.size)
-    test = data.load("cifar10", split="test")
-    known = recipes()
-    unknown = sorted(set(args.recipes) - set(known))
-    if unknown:
-        sys.exit(f"no recipe {', '.join(unknown)}; there are {', '.join(known)}")
+    known: dict[str, Recipe] = {}
+    for name in args.recipes:
+        try:
+            known[name] = recipe_named(name)
+        except KeyError:
+            sys.exit(f"no recipe {name}; there are {', '.join(recipes())}")
+    train, test = image_sets(args)
     for seed in args.seeds:
         for name in args.recipes:
             recipe = sized(known[name], seed, args)
@@ -316,6 +381,11 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, help="train on so many images (default: all)")
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="train on all training images and measure on the test set, once a recipe is chosen",
+    )
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--folder", default="build/recipes", help="for checkpoints")
     parser.add_argument("--variant", required=True, help="what the images are, in words")

@@ -8,6 +8,9 @@ estimated for all runs of a group, from what is left of each after the effects o
 seed (two-way analysis of variance). Behind each difference stands the half-width of its 95 %
 interval, by the t distribution.
 
+Of runs that were measured on held-out training images the table also names the recipe to choose;
+runs that were measured on the test set choose nothing.
+
 A run is the record of one recipe at one seed. A group holds runs that can be compared, as
 `{name of the recipe: {seed: run}}`. The site's page takes its tables from here, and draws.
 """
@@ -15,15 +18,20 @@ A run is the record of one recipe at one seed. A group holds runs that can be co
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from replearn.pretrain import Recipe
+
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "recipes"
-ABOUT = ("network", "width", "views", "variant", "bf16")  # what the runs of a group share
+# What the runs of a group share.
+ABOUT = ("network", "width", "views", "variant", "bf16", "measured_on")
 PROBES = ("knn", "linear")
 LIGHTLY = "lightly"  # recipes that others are compared with
 COURSE = "course"
-IN_CURVES = (COURSE, "lightly_1_temperature", "source", LIGHTLY)
+BASELINES = ("source", "dkobak")  # others' recipes, which are compared with lightly's
+IN_CURVES = (COURSE, "lightly_1_temperature", *BASELINES, LIGHTLY)
 
 Run = dict[str, Any]
 Group = dict[str, dict[int, Run]]
@@ -33,12 +41,12 @@ def results() -> dict[tuple, Group]:
     """Return all stored groups that have lightly's recipe.
 
     Returns:
-        `{(network, width, views, variant, bf16): group}`.
+        `{(network, width, views, variant, bf16, measured_on): group}`.
     """
     groups: dict[tuple, Group] = {}
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
-        run = {"bf16": False, **record["recipe"], **record}
+        run = {"bf16": False, "measured_on": "test", **record["recipe"], **record}
         about = tuple(run[key] for key in ABOUT)
         group = groups.setdefault(about, {})
         group.setdefault(run["name"], {})[run["seed"]] = run
@@ -47,11 +55,13 @@ def results() -> dict[tuple, Group]:
 
 def title(about: tuple) -> tuple[str, str]:
     """Return a group's heading, and what its images are."""
-    network, width, views, variant, bf16 = about
+    network, width, views, variant, bf16, measured_on = about
     network = {"resnet18": "ResNet-18", "small_cnn": "small_cnn"}[network]
     heading = f"{network} of width {width}, {views:,.0f} views"
     if bf16:
         heading += ", in bfloat16"
+    if measured_on == "validation":
+        heading += ", on held-out training pictures"
     return heading, f"CIFAR-10, {variant}"
 
 
@@ -68,7 +78,7 @@ def base_of(name: str) -> str:
 
 def steps_of(group: Group) -> list[str]:
     """Return the recipes from lightly's to ours in the order of the steps."""
-    names = [name for name in group if base_of(name) == LIGHTLY and name != "source"]
+    names = [name for name in group if base_of(name) == LIGHTLY and name not in BASELINES]
     if COURSE in names:  # "lightly_1_...", "lightly_2_...", and ours at last
         names.remove(COURSE)
         return [*sorted(names), COURSE]
@@ -92,7 +102,7 @@ def words(name: str, group: Group) -> str:
         return "as published"
     if base_of(name) == COURSE:
         return changes(name, COURSE, group) if COURSE in group else ""
-    if name == "source":
+    if name in BASELINES:
         return changes(name, LIGHTLY, group)
     steps = steps_of(group)
     before = steps[steps.index(name) - 1]
@@ -101,9 +111,12 @@ def words(name: str, group: Group) -> str:
 
 
 def recipe_of(name: str, group: Group) -> dict[str, Any]:
-    """Return the recipe of any of its runs; they differ in the seed only."""
+    """Return the recipe of any of its runs; they differ in the seed only.
+
+    A record from before a field was there gets the field's default.
+    """
     first_run = next(iter(group[name].values()))
-    return first_run["recipe"]
+    return asdict(Recipe()) | first_run["recipe"]
 
 
 def changes(name: str, base_name: str, group: Group) -> str:
@@ -111,11 +124,11 @@ def changes(name: str, base_name: str, group: Group) -> str:
     recipe = recipe_of(name, group)
     base = recipe_of(base_name, group)
     skip = {"epochs", "seed"}
-    if not recipe["queue"]:
-        skip.add("momentum")  # of the key network, which a queue has
+    if not recipe["queue"] and recipe["loss"] != "byol":
+        skip.add("momentum")  # of the target network, which these two have
     parts = []
     for key, value in recipe.items():
-        old = base.get(key, value)
+        old = base[key]
         if key not in skip and old != value:
             parts.append(f"{key.replace('_', ' ')} {short(old)} → {short(value)}")
     return ", ".join(parts)
@@ -125,6 +138,8 @@ def short(value: Any) -> str:
     """Return a value of a recipe, as short as it can be."""
     if isinstance(value, list):
         return f"({', '.join(f'{number:g}' for number in value)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int | float):
         return f"{value:g}"
     return str(value).replace("_", " ")
@@ -201,14 +216,35 @@ def rows(group: Group) -> list[dict[str, Any]]:
                     row[f"{key}_{what}"] = (sum(gains) / len(gains), half_width)
         recipe_rows.append(row)
 
-    first = [*steps_of(group), "source"]
+    first = [*steps_of(group), *BASELINES]
 
     def order(row: dict[str, Any]) -> tuple[int, float]:
-        """The steps, the source's recipe, and then the others, the best first."""
+        """The steps, the recipes of others, and then the changes of ours, the best first."""
         place = first.index(row["name"]) if row["name"] in first else len(group)
         return place, -row["knn"]
 
     return sorted(recipe_rows, key=order)
+
+
+def chosen(recipe_rows: Sequence[dict[str, Any]]) -> str:
+    """Return the recipe that gains most on ours in both probes, by the smaller of its two gains.
+
+    Args:
+        recipe_rows: What `rows` returned, of runs that were not measured on the test set.
+
+    Returns:
+        Its name; that of ours if no change gains in both.
+    """
+    best = COURSE
+    most = 0.0
+    for row in recipe_rows:
+        if row["base"] != COURSE or "knn_gain" not in row:
+            continue
+        smaller = min(row[f"{key}_gain"][0] for key in PROBES)
+        if smaller > most:
+            best = row["name"]
+            most = smaller
+    return best
 
 
 def growth(group: Group) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -222,7 +258,8 @@ def growth(group: Group) -> dict[str, list[tuple[float, float, float, float]]]:
         runs = list(group.get(name, {}).values())
         if not runs:
             continue
-        views_an_epoch = (2 + runs[0]["recipe"]["n_small"]) * runs[0]["pictures"]
+        recipe = recipe_of(name, group)
+        views_an_epoch = (recipe["n_views"] + recipe["n_small"]) * runs[0]["pictures"]
         curve = []
         for points_of_seeds in zip(*(run["knn_over_time"] for run in runs), strict=True):
             epoch, _ = points_of_seeds[0]
@@ -300,7 +337,8 @@ def main() -> None:
     for about, group in results().items():
         heading, images = title(about)
         print(f"\n{heading}; {images}")
-        for row in rows(group):
+        recipe_rows = rows(group)
+        for row in recipe_rows:
             step = ""
             if "knn_step" in row:
                 step = f"this step {gain(row, 'knn', 'step')}, {gain(row, 'linear', 'step')}: "
@@ -308,6 +346,9 @@ def main() -> None:
                 f"  {row['name']:26} {row['seeds']}  kNN {row['knn']:.1f} {gain(row, 'knn'):12}  "
                 f"linear {row['linear']:.1f} {gain(row, 'linear'):12}  {step}{row['change']}"
             )
+        *_, measured_on = about
+        if measured_on == "validation" and COURSE in group:
+            print(f"  to choose, by kNN and the linear probe: {chosen(recipe_rows)}")
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def growth_figure(
         HTML.
     """
     caption = (
-        "On the way: kNN on 10,000 training and 2,000 test pictures. "
+        "On the way: kNN on 10,000 training and 2,000 other pictures. "
         "Line: mean of the seeds; band: all of them."
     )
     ends = []

@@ -150,34 +150,47 @@ IN_WORDS = {  # recipe: what a reader calls it
     "batch_512_double_lr": "batches of 512, double rate",
     "batch_512_half_lr": "batches of 512, half the rate",
     "blur": "with blur",
+    "byol": "BYOL",
     "course": "ours",
     "deep_head": "three layers in the head",
+    "dkobak": "dkobak's",
     "double_lr": "double learning rate",
+    "fastsiam": "FastSiam, four views",
+    "grayscale_01": "fewer gray views",
     "half_lr": "half the learning rate",
     "lightly": "lightly's",
     "lightly_1_temperature": "lightly's + temperature 0.2",
     "lightly_2_loss": "… + decoupled loss",
     "lightly_3_crop": "… + larger crops",
     "lightly_4_hidden": "… + wider head",
+    "lr_007": "learning rate 0.07",
+    "lr_014": "learning rate 0.14",
     "momentum": "queue of keys (MoCo)",
     "multi_crop": "more small views",
     "narrow_head": "narrow head",
     "no_warmup": "no warm-up",
     "nt_xent": "NT-Xent, not decoupled",
+    "simsiam": "SimSiam",
     "source": "the source's",
     "stem": "ImageNet's stem",
     "strong_jitter": "stronger color changes",
     "temperature_01": "temperature 0.1",
+    "temperature_015": "temperature 0.15",
+    "temperature_03": "temperature 0.3",
     "temperature_05": "temperature 0.5",
+    "views_4": "four views, all pairs",
+    "views_4_mean": "four views, mean target",
+    "views_8": "eight views, all pairs",
+    "views_8_mean": "eight views, mean target",
     "weak_jitter": "weaker color changes",
     "wide_z": "wider z",
 }
 
 
 def recipe_in_words(name: str) -> str:
-    """Return what a reader calls a recipe; a change of ours is named by the change alone."""
-    change = name.removeprefix("course_")
-    return IN_WORDS.get(change, change.replace("_", " "))
+    """Return what a reader calls a recipe; changes of ours are named by the changes alone."""
+    changes = name.removeprefix("course_").split("_and_")
+    return ", ".join(IN_WORDS.get(change, change.replace("_", " ")) for change in changes)
 
 
 def recipes_figure() -> str:

@@ -310,6 +310,10 @@ RECIPES = {
     "multi-crop": replace(TINY, n_small=1, blur=0.5),
     "mean of weights": replace(TINY, average=0.9),
     "MoCo": replace(TINY, queue=16),
+    "three views": replace(TINY, n_views=3, n_small=1, blur=0.5),
+    "mean of four views": replace(TINY, n_views=4, mean_target=True),
+    "BYOL": replace(TINY, loss="byol", predictor=8),
+    "FastSiam": replace(TINY, loss="simsiam", predictor=8, n_views=3, mean_target=True),
 }
 
 
@@ -385,7 +389,7 @@ def test_pretraining_on_a_device_is_that_on_a_cpu_and_goes_on(gpu, tmp_path):
     assert again.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["plain", "multi-crop"])
+@pytest.mark.parametrize("name", ["plain", "multi-crop", "three views", "mean of four views"])
 def test_views_of_several_steps_are_those_of_each(name):
     recipe = RECIPES[name]
     run = run_of(recipe, make_images(32))

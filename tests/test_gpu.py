@@ -82,6 +82,9 @@ GRAPHS = {
     "adamw": TINY,
     "multi-crop": replace(TINY, n_small=2, blur=0.5),
     "mean of weights": replace(TINY, average=0.9),
+    "mean of four views": replace(TINY, n_views=4, mean_target=True),
+    "BYOL": replace(TINY, loss="byol", predictor=16),
+    "SimSiam": replace(TINY, loss="simsiam", predictor=16),
 }
 
 

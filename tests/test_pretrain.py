@@ -150,7 +150,12 @@ def test_recipes_are_frozen():
         ("average", 1, "a number from 0 to 0.99999"),
         ("n_small", 1.5, "a whole number from 0 to 64"),
         ("seed", "0", "a whole number from 0 to 4,294,967,295"),
-        ("loss", "byol", "one of nt_xent, decoupled_contrastive"),
+        ("predictor", -1, "a whole number from 0 to 100,000"),
+        ("n_views", 1, "a whole number from 2 to 64"),
+        ("n_views", 65, "a whole number from 2 to 64"),
+        ("n_views", 4.0, "a whole number from 2 to 64"),
+        ("mean_target", 1, "true or false"),
+        ("loss", "dino", "one of nt_xent, decoupled_contrastive, byol, simsiam"),
     ],
 )
 def test_a_bad_field_is_named(field, value, expected):
@@ -752,26 +757,37 @@ CASES = [
     replace(TINY, loss="nt_xent"),
     replace(TINY, loss="decoupled_contrastive"),
     replace(TINY, queue=32),
+    replace(TINY, n_views=3),
+    replace(TINY, n_views=3, mean_target=True),
+    replace(TINY, loss="byol", predictor=8),
+    replace(TINY, loss="simsiam", predictor=8, n_views=3, mean_target=True),
 ]
 
 
-def joint_views():
-    """Return the views of a joint batch of 12."""
+def joint_views(recipe):
+    """Return the views of a joint batch of 12: the recipe's large ones, and a small one."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.rand((12, 3, side, side), generator=generator) for side in (32, 32, 16)]
+    sides = [32] * recipe.n_views + [16]
+    return [torch.rand((12, 3, side, side), generator=generator) for side in sides]
 
 
 def outcome(recipe, views):
     """Return the loss of some views, its gradient summed over the processes, and the keys."""
     net = flat_net()
-    moco = {}
+    trained = list(net.parameters())
+    others = {}
     if recipe.queue:
         queue = torch.randn(32, 8, generator=torch.Generator().manual_seed(2))
-        moco = dict(target=flat_net(), queue=queue)
-    loss, keys = contrast(recipe, net, views, **moco)
+        others = dict(target=flat_net(), queue=queue)
+    if recipe.predictor:
+        others = dict(predictor=nn.Linear(8, 8))
+        trained += others["predictor"].parameters()
+    if recipe.loss == "byol":
+        others["target"] = nn.Sequential(flat_net(), nn.Linear(8, 8))
+    loss, keys = contrast(recipe, net, views, **others)
     loss.backward()
-    distributed.sum_gradients(net.parameters())
-    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+    distributed.sum_gradients(trained)
+    gradient = torch.cat([p.grad.flatten() for p in trained])
     return loss.detach(), gradient, torch.cat(keys).detach()
 
 
@@ -793,9 +809,16 @@ def one_of_two_processes(rank, folder):
     assert distributed.join("cpu") == torch.device("cpu")
     assert distributed.rank() == rank
     half = slice(6 * rank, 6 * rank + 6)
-    outcomes = [outcome(recipe, [view[half] for view in joint_views()]) for recipe in CASES]
+    outcomes = []
+    for recipe in CASES:
+        outcomes.append(outcome(recipe, [view[half] for view in joint_views(recipe)]))
     result = pretrain(TINY, random_images(), folder=folder / "run", device="cpu", log_every=2)
-    torch.save([outcomes, parameters_of(result.encoder)], folder / f"{rank}.pt")
+    with_predictor = new_run(replace(TINY, loss="byol", predictor=8), random_images())
+    with_predictor.steps = 4
+    for _ in range(2):
+        train_step(with_predictor)
+    trained = [parameters_of(result.encoder), parameters_of(with_predictor.predictor)]
+    torch.save([outcomes, *trained], folder / f"{rank}.pt")
     distributed.leave()
 
 
@@ -805,14 +828,15 @@ def test_two_processes_train_as_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
     torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path),), nprocs=2)
-    outcomes_0, trained_0 = torch.load(tmp_path / "0.pt")
-    outcomes_1, trained_1 = torch.load(tmp_path / "1.pt")
+    outcomes_0, trained_0, predictor_0 = torch.load(tmp_path / "0.pt")
+    outcomes_1, trained_1, predictor_1 = torch.load(tmp_path / "1.pt")
     for recipe, *by_process in zip(CASES, outcomes_0, outcomes_1, strict=True):
-        expected = outcome(recipe, joint_views())
+        expected = outcome(recipe, joint_views(recipe))
         for found in by_process:
             for part, whole in zip(found, expected, strict=True):
                 torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
     assert torch.equal(trained_0, trained_1)
+    assert torch.equal(predictor_0, predictor_1)
     assert steps_of(read_log(tmp_path / "run")) == [2, 4, 6, 8]
     # BatchNorm and augmentation are those of half batches.
     assert not torch.equal(trained_0, parameters_of(run().encoder))

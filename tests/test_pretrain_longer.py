@@ -112,7 +112,13 @@ def test_it_begins_with_the_last_weights_and_moments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, dict(optimizer="sgd", lr=0.1), dict(average=0.9, queue=32)]
+    "changes",
+    [
+        {},
+        dict(optimizer="sgd", lr=0.1),
+        dict(average=0.9, queue=32),
+        dict(loss="byol", predictor=8, n_views=3, mean_target=True),
+    ],
 )
 def test_a_longer_run_that_is_stopped_ends_with_the_same_weights(tmp_path, changes):
     recipe = replace(TINY, **changes)
@@ -191,8 +197,14 @@ def test_a_history_of_another_form_is_refused(tmp_path, earlier):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, dict(optimizer="sgd", lr=0.1), dict(queue=48, n_small=2), dict(average=0.9)],
-    ids=["adamw", "sgd", "moco, multi-crop", "average"],
+    [
+        {},
+        dict(optimizer="sgd", lr=0.1),
+        dict(queue=48, n_small=2),
+        dict(average=0.9),
+        dict(loss="byol", predictor=8, n_views=3, n_small=1),
+    ],
+    ids=["adamw", "sgd", "moco, multi-crop", "average", "byol, many views"],
 )
 def test_the_encoder_never_feels_the_probe(tmp_path, changes):
     recipe = replace(TINY, **changes)

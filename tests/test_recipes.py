@@ -32,7 +32,7 @@ TWO = {"lightly": 0.0, "course": 0.05}
 
 def run_record(name, seed, knn, linear):
     """A record as `recipes.one` gives it, with the least that the table needs."""
-    recipe = recipes.recipes()[name]
+    recipe = recipes.recipe_named(name)
     return {
         "name": name,
         "seed": seed,
@@ -130,6 +130,54 @@ def test_seeds_without_a_partner_do_not_count_and_one_pair_has_no_interval():
     assert recipes_table.gain(row, "knn") == f"{mean:+.1f}"
 
 
+def test_the_recipe_to_choose_gains_in_both_probes():
+    accuracies = {  # kNN, linear
+        "lightly": (0.40, 0.50),
+        "course": (0.45, 0.55),
+        "course_blur": (0.55, 0.54),  # most in kNN, and loses in the other
+        "course_views_4": (0.46, 0.60),
+        "course_views_4_mean_and_half_lr": (0.48, 0.57),
+        "dkobak": (0.90, 0.90),  # not ours
+    }
+    group = {}
+    for name, (knn, linear) in accuracies.items():
+        group[name] = {seed: run_record(name, seed, knn, linear) for seed in (0, 1)}
+    rows = recipes_table.rows(group)
+    assert recipes_table.chosen(rows) == "course_views_4_mean_and_half_lr"
+    worse = [row for row in rows if not row["name"].startswith("course_views")]
+    assert recipes_table.chosen(worse) == "course"
+
+
+def test_records_from_before_a_field_get_its_default():
+    """Two large views and no mean: what all runs had."""
+    name = "course_views_4_mean"
+    group = {}
+    for each in ("lightly", "course", name):
+        record = run_record(each, 0, 0.5, 0.5)
+        if each != name:
+            for field in ("n_views", "mean_target", "predictor"):
+                del record["recipe"][field]
+        group[each] = {0: record}
+    change = row_of(name, group)["change"]
+    assert change == "batch size 128 → 64, n views 2 → 4, mean target no → yes"
+    assert [views for views, *_ in recipes_table.growth(group)["course"]] == [200, 400]
+
+
+def test_runs_on_held_out_pictures_are_a_group_of_their_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(recipes_table, "RESULTS", tmp_path)
+    about = dict(network="resnet18", views=400_000, variant="as published", bf16=False)
+    for number, measured_on in enumerate([{}, {"measured_on": "validation"}]):
+        for name, accuracy in (("lightly", 0.4), ("course", 0.5), ("course_byol", 0.6)):
+            record = run_record(name, 0, accuracy, accuracy) | about | measured_on
+            (tmp_path / f"{name}_{number}.json").write_text(json.dumps(record), "utf-8")
+    assert [about[-1] for about in recipes_table.results()] == ["test", "validation"]
+    recipes_table.main()
+    before, held_out = capsys.readouterr().out.split("on held-out training pictures")
+    assert "to choose" not in before
+    assert "to choose, by kNN and the linear probe: course_byol" in held_out
+    assert "loss decoupled contrastive → byol, predictor 0 → 512" in held_out
+
+
 ORDER = [
     "lightly",
     "lightly_1_temperature",
@@ -205,6 +253,29 @@ def test_every_change_changes_something():
     assert len(texts) == len(known)
 
 
+def test_dkobaks_recipe_is_lightlys_with_what_we_know_of_it():
+    known = recipes.recipes()["dkobak"]
+    assert known.batch_size == 512
+    assert known.grayscale == 0.1
+    assert known.lr == 6e-2 * known.batch_size / 128
+    changed = replace(known, batch_size=128, lr=recipes.LIGHTLY.lr, grayscale=0.2)
+    assert changed == recipes.LIGHTLY
+
+
+@pytest.mark.parametrize("name", ["views_4", "views_4_mean", "views_8", "views_8_mean", "fastsiam"])
+def test_a_step_with_many_views_makes_as_many_views(name):
+    recipe = recipes.recipes()[f"course_{name}"]
+    assert recipe.batch_size * recipe.n_views == 2 * recipes.COURSE.batch_size
+
+
+def test_changes_can_be_joined():
+    joined = recipes.recipe_named("course_views_4_mean_and_half_lr")
+    assert joined == replace(recipes.COURSE, n_views=4, batch_size=64, mean_target=True, lr=0.05)
+    for name in ("course_views_4_and_best", "lightly_and_blur", "course_"):
+        with pytest.raises(KeyError):
+            recipes.recipe_named(name)
+
+
 # --- a run ----------------------------------------------------------------------------------------
 
 
@@ -232,6 +303,7 @@ def small(monkeypatch, tmp_path, one_silent_thread):
         variant="noise",
         compile=False,
         bf16=False,
+        test=True,
     )
 
 
@@ -290,6 +362,46 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_numbers(small, monkeypatch):
     assert without_clock(in_pieces) == without_clock(whole)
 
 
+def test_choosing_never_sees_the_test_set(small, monkeypatch):
+    load = recipes.data.load
+
+    def load_training_images(name, split="train", size=None):
+        assert split == "train"
+        return load(name, split, size)
+
+    monkeypatch.setattr(recipes.data, "load", load_training_images)
+    small.test = False
+    small.views = 1024
+    train, held_out = recipes.image_sets(small)
+    assert (len(train), len(held_out)) == (231, 25)
+    everything = [image.tobytes() for image in load("cifar10").images.numpy()]
+    parts = [image.tobytes() for image in torch.cat([train.images, held_out.images]).numpy()]
+    assert sorted(parts) == sorted(everything)  # none of them in both
+    assert held_out.labels.bincount(minlength=10).tolist() == pytest.approx([2.5] * 10, abs=0.5)
+    small.size = 100
+    fewer, same = recipes.image_sets(small)
+    assert len(fewer) == 100
+    assert torch.equal(same.images, held_out.images)
+    assert torch.equal(fewer.images, train.images[:100])
+
+    small.size = None
+    recipes.run(small)
+    path, record = stored_result()
+    assert path.name == "small_cnn-4_validation_1.02e+03_lightly_0.json"
+    assert record["measured_on"] == "validation"
+    assert record["pictures"] == 231
+
+
+def test_as_many_views_in_all_are_fewer_epochs(small, monkeypatch):
+    small.recipes = ["course_views_4_mean"]
+    small.views = 2048
+    recipes.run(small)
+    _, record = stored_result()
+    assert record["measured_on"] == "test"
+    assert record["recipe"]["epochs"] == 2048 / 4 / 256
+    assert record["recipe"]["n_views"] == 4
+
+
 def test_what_is_stored_is_not_run_again(small, monkeypatch, capsys):
     def run_again(*_):
         pytest.fail("ran again")
@@ -304,6 +416,6 @@ def test_what_is_stored_is_not_run_again(small, monkeypatch, capsys):
 
 def test_a_recipe_that_is_not_there_is_told(small):
     small.recipes = ["lightly", "best"]
-    told = "no recipe best; there are source, lightly, lightly_1_temperature"
+    told = "no recipe best; there are source, dkobak, lightly, lightly_1_temperature"
     with pytest.raises(SystemExit, match=told):
         recipes.run(small)

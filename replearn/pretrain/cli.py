@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from replearn._command import MOST_SEED, number, whole
 from replearn._progress import Parts, counted, duration, say
-from replearn.pretrain.recipe import NAMED, Recipe
+from replearn.pretrain.recipe import CONTRASTIVE, NAMED, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -299,7 +299,8 @@ def _tell_result(
     record = dict(result.history[-1])
     if knn is not None:
         record |= knn_beside(result.encoder, *knn, seed=recipe.seed)
-    print(report.result(record, folder=args.folder))
+    loss_unit = "nats" if recipe.loss in CONTRASTIVE else "minus a cosine"
+    print(report.result(record, folder=args.folder, loss_unit=loss_unit))
     if args.json:
         report.write(Path(args.json).expanduser(), record)
 

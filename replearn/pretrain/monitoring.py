@@ -70,7 +70,7 @@ def check_weights(run: Run) -> None:
     Raises:
         ValueError: A weight is NaN or infinite.
     """
-    are_finite = [torch.isfinite(weight).all() for weight in run.online.parameters()]
+    are_finite = [torch.isfinite(weight).all() for weight in run.trained]
     if not torch.stack(are_finite).all():  # waits for a GPU once, not once a weight
         raise ValueError("weights: NaN or infinity")
 

@@ -50,7 +50,7 @@ class OnlineProbe:
         self._listener = encoder.register_forward_hook(self._listen)
 
     def _listen(self, encoder: nn.Module, inputs: tuple, features: torch.Tensor) -> None:
-        # The first call of a step has the two large views; multi-crop's small ones come after.
+        # The first call of a step has the large views; multi-crop's small ones come after.
         if not encoder.training or self._has_heard:
             return
         self._has_heard = True

@@ -16,6 +16,9 @@ LEAST = 1e-6
 MOST = 1_000_000  # epochs, minutes, keys of a queue
 LEAST_SIDE = 16  # pixels
 MOST_SIDE = 512
+MOST_VIEWS = 64  # of one kind, large or small
+CONTRASTIVE = ("nt_xent", "decoupled_contrastive")
+PREDICTIVE = ("byol", "simsiam")  # losses without negatives, which need a predictor
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class Recipe:
         unlabeled: Whether all images at any depth of the folder are read, without labels.
         epochs: Passes over the images.
         minutes: If given, it replaces `epochs`: as many steps as fit.
-        batch_size: Images a step, over all processes.
+        batch_size: Images a step, over all processes, however many views each has: 64 images with
+            4 views cost what 128 images with 2 views do.
         optimizer: `sgd` (with momentum 0.9) or `adamw`.
         lr: The highest learning rate; after the warm-up it falls to 0 along a cosine.
         weight_decay: As the optimizer understands it.
         warmup: The share of the steps in which the learning rate rises, 0 to 0.9.
-        loss: `nt_xent` or `decoupled_contrastive`.
-        temperature: Of the loss.
+        loss: `nt_xent` or `decoupled_contrastive`; or, without negatives, `simsiam`, or `byol`,
+            whose targets come from a target network.
+        temperature: Of a contrastive loss; the others have none.
         crop: The range of areas that a view shows, as in `replearn.augment.two_views`.
         jitter: Strengths of brightness, contrast, saturation and hue, as in `two_views`.
         grayscale: The probability that a view is gray.
@@ -45,11 +50,16 @@ class Recipe:
         hidden: Width of the projector's hidden layers.
         out: Size of z, the projector's output.
         layers: Linear layers of the projector.
+        predictor: Width of the predictor's hidden layer, for `byol` and `simsiam`; 0: no predictor.
+            A projector that has a predictor behind it ends in batch normalization.
         queue: Keys that MoCo remembers; 0: no MoCo.
-        momentum: Of MoCo's key network.
+        momentum: Of the target network: of MoCo's keys, or of the targets of `byol`.
         average: Momentum of the mean of past weights that is evaluated and saved in place of the
             last ones; 0: none.
-        n_small: Small views of each image besides the two large ones (multi-crop).
+        n_views: Large views of each image, each of which is pulled to the others.
+        mean_target: Whether a view is pulled to the mean of the other large views' z, scaled to
+            unit length, rather than to each of them.
+        n_small: Small views of each image besides the large ones (multi-crop).
         seed: Decides the first weights, the order of the images and the views.
 
     Raises:
@@ -83,9 +93,12 @@ class Recipe:
     hidden: int = 2048
     out: int = 128
     layers: int = 2
+    predictor: int = 0
     queue: int = 0
     momentum: float = 0.99
     average: float = 0.0
+    n_views: int = 2
+    mean_target: bool = False
     n_small: int = 0
     seed: int = 0
 
@@ -103,7 +116,7 @@ class Recipe:
         _check_number("lr", self.lr, low=1e-12)
         _check_number("weight_decay", self.weight_decay, low=0)
         _check_number("warmup", self.warmup, low=0, high=0.9)
-        _check_choice("loss", self.loss, ("nt_xent", "decoupled_contrastive"))
+        _check_choice("loss", self.loss, CONTRASTIVE + PREDICTIVE)
         _check_number("temperature", self.temperature, low=LEAST)
         _require("crop", self.crop, _is_range, "two rising shares of the area, or None")
         strengths = "four strengths of 0 or more, the hue's up to 0.5"
@@ -114,15 +127,33 @@ class Recipe:
         _check_whole("hidden", self.hidden, low=1, high=100_000)
         _check_whole("out", self.out, low=1, high=100_000)
         _check_whole("layers", self.layers, low=1, high=16)
+        _check_whole("predictor", self.predictor, low=0, high=100_000)
         _check_whole("queue", self.queue, low=0, high=MOST)
         _check_number("momentum", self.momentum, low=0, high=1)
         _check_number("average", self.average, low=0, high=0.99999)
-        _check_whole("n_small", self.n_small, low=0, high=64)
+        _check_whole("n_views", self.n_views, low=2, high=MOST_VIEWS)
+        _require("mean_target", self.mean_target, _is_truth, "true or false")
+        _check_whole("n_small", self.n_small, low=0, high=MOST_VIEWS)
         _check_whole("seed", self.seed, low=0, high=MOST_SEED)
         if self.queue and self.loss != "nt_xent":
             raise ValueError(
                 "recipe: a queue brings a loss of its own: expected loss nt_xent, "
                 f"found {self.loss}"
+            )
+        if self.loss in PREDICTIVE and not self.predictor:
+            raise ValueError(
+                f"recipe: predictor: expected 1 or more with loss {self.loss}, which collapses "
+                "without a predictor, found 0; 512 fits the other default widths"
+            )
+        if self.predictor and self.loss in CONTRASTIVE:
+            raise ValueError(
+                f"recipe: predictor: expected 0 with loss {self.loss}, found {self.predictor}; "
+                f"set it to 0, or choose loss {' or '.join(PREDICTIVE)}"
+            )
+        if self.mean_target and self.n_views == 2:
+            raise ValueError(
+                "recipe: mean_target: expected n_views of 3 or more, since of 2 views the other "
+                "one is the mean already, found 2; raise n_views, or leave mean_target off"
             )
 
     def _make_tuples(self) -> None:
@@ -305,7 +336,7 @@ def differences(old: Recipe, new: Recipe) -> str:
 
 
 def networks(recipe: Recipe, side: int | None = None) -> tuple["nn.Module", "nn.Module"]:
-    """Return the new encoder and projector of a recipe.
+    """Return the new encoder and projector of a recipe; `new_predictor` returns its predictor.
 
     Their weights are drawn from PyTorch's global generator.
 
@@ -324,7 +355,9 @@ def networks(recipe: Recipe, side: int | None = None) -> tuple["nn.Module", "nn.
         >>> projector[-1].out_features
         64
     """
-    from replearn import models  # here, so that the command line loads without PyTorch
+    from torch import nn  # here, so that the command line loads without PyTorch
+
+    from replearn import models
 
     side = side or recipe.side
     encoder = models.build_encoder(recipe.network, recipe.width, side)
@@ -332,4 +365,32 @@ def networks(recipe: Recipe, side: int | None = None) -> tuple["nn.Module", "nn.
     projector = models.projector(
         features, hidden=recipe.hidden, out_dim=recipe.out, layers=recipe.layers
     )
+    if recipe.predictor:
+        # As SimSiam's projector ends; lesson 10 shows how much less is learned without it.
+        projector.append(nn.BatchNorm1d(recipe.out, affine=False))
     return encoder, projector
+
+
+def new_predictor(recipe: Recipe) -> "nn.Module | None":
+    """Return the new predictor of a recipe: what `byol` and `simsiam` train beside the encoder.
+
+    Its weights are drawn from PyTorch's global generator.
+
+    Args:
+        recipe: Says how wide it is.
+
+    Returns:
+        The predictor, z to p, both (N, out); None if the recipe has none.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> new_predictor(SHAPES) is None
+        True
+        >>> new_predictor(replace(SHAPES, loss="simsiam", predictor=16))[0].out_features
+        16
+    """
+    if not recipe.predictor:
+        return None
+    from replearn import models
+
+    return models.projector(recipe.out, hidden=recipe.predictor, out_dim=recipe.out)

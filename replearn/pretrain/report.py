@@ -79,13 +79,19 @@ def _aligned(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def result(record: dict[str, Any], *, folder: str | os.PathLike | None = None) -> str:
+def result(
+    record: dict[str, Any],
+    *,
+    folder: str | os.PathLike | None = None,
+    loss_unit: str = "nats",
+) -> str:
     """Return what came of a pretraining: a sentence, a table, warnings, and what to type next.
 
     Args:
         record: The last record of a log, with what `evaluation.knn_beside` adds if there are
             labels.
         folder: Of the run, or None.
+        loss_unit: Of the loss: nats, or what a loss that is not contrastive measures.
 
     Returns:
         Lines for people.
@@ -113,7 +119,7 @@ def result(record: dict[str, Any], *, folder: str | os.PathLike | None = None) -
         )
     if "online" in record:
         rows.append(["linear probe on the way, %", _percent(record["online"]), *none])
-    rows.append(["loss, nats", f"{record['loss']:.2f}", *none])
+    rows.append([f"loss, {loss_unit}", f"{record['loss']:.2f}", *none])
     if "effective_rank" in record:
         rows.append(["effective rank of z", f"{record['effective_rank']:.1f}", *none])
     lines.append(_aligned(rows))

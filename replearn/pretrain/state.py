@@ -175,7 +175,7 @@ def _expected_moments(
     may_be_absent = run.recipe.network.startswith("timm:") or run.scaler.is_enabled()
     is_new = about["step"] == 0
     moments = {}
-    for index, weight in enumerate(run.online.parameters()):
+    for index, weight in enumerate(run.trained):
         prefix = f"optimizer.{index}."
         is_there = any(name.startswith(prefix) for name in found)
         if not is_there and (may_be_absent or is_new):
@@ -191,6 +191,8 @@ def _expected_moments(
 
 def _networks(run: Run) -> dict[str, torch.nn.Module]:
     networks = {"online": run.online}
+    if run.predictor is not None:
+        networks["predictor"] = run.predictor
     if run.average is not None:
         networks["average"] = run.average
     if run.target is not None:
@@ -205,11 +207,10 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 
 def _restore_optimizer(run: Run, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = list(run.online.parameters())
     state = {}
     for key, x in tensors.items():
         index, name = key.split(".", 1)
-        weight = parameters[int(index)]
+        weight = run.trained[int(index)]
         if x.shape == weight.shape:
             # The quick kernels ask for moments in their weight's memory format.
             value = torch.empty_like(weight).copy_(x)

@@ -1,6 +1,7 @@
-"""One step of contrastive pretraining, and the object that holds all that a run is.
+"""One step of pretraining, and the object that holds all that a run is.
 
-N images in the set, B images a step over all processes, D the size of z, K the keys of a queue.
+N images in the set, B images a step over all processes, V large views of each image, D the size of
+z, K the keys of a queue.
 
 The random numbers of a step (augmentation, dropout) are seeded by recipe, step and process, the
 order of an epoch by recipe and epoch. So the step number *is* the random state: a resumed run draws
@@ -23,12 +24,19 @@ import torch
 from torch import nn
 
 from replearn import _device
-from replearn.augment import draw_views, multi_crop, two_views, views_from
-from replearn.losses import decoupled_contrastive, moco, nt_xent
+from replearn.augment import draw_views, two_views, views_from
+from replearn.losses import (
+    decoupled_contrastive,
+    full_precision,
+    moco,
+    negative_cosine,
+    nt_xent,
+    unit_rows,
+)
 from replearn.pretrain import distributed
 from replearn.pretrain.ahead import Recorded, Views, ViewsAhead, has_streams
 from replearn.pretrain.online import OnlineProbe
-from replearn.pretrain.recipe import Recipe, networks
+from replearn.pretrain.recipe import Recipe, networks, new_predictor
 from replearn.train import amp_dtype, cosine, ema_update
 
 SMALL_CROP = (0.05, 0.14)  # the default of `multi_crop`
@@ -123,8 +131,9 @@ class Run:
         recipe: What decides the result.
         batches: The images of each step.
         online: Encoder and projector, which the optimizer trains.
-        average: The mean of their past weights, if the recipe asks for it.
-        target: MoCo's key network, if the recipe has a queue.
+        predictor: z to p, which the optimizer trains, too, if the recipe has one.
+        average: The mean of the past weights of `online`, if the recipe asks for it.
+        target: The network of MoCo's keys or of BYOL's targets, if the recipe has either.
         queue: MoCo's keys (K, D), the newest first.
         optimizer: SGD or AdamW.
         scaler: Keeps the gradients of float16 in range; without float16 it does nothing.
@@ -148,6 +157,7 @@ class Run:
     recipe: Recipe
     batches: Batches
     online: nn.Sequential
+    predictor: nn.Sequential | None
     average: nn.Sequential | None
     target: nn.Sequential | None
     queue: torch.Tensor | None
@@ -182,6 +192,11 @@ class Run:
     def kept(self) -> nn.Sequential:
         """The encoder and projector that are evaluated and saved."""
         return self.online if self.average is None else self.average
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The weights that the optimizer trains, in its order."""
+        return self.optimizer.param_groups[0]["params"]
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the networks compute."""
@@ -225,15 +240,24 @@ def new_run(
     torch.manual_seed(recipe.seed)
     online = nn.Sequential(*networks(recipe, images.shape[2]))
     online = online.to(device, memory_format=torch.channels_last).train()
+    predictor = new_predictor(recipe)
+    if predictor is not None:
+        predictor = predictor.to(device).train()
     if distributed.world() > 1 and device.type == "cuda":
         online = nn.SyncBatchNorm.convert_sync_batchnorm(online)
+        if predictor is not None:
+            predictor = nn.SyncBatchNorm.convert_sync_batchnorm(predictor)
+    parameters = list(online.parameters())
+    if predictor is not None:
+        parameters += predictor.parameters()
     average = None
     target = None
     queue = None
     if recipe.average:
         average = deepcopy(online).requires_grad_(False)
-    if recipe.queue:
+    if recipe.queue or recipe.loss == "byol":
         target = deepcopy(online).requires_grad_(False)
+    if recipe.queue:
         random_keys = torch.randn(recipe.queue, recipe.out)
         queue = nn.functional.normalize(random_keys).to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -242,10 +266,11 @@ def new_run(
         recipe=recipe,
         batches=Batches(images, recipe.batch_size, recipe.seed),
         online=online,
+        predictor=predictor,
         average=average,
         target=target,
         queue=queue,
-        optimizer=_optimizer(recipe, online),
+        optimizer=_optimizer(recipe, parameters),
         scaler=scaler,
         forward=torch.compile(online) if compile and device.type == "cuda" else online,
         dtype=dtype,
@@ -256,8 +281,7 @@ def new_run(
     return run
 
 
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    parameters = list(network.parameters())
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     device = parameters[0].device
     settings = dict(lr=recipe.lr, weight_decay=recipe.weight_decay)
     if _device.is_like_cuda(device):
@@ -285,7 +309,7 @@ def train_step(run: Run) -> torch.Tensor:
         run: Changed in place; `run.steps` has to be set, since the learning rate depends on it.
 
     Returns:
-        The loss (nats), a tensor () that is still on its device.
+        The loss, see `contrast`, a tensor () that is still on its device.
     """
     torch.manual_seed(_seed_of_step(run, run.step))
     if run.ahead is None:
@@ -318,7 +342,7 @@ def learning_rate(run: Run) -> float:
 
 
 def make_views(recipe: Recipe, images: torch.Tensor) -> list[torch.Tensor]:
-    """Return two large views of each image, and `recipe.n_small` views of half their side.
+    """Return the large views of each image, and `recipe.n_small` views of half their side.
 
     Args:
         recipe: Says how they are changed.
@@ -327,24 +351,26 @@ def make_views(recipe: Recipe, images: torch.Tensor) -> list[torch.Tensor]:
     Returns:
         The views, floats (B, 3, H, W) and (B, 3, H / 2, W / 2), the large ones first.
     """
-    options = _view_options(recipe)
-    if not recipe.n_small:
-        return list(two_views(images, **options))
-    small_size = images.shape[2] // 2
-    return multi_crop(
-        images, n_small=recipe.n_small, small_size=small_size, small_crop=SMALL_CROP, **options
-    )
+    views: list[torch.Tensor] = []
+    for count, options in _kinds_of_views(recipe, images.shape[2]):
+        of_this_kind: list[torch.Tensor] = []
+        for _ in range(0, count, 2):
+            of_this_kind += two_views(images, **options)
+        views += of_this_kind[:count]  # they come in pairs: an odd one out is dropped
+    return views
 
 
-def _view_options(recipe: Recipe) -> dict[str, Any]:
-    """Return the arguments of `two_views` for the large views."""
-    return dict(
+def _kinds_of_views(recipe: Recipe, side: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return how many large and how many small views there are, each with `two_views`' options."""
+    large = dict(
         crop=recipe.crop,
         jitter=recipe.jitter,
         grayscale=recipe.grayscale,
         blur=recipe.blur,
         flip=recipe.flip,
     )
+    small = large | dict(crop=SMALL_CROP, size=side // 2)
+    return [(recipe.n_views, large), (recipe.n_small, small)]
 
 
 def views_of_steps(run: Run, first: int, count: int) -> list[Views]:
@@ -363,9 +389,10 @@ def views_of_steps(run: Run, first: int, count: int) -> list[Views]:
     recipe = run.recipe
     batches = [run.batches.at(step) for step in range(first, first + count)]  # (B, 3, H, H) each
     share, _, side, _ = batches[0].shape
-    large = _view_options(recipe)
-    small = large | dict(crop=SMALL_CROP, size=side // 2)
-    pairs = [large] + [small] * ((recipe.n_small + 1) // 2)  # views come in pairs
+    pairs = []  # views come in pairs: how many of a pair are kept, and its options
+    for count_of_kind, options in _kinds_of_views(recipe, side):
+        for made in range(0, count_of_kind, 2):
+            pairs.append((min(2, count_of_kind - made), options))
 
     numbers = [[] for _ in pairs]
     for step in range(first, first + count):
@@ -377,11 +404,11 @@ def views_of_steps(run: Run, first: int, count: int) -> list[Views]:
 
     images = torch.cat([batch for batch in batches for _ in range(2)])  # both views of each step
     views: list[Views] = [[] for _ in batches]
-    for options, numbers_of_pair in zip(pairs, numbers, strict=True):
+    for (kept, options), numbers_of_pair in zip(pairs, numbers, strict=True):
         made = views_from(images, torch.cat(numbers_of_pair), **options)
         for views_of_step, both in zip(views, made.chunk(count), strict=True):
-            views_of_step += both.chunk(2)
-    return [views_of_step[: 2 + recipe.n_small] for views_of_step in views]
+            views_of_step += both.chunk(2)[:kept]
+    return views
 
 
 def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
@@ -393,7 +420,7 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
         lr: The learning rate of this step.
 
     Returns:
-        The loss (nats), a tensor () that is still on its device.
+        The loss, see `contrast`, a tensor () that is still on its device.
     """
     for group in run.optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
@@ -412,6 +439,7 @@ def update(run: Run, views: list[torch.Tensor], lr: float) -> torch.Tensor:
         ema_update(run.average, run.online, momentum=momentum)
     if run.target is not None:
         ema_update(run.target, run.online, momentum=run.recipe.momentum)
+    if run.queue is not None:
         keys = nn.functional.normalize(torch.cat(keys).float())
         run.queue = torch.cat([keys, run.queue])[: run.recipe.queue]
     return loss
@@ -425,16 +453,23 @@ def learn(run: Run, views: Views) -> tuple[torch.Tensor, list[torch.Tensor]]:
         views: What `make_views` returns, of this process's images.
 
     Returns:
-        The loss (nats), a tensor () on its device, and what the views look for, see `contrast`.
+        The loss, a tensor () on its device, and the keys; see `contrast`.
     """
     if run.probe is not None:
         run.probe.attend()
     # Around one step only: autocast keeps copies of the weights until its end.
     with _device.deferring(run.findings), run.autocast():
-        loss, keys = contrast(run.recipe, run.forward, views, target=run.target, queue=run.queue)
+        loss, keys = contrast(
+            run.recipe,
+            run.forward,
+            views,
+            predictor=run.predictor,
+            target=run.target,
+            queue=run.queue,
+        )
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
-    distributed.sum_gradients(run.online.parameters())
+    distributed.sum_gradients(run.trained)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     return loss.detach(), keys
@@ -484,6 +519,10 @@ def _replayed(run: Run, views: Views) -> torch.Tensor:
 def _tensors_of_step(run: Run) -> dict[str, torch.Tensor]:
     """Return, by name, all tensors that `learn` changes in place."""
     tensors = dict(run.online.state_dict())
+    for prefix, network in dict(predictor=run.predictor, target=run.target).items():
+        if network is not None:  # the target's running statistics change in its forward pass
+            for name, x in network.state_dict().items():
+                tensors[f"{prefix}.{name}"] = x
     for number, values in enumerate(run.optimizer.state.values()):
         for name, x in values.items():
             if isinstance(x, torch.Tensor):
@@ -499,59 +538,101 @@ def contrast(
     forward: nn.Module,
     views: list[torch.Tensor],
     *,
+    predictor: nn.Module | None = None,
     target: nn.Module | None = None,
     queue: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     r"""Return the loss of the joint batch: every view has to find the large ones.
 
-    With views :math:`z_1, z_2` (large) and :math:`z_3, \dots` (small) it is the mean of
+    With large views :math:`z_1, \dots, z_V` and small ones :math:`z_s` it is the mean of
 
-    .. math:: \mathcal L(z_1, z_2), \quad \mathcal L(z_s, z_1), \quad \mathcal L(z_s, z_2),
-              \qquad s = 3, \dots
+    .. math:: \mathcal L(z_i, z_j), \quad \mathcal L(z_s, z_i), \qquad 1 \le i < j \le V
 
-    With MoCo each large view looks for the other's key among a queue: the first term becomes
-    :math:`\mathcal L(z_1, k_2), \mathcal L(z_2, k_1)`, and small views look for :math:`k_1, k_2`.
+    and with `recipe.mean_target` the mean of
+
+    .. math:: \mathcal L(z_i, m_{-i}), \quad \mathcal L(z_s, m)
+
+    where :math:`m` is the mean of all large views' z, each scaled to unit length, and
+    :math:`m_{-i}` that of the others than i.
+
+    MoCo, BYOL and SimSiam tell who looks from what it looks for. A large view looks for the *key*
+    of each other large view, :math:`\mathcal L(q_i, k_j)` and :math:`\mathcal L(q_j, k_i)`, or for
+    the mean of these keys. With MoCo q is z, and k is what the target network says; with BYOL q is
+    what the predictor makes of z, and k is as with MoCo; with SimSiam q is as with BYOL, and k is z
+    itself. No gradient goes through a key. SimSiam with `mean_target` is FastSiam, but for the unit
+    length.
 
     Args:
         recipe: Says which loss, and its temperature.
         forward: Encoder and projector.
         views: What `make_views` returns, of this process's images.
-        target: MoCo's key network, or None.
-        queue: MoCo's keys (K, D), or None.
+        predictor: Of BYOL or SimSiam, z to p; or None.
+        target: The network of MoCo's or BYOL's keys, or None.
+        queue: MoCo's older keys (K, D), or None.
 
     Returns:
-        The loss (nats), a tensor (), and what the views look for: two tensors (B, D), z or MoCo's
-        keys.
+        The loss, a tensor (), and what the views look for: V tensors (B, D), z or keys. A
+        contrastive loss is in nats; that of BYOL and SimSiam is minus a cosine.
 
     References:
         Chen et al. 2020, Eq. 1; He et al. 2020, Eq. 1 (MoCo); Caron et al. 2020, Eq. 6
-        (multi-crop).
+        (multi-crop); Grill et al. 2020, Eq. 2 (BYOL); Chen & He 2021, Eq. 2 (SimSiam); Pototzky et
+        al. 2022, "FastSiam".
     """
-    large = _joined(views[:2])
-    small = views[2:]
-    z = list(forward(large).chunk(2))
+    large = _joined(views[: recipe.n_views])
+    small = views[recipe.n_views :]
+    z = list(forward(large).chunk(recipe.n_views))
     if small:
         z += forward(_joined(small)).chunk(len(small))
-    z = [distributed.gather(part) for part in z]  # (B, D) each
+    queries = z
+    if predictor is not None:
+        queries = predictor(torch.cat(z)).chunk(len(z))
+    queries = [distributed.gather(part) for part in queries]  # (B, D) each
 
-    if target is None:
-        keys = z[:2]
-        pairs = [(z[0], z[1])]
-    else:
+    if target is not None:
         with torch.no_grad():
-            keys = [distributed.gather(part) for part in target(large).chunk(2)]
-        pairs = [(z[0], keys[1]), (z[1], keys[0])]
-    for query in z[2:]:
-        pairs += [(query, key) for key in keys]
+            keys = [distributed.gather(part) for part in target(large).chunk(recipe.n_views)]
+    elif predictor is not None:
+        keys = [distributed.gather(part.detach()) for part in z[: recipe.n_views]]
+    else:
+        keys = queries[: recipe.n_views]
 
+    is_symmetric = target is None and predictor is None
     losses = []
-    for query, key in pairs:
-        if target is None:
-            loss = LOSSES[recipe.loss](query, key, temperature=recipe.temperature)
-        else:
+    for query, key in _pairs(recipe, queries, keys, is_symmetric=is_symmetric):
+        if predictor is not None:
+            loss = negative_cosine(query, key)
+        elif queue is not None:
             loss = moco(query, key, queue.to(key.dtype), temperature=recipe.temperature)
+        else:
+            loss = LOSSES[recipe.loss](query, key, temperature=recipe.temperature)
         losses.append(loss)
     return sum(losses) / len(losses), keys
+
+
+def _pairs(
+    recipe: Recipe, queries: list[torch.Tensor], keys: list[torch.Tensor], *, is_symmetric: bool
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return every query with each key that it looks for, the queries of large views first.
+
+    Args:
+        recipe: Says whether a query looks for the keys' mean.
+        queries: Of all views, (B, D) each.
+        keys: Of the large views, (B, D) each.
+        is_symmetric: Whether a query and its key may change places, so that two large views are
+            one pair and not two.
+    """
+    if recipe.mean_target:
+        keys = full_precision(unit_rows)(torch.cat(keys)).chunk(len(keys))
+    pairs = []
+    for i, query in enumerate(queries):
+        others = [key for j, key in enumerate(keys) if j != i]
+        if recipe.mean_target:
+            others = [sum(others) / len(others)]
+        elif is_symmetric and i < len(keys):
+            others = keys[i + 1 :]
+        pairs += [(query, key) for key in others]
+    return pairs
 
 
 def _joined(views: list[torch.Tensor]) -> torch.Tensor:
