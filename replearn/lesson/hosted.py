@@ -68,7 +68,7 @@ def folder_to_keep(name: str, *, long_run: bool) -> Path:
     elif long_run:
         return _made(Path(name).resolve(), "beside the notebook")
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    print(f"{folder}: a temporary folder, which is lost when the session ends.")
+    print("A temporary folder, which is lost when the session ends.")
     return folder
 
 
