@@ -185,7 +185,9 @@ def test_every_slide_of_every_lesson_has_room_for_what_is_on_it():
     for path in LESSONS:
         blocks = list(cut.blocks(nbformat.read(path, as_version=4).cells))
         slides = cut.pack(blocks)
-        assert 20 < len(slides) < 90, path.stem
+        # Lesson 12 is the build of the whole course, and four of its sections are optional.
+        most = 110 if path.stem.startswith("12") else 90
+        assert 20 < len(slides) < most, path.stem
         placed = []
         for slide in slides:
             own = [block for block in slide.blocks if block in blocks]  # not the line "where"
@@ -422,6 +424,7 @@ def test_the_timetable_has_plausible_minutes_for_every_lesson():
     for row, path in zip(rows, LESSONS, strict=True):
         read, solve, run = row.split(" | ")[2:5]
         assert path.stem in row
-        assert 20 < int(read) < 90, row
+        most = 110 if path.stem.startswith("12") else 90  # four of its sections are optional
+        assert 20 < int(read) < most, row
         assert 0 < int(solve) < 90, row
         assert float(run.rstrip(" |") or 0) < 15, row  # nothing: not executed yet
