@@ -418,7 +418,7 @@ def test_a_live_picture_opens_lessons_01_and_11_and_no_other(site):
 
 def test_how_long_a_lesson_takes_is_what_the_notebooks_say(monkeypatch):
     minutes = [facts[2] for facts in LESSONS.values()]
-    said = f"A lesson runs in {min(minutes)} to {max(minutes)} minutes on two CPU cores; "
+    said = f"A lesson runs in {generated.in_range(min(minutes), max(minutes))} minutes on two CPU "
     assert generated.how_long().startswith(said)
 
     def lesson(number):
